@@ -1,0 +1,1 @@
+"""The hot path: a pack becomes batches."""
