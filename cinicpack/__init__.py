@@ -1,0 +1,78 @@
+"""Convert CINIC-10 once, then train on it as fast as memory allows.
+
+    cinicpack.pack("CINIC-10.tar.gz", "cinic10.pack")
+    loader = cinicpack.Loader("cinic10.pack", "train", batch_size=128, augment=cinicpack.Augment())
+    for images, labels in loader: ...
+
+Nothing is imported before it is used: torch and numba come with `Loader`, not with the package.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cinicpack import cinic10
+from cinicpack.errors import (
+    ArgumentError,
+    BadImagesError,
+    CinicPackError,
+    DestinationError,
+    FormatVersionError,
+    LoaderError,
+    PackError,
+    SelectionError,
+    SourceError,
+    StateError,
+)
+
+if TYPE_CHECKING:
+    from cinicpack.convert.packer import pack
+    from cinicpack.load.augment import Augment
+    from cinicpack.load.dataset import PackedDataset
+    from cinicpack.load.loader import Loader
+    from cinicpack.store.reader import Pack, Split, open_pack
+
+__all__ = [
+    "ArgumentError",
+    "Augment",
+    "BadImagesError",
+    "CinicPackError",
+    "DestinationError",
+    "FormatVersionError",
+    "Loader",
+    "LoaderError",
+    "Pack",
+    "PackError",
+    "PackedDataset",
+    "SelectionError",
+    "SourceError",
+    "Split",
+    "StateError",
+    "__version__",
+    "cinic10",
+    "open_pack",
+    "pack",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Augment": "cinicpack.load.augment",
+    "Loader": "cinicpack.load.loader",
+    "Pack": "cinicpack.store.reader",
+    "PackedDataset": "cinicpack.load.dataset",
+    "Split": "cinicpack.store.reader",
+    "open_pack": "cinicpack.store.reader",
+    "pack": "cinicpack.convert.packer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'cinicpack' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

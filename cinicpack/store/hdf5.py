@@ -1,0 +1,132 @@
+"""The HDF5 container: one file with a contiguous dataset per array and ``pack.json``.
+
+HDF5 is asked where the datasets lie and then left alone: reading and writing go to the file itself.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from cinicpack.errors import PackError
+from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest
+from cinicpack.store.region import Region, write_all
+
+__all__ = ["create_arrays", "locate_arrays", "read_manifest", "write_manifest"]
+
+# Datasets of a page and more start on a page.
+_PAGE: Final = 4096
+# What the manifest grows by when the size of the file is filled in, and its last padding.
+_MANIFEST_STEP: Final = 1024
+
+
+def create_arrays(file: Path, specs: list[ArraySpec]) -> list[Region]:
+    """Create the HDF5 file with a dataset at full size for every one of ``specs``."""
+    import h5py
+
+    with h5py.File(file, "x", libver=("earliest", "v110"), **_ALIGNED) as h5:
+        for spec in specs:
+            _create_dataset(h5, spec)
+    regions = [_locate_dataset(file, spec) for spec in specs]
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+    finally:
+        os.close(descriptor)
+    return regions
+
+
+def write_manifest(file: Path, manifest: Manifest) -> None:
+    """Write the manifest as the last dataset, with the size that the file then has."""
+    import h5py
+
+    size = len(replace(manifest, file_bytes=2**63).to_json())
+    size += -size % _MANIFEST_STEP
+    spec = ArraySpec(MANIFEST_NAME, np.dtype("u1"), (size,))
+    with h5py.File(file, "r+", libver=("earliest", "v110"), **_ALIGNED) as h5:
+        _create_dataset(h5, spec)
+    text = replace(manifest, file_bytes=file.stat().st_size).to_json()
+    region = _locate_dataset(file, spec)
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        write_all(descriptor, memoryview(text.ljust(size)), region.offset)
+    finally:
+        os.close(descriptor)
+
+
+def read_manifest(file: Path) -> Manifest:
+    """Read and check the manifest; raises `PackError` where the file is no pack."""
+    with _open(file) as h5:
+        dataset = h5.get(MANIFEST_NAME)
+        if dataset is None or dataset.dtype != np.dtype("u1"):
+            raise PackError(f"{file}: expected a pack, found HDF5 without {MANIFEST_NAME}")
+        text = dataset[()].tobytes()
+    manifest = Manifest.from_json(text, f"{file}:{MANIFEST_NAME}")
+    if (found := file.stat().st_size) != manifest.file_bytes:
+        raise PackError(
+            f"{file}: expected {manifest.file_bytes} bytes, found {found}; "
+            "restore the file or pack again"
+        )
+    return manifest
+
+
+def locate_arrays(file: Path, manifest: Manifest) -> list[Region]:
+    """Check type, shape and place of every dataset; raises `PackError`."""
+    with _open(file) as h5:
+        return [_region_of(h5, file, spec) for spec in manifest.specs()]
+
+
+_ALIGNED: Final[dict[str, Any]] = {"alignment_threshold": _PAGE, "alignment_interval": _PAGE}
+
+
+@contextmanager
+def _open(file: Path) -> Iterator[Any]:
+    import h5py
+
+    try:
+        # A finished pack never changes: no lock, so that read-only and network disks do.
+        h5 = h5py.File(file, "r", locking=False)
+    except OSError as error:
+        raise PackError(
+            f"{file}: expected an HDF5 file, found one that HDF5 refuses ({error})"
+        ) from None
+    with h5:
+        yield h5
+
+
+def _create_dataset(h5: Any, spec: ArraySpec) -> None:
+    from h5py import h5d, h5p
+
+    creation = h5p.create(h5p.DATASET_CREATE)
+    creation.set_layout(h5d.CONTIGUOUS)
+    creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5d.FILL_TIME_NEVER)
+    h5.create_dataset(spec.name, spec.shape, spec.dtype, dcpl=creation, track_times=False)
+
+
+def _locate_dataset(file: Path, spec: ArraySpec) -> Region:
+    with _open(file) as h5:
+        return _region_of(h5, file, spec)
+
+
+def _region_of(h5: Any, file: Path, spec: ArraySpec) -> Region:
+    dataset = h5.get(spec.name)
+    if dataset is None:
+        raise PackError(f"{file}: dataset {spec.name} is missing; restore the file or pack again")
+    if dataset.dtype != spec.dtype or dataset.shape != spec.shape:
+        raise PackError(
+            f"{file}: expected {spec.name} to be {spec.dtype} {spec.shape}, found "
+            f"{dataset.dtype} {dataset.shape}; restore the file or pack again"
+        )
+    # None for a dataset that is chunked, compact or external.
+    offset = dataset.id.get_offset()
+    if offset is None or offset + spec.nbytes > file.stat().st_size:
+        raise PackError(
+            f"{file}: expected {spec.name} contiguous within the file; "
+            "restore the file or pack again"
+        )
+    return Region(spec, file, offset)

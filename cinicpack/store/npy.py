@@ -1,0 +1,95 @@
+"""The npy container: a directory with one npy file per array and ``pack.json``."""
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from cinicpack.errors import PackError
+from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest
+from cinicpack.store.region import Region
+
+__all__ = ["create_arrays", "locate_arrays", "npy_header", "read_manifest", "write_manifest"]
+
+# Data starts on a cache line, as NumPy's own files have it.
+_ALIGNMENT: Final = 64
+
+
+def npy_header(spec: ArraySpec) -> bytes:
+    """Build the header of an npy 1.0 file: the same bytes under any version of NumPy."""
+    descr = np.lib.format.dtype_to_descr(spec.dtype)
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {spec.shape!r}, }}"
+    padding = -(10 + len(text) + 1) % _ALIGNMENT
+    encoded = text.encode("ascii") + b" " * padding + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(encoded).to_bytes(2, "little") + encoded
+
+
+def create_arrays(root: Path, specs: list[ArraySpec]) -> list[Region]:
+    """Create the npy files of ``specs`` at full size under the directory ``root``.
+
+    Space is allocated at once, so that a full disk is found before the work is done (OSError).
+    """
+    regions = []
+    for spec in specs:
+        file = _file_of(root, spec)
+        file.parent.mkdir(exist_ok=True)
+        header = npy_header(spec)
+        with open(file, "xb") as stream:
+            stream.write(header)
+            stream.flush()
+            os.posix_fallocate(stream.fileno(), 0, len(header) + spec.nbytes)
+        regions.append(Region(spec, file, len(header)))
+    return regions
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Write ``pack.json``."""
+    (root / MANIFEST_NAME).write_bytes(manifest.to_json())
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read and check ``pack.json``; raises `PackError` where there is none."""
+    file = root / MANIFEST_NAME
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
+        raise PackError(
+            f"{root}: expected a pack, found a directory without {MANIFEST_NAME}; "
+            f"make one with 'cinicpack pack {root} NAME.pack' if this is a tree of PNG files"
+        ) from None
+    return Manifest.from_json(text, str(file))
+
+
+def locate_arrays(root: Path, manifest: Manifest) -> list[Region]:
+    """Check header and size of every file and say where the arrays lie; raises `PackError`."""
+    regions = []
+    for spec in manifest.specs():
+        file = _file_of(root, spec)
+        header = npy_header(spec)
+        expected = len(header) + spec.nbytes
+        try:
+            with open(file, "rb") as stream:
+                found = os.fstat(stream.fileno()).st_size
+                if found != expected:
+                    raise PackError(
+                        f"{file}: expected {expected} bytes, found {found}; "
+                        "restore the file or pack again"
+                    )
+                if (start := stream.read(len(header))) != header:
+                    raise PackError(
+                        f"{file}: expected the header {_show(header)}, found {_show(start)}; "
+                        "restore the file or pack again"
+                    )
+        except FileNotFoundError:
+            raise PackError(f"{file}: missing from the pack; restore it or pack again") from None
+        regions.append(Region(spec, file, len(header)))
+    return regions
+
+
+def _file_of(root: Path, spec: ArraySpec) -> Path:
+    return root / f"{spec.name}.npy"
+
+
+def _show(header: bytes) -> Any:
+    return header[10:].rstrip() if header.startswith(b"\x93NUMPY\x01\x00") else header[:16]

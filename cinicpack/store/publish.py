@@ -1,0 +1,169 @@
+"""Publishing: what is written becomes visible by one rename, or not at all.
+
+For a destination NAME, three neighbours can exist for a while:
+
+    .NAME.lock   held with flock by the one process that writes NAME; gone when it is done
+    .NAME.tmp    the folder that it works in
+    .NAME.old    the former NAME, while a file system without atomic exchange swaps the two
+
+A process that dies leaves them behind without the lock; the next writer of NAME sweeps them, and
+the next reader of NAME puts .NAME.old back if NAME itself is gone.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cinicpack.errors import DestinationError
+
+__all__ = ["publishing", "recover"]
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+
+
+@contextlib.contextmanager
+def publishing(destination: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a folder beside ``destination`` to work in; publish one thing from it at the end.
+
+    The block creates a file or a directory named like ``destination`` in the folder it is given.
+    When the block ends, that is synced to disk and renamed to ``destination``. If the block raises,
+    ``destination`` stays as it was. Either way the folder is removed with all else that is in it.
+
+    Raises `DestinationError` if ``destination`` exists and ``overwrite`` is false, if its folder
+    does not exist or cannot be written, and if another process is writing it.
+    """
+    destination = Path(os.path.abspath(destination))
+    if not destination.parent.is_dir():
+        raise DestinationError(
+            f"{destination}: the folder {destination.parent} does not exist; create it first"
+        )
+    work = _neighbour(destination, "tmp")
+    with _locked(destination):
+        recover(destination)
+        _remove(work)
+        _remove(_neighbour(destination, "old"))
+        _refuse_existing(destination, overwrite)
+        try:
+            work.mkdir()
+            yield work
+            _sync(work / destination.name)
+            _refuse_existing(destination, overwrite)
+            _replace(work / destination.name, destination)
+            _sync_path(destination.parent)
+        finally:
+            # After an exchange the former destination is in there too.
+            _remove(work)
+
+
+def recover(destination: Path) -> None:
+    """Put the former ``destination`` back if a writer died between its two renames."""
+    old = _neighbour(destination, "old")
+    if not os.path.lexists(destination) and os.path.lexists(old):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(old, destination)
+
+
+def _neighbour(destination: Path, kind: str) -> Path:
+    return destination.with_name(f".{destination.name}.{kind}")
+
+
+@contextlib.contextmanager
+def _locked(destination: Path) -> Iterator[None]:
+    lock = _neighbour(destination, "lock")
+    while True:
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise DestinationError(
+                error.errno, f"cannot write in {destination.parent}: {error.strerror}"
+            ) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise DestinationError(
+                f"{destination}: another process is writing it; wait for it to end"
+            ) from None
+        # The former holder may have removed the file between our open and our lock.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(lock), os.fstat(descriptor)):
+                break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        os.unlink(lock)
+        os.close(descriptor)
+
+
+def _refuse_existing(destination: Path, overwrite: bool) -> None:
+    if not overwrite and os.path.lexists(destination):
+        raise DestinationError(
+            f"{destination}: already exists; choose another name, or "
+            "pass --overwrite (overwrite=True)"
+        )
+
+
+def _replace(temporary: Path, destination: Path) -> None:
+    """Move ``temporary`` to ``destination``; what was there ends up under a temporary's name."""
+    try:
+        # Enough unless a directory is in the way.
+        os.rename(temporary, destination)
+        return
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise
+    if not _exchange(temporary, destination):
+        old = _neighbour(destination, "old")
+        os.rename(destination, old)
+        os.rename(temporary, destination)
+        _remove(old)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two paths atomically; False where the system or the file system has no such call."""
+    if not sys.platform.startswith("linux"):
+        return False
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            return False
+        raise OSError(code, os.strerror(code), str(first), None, str(second))
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or a directory and everything in it, to disk."""
+    if path.is_dir():
+        for folder, _, files in os.walk(path):
+            for name in files:
+                _sync_path(Path(folder, name))
+            _sync_path(Path(folder))
+    else:
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

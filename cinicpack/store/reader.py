@@ -1,0 +1,394 @@
+"""An open pack: its splits, and selections of their images."""
+
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cinicpack.cinic10 import Origin
+from cinicpack.errors import PackError, SelectionError
+from cinicpack.store import hdf5, npy
+from cinicpack.store.format import (
+    Manifest,
+    digest_image,
+    fingerprint_images,
+    image_header,
+)
+from cinicpack.store.publish import recover
+from cinicpack.store.region import Region, map_arrays
+
+__all__ = ["SOURCES", "Images", "Pack", "Split", "locate_pack", "open_pack"]
+
+#: The names that ``source=`` takes, and the origins that each stands for.
+SOURCES: Final = {
+    "cifar10": (Origin.CIFAR10_TRAIN, Origin.CIFAR10_TEST),
+    "imagenet": (Origin.IMAGENET,),
+}
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Shard: TypeAlias = NDArray[np.uint8]
+
+# Images are fetched and hashed so many at a time where all of them would not fit the cache.
+_BLOCK: Final = 512
+
+
+def open_pack(path: PathLike) -> "Pack":
+    """Open a pack: a directory of npy files or an HDF5 file.
+
+    The manifest, the size of every file and its header are checked; the images are memory-mapped
+    and not read. An open pack keeps working when its files are deleted or replaced.
+
+    Raises:
+        FileNotFoundError: there is nothing at ``path``.
+        PackError: there is something else, or the pack is damaged.
+        FormatVersionError: the pack was written by a newer cinicpack.
+
+    >>> import cinicpack
+    >>> pack = cinicpack.open_pack("cinic10.pack")  # doctest: +SKIP
+    >>> pack["train"].images.shape  # doctest: +SKIP
+    (90000, 32, 32, 3)
+    """
+    path = Path(path)
+    manifest, regions = locate_pack(path)
+    return Pack(path, manifest, map_arrays(regions))
+
+
+def locate_pack(path: Path) -> tuple[Manifest, list[Region]]:
+    """Read and check the manifest of a pack and say where its arrays lie."""
+    recover(Path(os.path.abspath(path)))
+    container = npy if path.is_dir() else hdf5
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path}: there is no such pack; make one with 'cinicpack pack SOURCE {path}'"
+        )
+    manifest = container.read_manifest(path)
+    return manifest, container.locate_arrays(path, manifest)
+
+
+class Pack:
+    """An open pack; ``pack["train"]`` or ``pack["train+valid"]`` is a `Split`.
+
+    Attributes:
+        path: where it was opened.
+        format: "npy" or "hdf5".
+        splits: names of the splits.
+        classes: class names in label order, as torchvision's datasets have them.
+        class_to_idx: label of every class name.
+        image_shape: (height, width, 3).
+        mean: per channel, pixels in [0, 1], used by ``normalize=True``.
+        std: likewise.
+        fingerprint: SHA-256 over all images, the same for every container and kind of source.
+        manifest: everything that the pack says of itself.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, arrays: dict[str, NDArray[Any]]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.format = "npy" if manifest.file_bytes is None else "hdf5"
+        self.splits = tuple(manifest.splits)
+        self.classes = manifest.classes
+        self.class_to_idx = {name: label for label, name in enumerate(manifest.classes)}
+        self.image_shape = manifest.image_shape
+        self.mean = manifest.normalization.mean
+        self.std = manifest.normalization.std
+        self.fingerprint = manifest.fingerprint
+        self._arrays = arrays
+
+    def __getitem__(self, split: str) -> "Split":
+        """Return one split, or several joined by ``+``, one after the other in that order."""
+        names = split.split("+") if isinstance(split, str) else [split]
+        for name in names:
+            if name not in self.manifest.splits:
+                raise SelectionError(
+                    f"{self.path}: expected a split out of {', '.join(self.splits)} "
+                    f"(or several joined by '+'), found {name!r}"
+                )
+        if len(set(names)) < len(names):
+            raise SelectionError(f"{self.path}: expected every split once, found {split!r}")
+        shards = [
+            self._arrays[f"{name}/images-{number:05d}"]
+            for name in names
+            for number in range(len(self.manifest.splits[name].shards))
+        ]
+        fields = {
+            field: _concatenate([self._arrays[f"{name}/{field}"] for name in names])
+            for field in ("labels", "sources", "names")
+        }
+        known = self.manifest.splits[split].fingerprint if len(names) == 1 else None
+        return Split(self, split, shards, fields, None, known)
+
+    def __contains__(self, split: object) -> bool:
+        return split in self.manifest.splits
+
+    def __repr__(self) -> str:
+        height, width, _ = self.image_shape
+        rows = ", ".join(f"{name} {info.rows}" for name, info in self.manifest.splits.items())
+        return f"Pack({str(self.path)!r}, {rows}, {height}x{width}, {len(self.classes)} classes)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path.absolute(), self.fingerprint)
+
+
+class Split:
+    """Images of a pack with their labels, sources and names: a split, a union or a selection.
+
+    Attributes:
+        pack: the pack they are in.
+        name: what was asked for: "train", "train+valid".
+    """
+
+    def __init__(
+        self,
+        pack: Pack,
+        name: str,
+        shards: Sequence[Shard],
+        fields: dict[str, NDArray[Any]],
+        rows: NDArray[np.int64] | None,
+        fingerprint: str | None,
+    ) -> None:
+        self.pack = pack
+        self.name = name
+        self._shards = tuple(shards)
+        self._fields = fields
+        self._rows = rows
+        self._fingerprint = fingerprint
+
+    @cached_property
+    def labels(self) -> NDArray[Any]:
+        """Label of every image: (N,) uint8, uint16 above 256 classes."""
+        return self._field("labels")
+
+    @cached_property
+    def sources(self) -> NDArray[Any]:
+        """Provenance of every image: (N,) records of origin, synset and number."""
+        return self._field("sources")
+
+    @cached_property
+    def names(self) -> NDArray[Any]:
+        """File name of every image: (N,) bytes."""
+        return self._field("names")
+
+    @cached_property
+    def images(self) -> "NDArray[np.uint8] | Images":
+        """The images, (N, H, W, 3) uint8, read-only.
+
+        An ndarray (a view of the file) where they lie in one run, else an `Images`.
+        """
+        images = Images(self._shards, self._rows)
+        return images if (run := images.run()) is None else run
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the images, whatever their order; of a selection hashed when asked for."""
+        if self._fingerprint is not None:
+            return self._fingerprint
+        classes = [name.encode() for name in self.pack.classes]
+        shape = self.pack.image_shape
+        digests = []
+        for start in range(0, len(self), _BLOCK):
+            block = np.ascontiguousarray(self.images[start : start + _BLOCK])
+            labels, names = self.labels[start : start + _BLOCK], self.names[start : start + _BLOCK]
+            digests += [
+                digest_image(image_header(classes[label], name, shape), pixels)
+                for label, name, pixels in zip(labels.tolist(), names.tolist(), block, strict=True)
+            ]
+        return fingerprint_images(digests)
+
+    def __len__(self) -> int:
+        return len(self._fields["labels"]) if self._rows is None else len(self._rows)
+
+    def __repr__(self) -> str:
+        part = "" if self._rows is None else ", a selection"
+        return f"Split({self.name!r} of {str(self.pack.path)!r}, {len(self)} images{part})"
+
+    def select(
+        self,
+        source: str | None = None,
+        classes: str | Iterable[str] | None = None,
+        indices: ArrayLike | None = None,
+    ) -> "Split":
+        """Narrow to some of the images, without copying them.
+
+        Args:
+            source: "cifar10" or "imagenet".
+            classes: one class name or several; labels stay as they are.
+            indices: rows of this split (integers, in the order wanted, or a boolean mask).
+
+        Raises `SelectionError` for a source, class or index that there is not, and where nothing
+        is left.
+        """
+        rows = self.where(source=source, classes=classes)
+        if indices is not None:
+            chosen = self._check_indices(indices)
+            rows = chosen[np.isin(chosen, rows)]
+        if not len(rows):
+            raise SelectionError(
+                f"{self!r} has no images with source={source!r}, classes={classes!r} "
+                "and these indices"
+            )
+        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
+            return self
+        rows = rows if self._rows is None else self._rows[rows]
+        return Split(self.pack, self.name, self._shards, self._fields, rows, None)
+
+    def where(
+        self, *, source: str | None = None, classes: str | Iterable[str] | None = None
+    ) -> NDArray[np.int64]:
+        """Return the rows, ascending int64, of the images of a source and of some classes.
+
+        Raises `SelectionError` for a source or class that there is not.
+        """
+        chosen = np.ones(len(self), bool)
+        if source is not None:
+            if source not in SOURCES:
+                raise SelectionError(
+                    f"expected source {' or '.join(map(repr, SOURCES))}, found {source!r}"
+                )
+            chosen &= np.isin(self.sources["origin"], SOURCES[source])
+        if classes is not None:
+            names = [classes] if isinstance(classes, str) else list(classes)
+            if unknown := [name for name in names if name not in self.pack.class_to_idx]:
+                raise SelectionError(
+                    f"expected classes out of {', '.join(self.pack.classes)}, "
+                    f"found {', '.join(map(repr, unknown))}"
+                )
+            chosen &= np.isin(self.labels, [self.pack.class_to_idx[name] for name in names])
+        return np.flatnonzero(chosen)
+
+    def addresses(self) -> NDArray[np.uint64]:
+        """Return where each image lies in memory: (N,) uint64, valid while the pack is referenced.
+
+        At each address are 3 * H * W bytes: the planes of the image.
+        """
+        starts = np.concatenate(
+            [
+                _address(shard)
+                + np.arange(len(shard), dtype=np.uint64) * np.uint64(shard[0].nbytes)
+                for shard in self._shards
+            ]
+        )
+        return starts if self._rows is None else starts[self._rows]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reselect, (self.pack, self.name, self._rows)
+
+    def _field(self, name: str) -> NDArray[Any]:
+        field = self._fields[name]
+        if self._rows is None:
+            return field
+        field = field[self._rows]
+        field.flags.writeable = False
+        return field
+
+    def _check_indices(self, indices: ArrayLike) -> NDArray[np.int64]:
+        array = np.asarray(indices)
+        if array.dtype == bool and array.shape == (len(self),):
+            return np.flatnonzero(array)
+        if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or not array.size):
+            raise SelectionError(
+                f"expected indices as whole numbers, or a mask of {len(self)}, in one dimension, "
+                f"found {array.dtype} {array.shape}"
+            )
+        array = array.astype(np.int64)
+        array = np.where(array < 0, array + len(self), array)
+        if array.size and (array.min() < 0 or array.max() >= len(self)):
+            raise SelectionError(f"expected indices below {len(self)}, found one outside")
+        return array
+
+
+class Images:
+    """Read-only images (N, H, W, 3) uint8 that do not lie in one run: shards, unions, selections.
+
+    Indexing with an integer, a slice, an integer array or a boolean mask, and ``np.asarray``, give
+    NumPy arrays; only what is asked for is copied.
+    """
+
+    dtype: Final = np.dtype(np.uint8)
+    ndim: Final = 4
+
+    def __init__(self, shards: Sequence[Shard], rows: NDArray[np.int64] | None) -> None:
+        self._shards = shards
+        self._starts = np.cumsum([0, *map(len, shards)])
+        self._rows = rows
+        _, channels, height, width = shards[0].shape
+        length = int(self._starts[-1]) if rows is None else len(rows)
+        self.shape = (length, height, width, channels)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"Images(shape={self.shape}, dtype=uint8)"
+
+    def __getitem__(self, index: Any) -> NDArray[np.uint8]:
+        first, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
+        if first is Ellipsis or first is None:
+            raise IndexError("expected the images to be indexed first, found '...' or None")
+        picked = np.arange(len(self))[first]
+        taken = self._take(np.atleast_1d(picked).ravel())
+        taken = taken.reshape(*np.shape(picked), *self.shape[1:])
+        if rest:
+            taken = (
+                taken[(..., *rest)]
+                if picked.ndim == 0
+                else taken[(slice(None),) * picked.ndim + rest]
+            )
+        return taken
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("these images lie apart in the pack: expected copy=True or None")
+        return np.asarray(self[:], dtype)
+
+    def run(self) -> NDArray[np.uint8] | None:
+        """Return the images as one view (N, H, W, 3), or None where they do not lie in one run."""
+        start, stop = 0, len(self)
+        if self._rows is not None:
+            start, stop = int(self._rows[0]), int(self._rows[-1]) + 1
+            if stop - start != len(self) or (np.diff(self._rows) != 1).any():
+                return None
+        shard = int(np.searchsorted(self._starts, start, "right")) - 1
+        if stop > self._starts[shard + 1]:
+            return None
+        offset = int(self._starts[shard])
+        return self._shards[shard][start - offset : stop - offset].transpose(0, 2, 3, 1)
+
+    def _take(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        rows = positions if self._rows is None else self._rows[positions]
+        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        of_shard = np.searchsorted(self._starts, rows, "right") - 1
+        for number in np.unique(of_shard):
+            mine = np.flatnonzero(of_shard == number)
+            planes = self._shards[number][rows[mine] - self._starts[number]]
+            out[mine] = planes.transpose(0, 2, 3, 1)
+        return out
+
+
+def _address(array: NDArray[Any]) -> np.uint64:
+    return np.uint64(array.__array_interface__["data"][0])
+
+
+def _concatenate(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    if len(arrays) == 1:
+        return arrays[0]
+    joined = np.concatenate(arrays)
+    joined.flags.writeable = False
+    return joined
+
+
+def _reopen(path: Path, fingerprint: str) -> Pack:
+    pack = open_pack(path)
+    if pack.fingerprint != fingerprint:
+        raise PackError(
+            f"{path}: expected the pack {fingerprint[:12]}, found {pack.fingerprint[:12]}: "
+            "it was replaced since this object was pickled"
+        )
+    return pack
+
+
+def _reselect(pack: Pack, name: str, rows: NDArray[np.int64] | None) -> Split:
+    return pack[name] if rows is None else pack[name].select(indices=rows)

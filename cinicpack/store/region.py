@@ -1,0 +1,53 @@
+"""A region: the bytes of one array inside a file of the pack."""
+
+import mmap
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack.errors import PackError
+from cinicpack.store.format import ArraySpec
+
+__all__ = ["Region", "map_arrays", "write_all"]
+
+
+class Region(NamedTuple):
+    """Where the data of one array lies: ``spec.nbytes`` bytes from ``offset`` of ``file``."""
+
+    spec: ArraySpec
+    file: Path
+    offset: int
+
+
+def map_arrays(regions: list[Region]) -> dict[str, NDArray[Any]]:
+    """Map every region read-only, one mapping per file; nothing is read.
+
+    Raises `PackError` if a file has become too short since it was located.
+    """
+    maps: dict[Path, mmap.mmap] = {}
+    arrays = {}
+    for spec, file, offset in regions:
+        if file not in maps:
+            maps[file] = _map_file(file)
+        if len(maps[file]) < offset + spec.nbytes:
+            raise PackError(
+                f"{file}: expected {offset + spec.nbytes} bytes, found {len(maps[file])}"
+            )
+        array: NDArray[Any] = np.ndarray(spec.shape, spec.dtype, maps[file], offset)
+        arrays[spec.name] = array
+    return arrays
+
+
+def write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """Write ``data`` (bytes) at ``offset``, whole: the kernel may take less at a time."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _map_file(file: Path) -> mmap.mmap:
+    with open(file, "rb") as stream:
+        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
