@@ -13,6 +13,7 @@ from cinicpack.cinic10 import Origin
 from cinicpack.errors import PackError, SelectionError
 from cinicpack.store import hdf5, npy
 from cinicpack.store.format import (
+    MANIFEST_NAME,
     Manifest,
     digest_image,
     fingerprint_images,
@@ -21,7 +22,7 @@ from cinicpack.store.format import (
 from cinicpack.store.publish import recover
 from cinicpack.store.region import Region, map_arrays
 
-__all__ = ["SOURCES", "Images", "Pack", "Split", "locate_pack", "open_pack"]
+__all__ = ["SOURCES", "Images", "Pack", "Split", "is_pack", "locate_pack", "open_pack"]
 
 #: The names that ``source=`` takes, and the origins that each stands for.
 SOURCES: Final = {
@@ -67,6 +68,14 @@ def locate_pack(path: Path) -> tuple[Manifest, list[Region]]:
         )
     manifest = container.read_manifest(path)
     return manifest, container.locate_arrays(path, manifest)
+
+
+def is_pack(path: Path) -> bool:
+    """Tell whether ``path`` looks like a pack, be it damaged."""
+    if path.is_dir():
+        return (path / MANIFEST_NAME).is_file()
+    with open(path, "rb") as stream:
+        return stream.read(8) == b"\x89HDF\r\n\x1a\n"
 
 
 class Pack:

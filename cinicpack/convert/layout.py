@@ -1,0 +1,141 @@
+"""Paths become splits, classes and row numbers, in ImageFolder's order."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack.cinic10 import SPLITS
+from cinicpack.errors import SelectionError, SourceError
+
+__all__ = ["Layout", "Rows", "arrange"]
+
+_EXAMPLES: Final = 5
+_EXPECTED: Final = (
+    "expected all PNG files at SPLIT/CLASS/NAME.png, or all at CLASS/NAME.png, if need be with one "
+    "lone folder above SPLIT"
+)
+_MAX_CLASSES: Final = 1 << 16
+
+
+class Rows(NamedTuple):
+    """The rows of one split.
+
+    Attributes:
+        order: (n,) int64, for each row the index of its path.
+        labels: (n,) uint8, or uint16 above 256 classes; for each row the index of its class.
+    """
+
+    order: NDArray[np.int64]
+    labels: NDArray[Any]
+
+
+class Layout(NamedTuple):
+    """The structure that paths have.
+
+    Attributes:
+        classes: names, sorted; a label is a place in it.
+        splits: the rows of every split, CINIC-10's splits first, others by name.
+    """
+
+    classes: tuple[str, ...]
+    splits: dict[str, Rows]
+
+
+def arrange(paths: Sequence[str], splits: Iterable[str] | None = None) -> Layout:
+    """Find the splits and classes in paths of PNG files, and the order of their rows.
+
+    ``SPLIT/CLASS/NAME.png`` are as many splits, ``CLASS/NAME.png`` is one that is named "train",
+    and one lone folder above SPLIT is skipped. Row i of a split is image i of torchvision's
+    ``ImageFolder(SPLIT)``. ``splits`` narrows the layout to the splits that it names.
+
+    Raises:
+        SourceError: there are no paths, they are of another shape, some are the same, or a class
+            is not in every split that is asked for.
+        SelectionError: a split is asked for that is not there, or none is.
+
+    >>> arrange(["cat/b.png", "bird/c.png", "cat/a.png"]).splits["train"].order.tolist()
+    [1, 2, 0]
+    """
+    if not paths:
+        raise SourceError(f"{_EXPECTED}; found no PNG file at all")
+    if len(set(paths)) < len(paths):
+        twice = [path for path, count in Counter(paths).items() if count > 1]
+        raise SourceError(f"expected every path once, found more of {_show(twice)}")
+    folders: dict[str, list[int]] = {}
+    for index, path in enumerate(paths):
+        folders.setdefault(path.rpartition("/")[0], []).append(index)
+    _check_shape(paths, folders)
+
+    found: dict[str, dict[str, list[int]]] = {}
+    for folder, indices in folders.items():
+        *above, class_name = folder.split("/")
+        found.setdefault(above[-1] if above else SPLITS[0], {})[class_name] = indices
+    chosen = _choose(found, splits)
+    classes = tuple(sorted({name for split in chosen for name in found[split]}))
+    _check_classes(classes, {split: found[split] for split in chosen})
+    return Layout(classes, {split: _sort_rows(paths, classes, found[split]) for split in chosen})
+
+
+def _check_shape(paths: Sequence[str], folders: Mapping[str, Sequence[int]]) -> None:
+    shapes: dict[int, list[str]] = {}
+    for folder, indices in folders.items():
+        depth = folder.count("/") + 2 if folder else 1
+        shapes.setdefault(depth, []).extend(paths[index] for index in indices[:_EXAMPLES])
+    if len(shapes) > 1 or not shapes.keys() <= {2, 3, 4}:
+        lines = (f"\n  {_show(shapes[depth])}" for depth in sorted(shapes))
+        raise SourceError(f"{_EXPECTED}; found{''.join(lines)}")
+    if 4 in shapes:
+        tops = {path.split("/", 1)[0]: path for path in shapes[4]}
+        if len(tops) > 1:
+            raise SourceError(
+                f"{_EXPECTED}; found {len(tops)} folders there, as in {_show([*tops.values()])}"
+            )
+
+
+def _choose(found: Iterable[str], splits: Iterable[str] | None) -> list[str]:
+    chosen = set(found if splits is None else splits)
+    if not chosen or not chosen <= set(found):
+        there = ", ".join(sorted(found, key=_rank_split))
+        named = ", ".join(sorted(chosen.difference(found))) or "none"
+        raise SelectionError(f"expected splits out of {there}; found {named}")
+    return sorted(chosen, key=_rank_split)
+
+
+def _rank_split(split: str) -> tuple[int, str]:
+    return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
+
+
+def _check_classes(
+    classes: Sequence[str], found: Mapping[str, Mapping[str, Sequence[int]]]
+) -> None:
+    # ImageFolder numbers the classes of each split by themselves: where one is missing, the same
+    # label would be another class.
+    lacking = [
+        f"{name} in {split}" for name in classes for split in found if name not in found[split]
+    ]
+    if lacking:
+        raise SourceError(
+            f"expected the same classes in every split, found no {_show(lacking)}; add images "
+            "there, or name the splits to take"
+        )
+    if len(classes) > _MAX_CLASSES:
+        raise SourceError(f"expected at most {_MAX_CLASSES} classes, found {len(classes)}")
+
+
+def _sort_rows(
+    paths: Sequence[str], classes: Sequence[str], found: Mapping[str, Sequence[int]]
+) -> Rows:
+    # Within a folder the order of paths is that of names.
+    runs = [sorted(found[name], key=paths.__getitem__) for name in classes]
+    numbers = np.arange(len(classes), dtype=np.uint8 if len(classes) <= 256 else np.uint16)
+    order = np.fromiter(chain.from_iterable(runs), np.int64)
+    return Rows(order, np.repeat(numbers, [len(run) for run in runs]))
+
+
+def _show(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""
+    return ", ".join(items[:_EXAMPLES]) + more

@@ -1,0 +1,467 @@
+"""Packing: a tree or an archive of PNG files becomes a pack.
+
+Three passes. Workers decode the images in the order in which the source gives them and append
+their planes to scratch files. Then the rows are known: the planes are copied from there into the
+arrays of the pack, in ImageFolder's order. Last, every array is hashed as it stands on disk.
+"""
+
+import itertools
+import math
+import mmap
+import os
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cinicpack import cinic10
+from cinicpack.convert.layout import Layout, Rows, arrange
+from cinicpack.convert.sources import Archive, Tree, open_source
+from cinicpack.convert.worker import Converted, Task, Worker, starting_workers
+from cinicpack.cores import usable_cores
+from cinicpack.errors import ArgumentError, BadImagesError, DestinationError, SourceError
+from cinicpack.store import hdf5, npy
+from cinicpack.store.format import (
+    Group,
+    Manifest,
+    Normalization,
+    SplitInfo,
+    channel_statistics,
+    fingerprint_images,
+    fingerprint_splits,
+)
+from cinicpack.store.publish import publishing
+from cinicpack.store.reader import Pack, is_pack, open_pack
+from cinicpack.store.region import Region, write_all
+from cinicpack.store.verify import hash_regions
+
+__all__ = ["pack"]
+
+# Enough that handing a task over (0.1 ms) is nothing beside doing it (10 ms), and few enough that
+# the archives' bytes on their way stay under 10 MB.
+_TASK_IMAGES: Final = 512
+# Below this a source is converted before worker processes would have started (1 s).
+_ALONE_IMAGES: Final = 8_000
+_ALONE_BYTES: Final = 20 << 20
+_COPY_BYTES: Final = 8 << 20
+_SHOWN: Final = 20
+_CONTAINERS: Final[dict[str, ModuleType]] = {"npy": npy, "hdf5": hdf5}
+
+
+def pack(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    format: str = "npy",  # noqa: A002  the word that numpy and h5py users know
+    splits: Sequence[str] | None = None,
+    shard_rows: int | None = None,
+    num_workers: int | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    expect: str | None = None,
+    progress: bool = True,
+) -> Pack:
+    """Convert a tree or an archive of equally sized PNG images into a pack, and open it.
+
+    The same images give the same bytes, from any kind of source and with any number of workers.
+    ``destination`` appears at once when all is done; if anything fails it stays as it was.
+
+    Args:
+        source: a directory, or a .tar, .tar.gz, .tgz or .zip, with SPLIT/CLASS/NAME.png in it, or
+            CLASS/NAME.png, which is one split named "train". One lone folder above is skipped.
+        destination: the pack to make.
+        format: "npy", a directory of npy files, or "hdf5", one file.
+        splits: the splits to take; None: all.
+        shard_rows: images in one npy file or dataset; None: all of a split.
+        num_workers: processes that decode; None: as many as there are usable cores; 0: none, this
+            process decodes.
+        skip_bad: leave out the images that cannot be read or have another size than most, and
+            record them in the manifest, instead of raising.
+        overwrite: replace a pack at ``destination``.
+        expect: "cinic10": raise unless the images are CINIC-10's in number, class and name.
+        progress: show a bar, if standard error is a terminal.
+
+    Raises:
+        FileNotFoundError: there is nothing at ``source``.
+        SourceError: ``source`` has another structure, or is damaged.
+        BadImagesError: some images cannot be packed; all are listed.
+        DestinationError: ``destination`` exists, cannot be written, or is being written.
+        ArgumentError: an option is out of its domain.
+
+    >>> import cinicpack
+    >>> cinicpack.pack("CINIC-10.tar.gz", "cinic10.pack")  # doctest: +SKIP
+    Pack('cinic10.pack', train 90000, valid 90000, test 90000, 32x32, 10 classes)
+    """
+    destination = Path(destination)
+    _check_options(destination, format, shard_rows, num_workers, expect, overwrite)
+    with publishing(destination, overwrite=overwrite) as work:
+        images = _convert(Path(source), work, splits, num_workers, progress)
+        images = _drop_bad(images, str(source), skip_bad)
+        _judge(images, str(source), expect)
+        _write(images, work / destination.name, _CONTAINERS[format], shard_rows, num_workers)
+    return open_pack(destination)
+
+
+@dataclass(frozen=True)
+class _Images:
+    """All images of a source, converted, in the order in which they came.
+
+    ``splits`` has for every split the numbers of its images in that order, and their labels.
+    """
+
+    paths: list[str]
+    classes: tuple[str, ...]
+    splits: dict[str, Rows]
+    scratches: list[str]
+    scratch: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    shapes: NDArray[np.int32]
+    digests: NDArray[np.uint8]
+    sums: NDArray[np.int64]
+    sources: NDArray[np.void]
+    bad: dict[int, str]
+    reduced: list[int]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def _check_options(
+    destination: Path,
+    container: str,
+    shard_rows: int | None,
+    num_workers: int | None,
+    expect: str | None,
+    overwrite: bool,
+) -> None:
+    if container not in _CONTAINERS:
+        raise ArgumentError(f"expected format 'npy' or 'hdf5', found {container!r}")
+    if container == "npy" and destination.suffix in (".h5", ".hdf5"):
+        raise ArgumentError(
+            f"{destination}: format 'npy' makes a directory, the name says HDF5; "
+            "pass --format hdf5 (format='hdf5') or choose another name"
+        )
+    if shard_rows is not None and shard_rows < 1:
+        raise ArgumentError(f"expected shard_rows of at least 1, found {shard_rows}")
+    if num_workers is not None and num_workers < 0:
+        raise ArgumentError(f"expected num_workers of at least 0, found {num_workers}")
+    if expect not in (None, "cinic10"):
+        raise ArgumentError(f"expected expect='cinic10' or None, found {expect!r}")
+    if overwrite and destination.exists() and not is_pack(destination):
+        raise DestinationError(
+            f"{destination}: exists and is not a pack, so it is not overwritten; "
+            "choose another name or remove it yourself"
+        )
+
+
+def _convert(
+    source: Path, work: Path, splits: Sequence[str] | None, num_workers: int | None, progress: bool
+) -> _Images:
+    opened = open_source(source)
+    paths: list[str] = []
+    results: list[Converted] = []
+    count = usable_cores() if num_workers is None else num_workers
+    bar = tqdm(unit=" images", unit_scale=True, disable=None if progress else True, desc="decode")
+    with bar:
+        if isinstance(opened, Tree):
+            found = opened.paths()
+            layout = arrange(found, splits)
+            paths = [found[i] for rows in layout.splits.values() for i in rows.order.tolist()]
+            bar.total = len(paths)
+            small = len(paths) < _ALONE_IMAGES
+            tasks = _tasks_of(paths)
+        else:
+            small = source.stat().st_size < _ALONE_BYTES
+            tasks = _tasks_from(opened, paths)
+        if small and num_workers is None:
+            count = 0
+        with starting_workers(count, source, work) as workers:
+            for result in _run(workers, tasks):
+                results.append(result)
+                if not isinstance(opened, Tree):
+                    bar.total = int((bar.n + len(result.offsets)) / max(opened.fraction, 1e-9))
+                bar.update(len(result.offsets))
+    layout = arrange(paths, splits)
+    return _join(paths, layout, results)
+
+
+def _tasks_of(paths: list[str]) -> Iterator[Task]:
+    for start in range(0, len(paths), _TASK_IMAGES):
+        yield Task(paths[start : start + _TASK_IMAGES], None)
+
+
+def _tasks_from(members: Archive, paths: list[str]) -> Iterator[Task]:
+    """Group the members of an archive into tasks, and note their paths in ``paths``."""
+    stream = iter(members)
+    while batch := list(itertools.islice(stream, _TASK_IMAGES)):
+        task = Task([path for path, _ in batch], [content for _, content in batch])
+        paths += task.paths
+        yield task
+
+
+def _run(workers: list[Worker], tasks: Iterable[Task]) -> Iterator[Converted]:
+    """Convert tasks on all workers, a few ahead, and give the results in order."""
+    idle: SimpleQueue[Worker] = SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def convert(task: Task) -> Converted:
+        worker = idle.get()
+        try:
+            return worker(task)
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(len(workers)) as threads:
+        pending: deque[Future[Converted]] = deque()
+        try:
+            for task in tasks:
+                pending.append(threads.submit(convert, task))
+                if len(pending) > 2 * len(workers):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _join(paths: list[str], layout: Layout, results: list[Converted]) -> _Images:
+    scratches = sorted({result.scratch for result in results})
+    starts = np.cumsum([0, *(len(result.offsets) for result in results)]).tolist()
+    of_result = [
+        np.full(len(result.offsets), scratches.index(result.scratch)) for result in results
+    ]
+    return _Images(
+        paths=paths,
+        classes=layout.classes,
+        splits=layout.splits,
+        scratches=scratches,
+        scratch=np.concatenate(of_result),
+        offsets=np.concatenate([result.offsets for result in results]),
+        shapes=np.concatenate([result.shapes for result in results]),
+        digests=np.concatenate([result.digests for result in results]),
+        sums=np.concatenate([result.sums for result in results]),
+        sources=np.concatenate([result.sources for result in results]),
+        bad={
+            start + position: reason
+            for start, result in zip(starts, results, strict=False)
+            for position, reason in result.bad
+        },
+        reduced=[
+            start + position
+            for start, result in zip(starts, results, strict=False)
+            for position in result.reduced
+        ],
+    )
+
+
+def _drop_bad(images: _Images, source: str, skip_bad: bool) -> _Images:
+    """Take out the images that cannot be read or have another size than most."""
+    selected = np.concatenate([rows.order for rows in images.splits.values()])
+    readable = selected[images.offsets[selected] >= 0]
+    bad = {number: images.bad[number] for number in selected.tolist() if number in images.bad}
+    if len(readable):
+        sizes, counts = np.unique(images.shapes[readable], axis=0, return_counts=True)
+        height, width = sizes[counts.argmax()].tolist()
+        for number in readable[(images.shapes[readable] != (height, width)).any(1)].tolist():
+            found = "x".join(map(str, images.shapes[number].tolist()))
+            bad[number] = f"has {found} pixels (height x width), most images {height}x{width}"
+    if not bad:
+        return images
+    listed = sorted((_name_alike(images.paths[number]), reason) for number, reason in bad.items())
+    if not skip_bad or len(bad) == len(selected):
+        shown = "".join(f"\n  {path}: {reason}" for path, reason in listed[:_SHOWN])
+        more = f"\n  and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+        raise BadImagesError(
+            f"{source}: {len(bad)} of {len(selected)} images cannot be packed; repair them, or "
+            f"leave them out with --skip-bad (skip_bad=True):{shown}{more}",
+            listed,
+        )
+    good = {name: ~np.isin(rows.order, list(bad)) for name, rows in images.splits.items()}
+    for name, keep in good.items():
+        if not keep.any():
+            raise BadImagesError(f"{source}: no image of split {name!r} can be packed", listed)
+    return replace(
+        images,
+        splits={
+            name: Rows(rows.order[good[name]], rows.labels[good[name]])
+            for name, rows in images.splits.items()
+        },
+        skipped=tuple(listed),
+    )
+
+
+def _name_alike(path: str) -> str:
+    """Name an image alike whether or not a lone folder lies above the splits."""
+    return "/".join(path.split("/")[-3:])
+
+
+def _judge(images: _Images, source: str, expect: str | None) -> None:
+    """Warn of what a user would want to know; raise if CINIC-10 is expected and not found."""
+    if images.skipped:
+        warnings.warn(
+            f"{source}: {len(images.skipped)} images that cannot be packed are left out; "
+            "the manifest lists them",
+            stacklevel=3,
+        )
+    kept = set(np.concatenate([rows.order for rows in images.splits.values()]).tolist())
+    if reduced := [number for number in images.reduced if number in kept]:
+        warnings.warn(
+            f"{source}: {len(reduced)} images have 16 bits per channel, of which Pillow keeps 8 "
+            f"(grey above 255 becomes white); the first is {images.paths[reduced[0]]}",
+            stacklevel=3,
+        )
+    differences = list(_differences(images))
+    if expect == "cinic10" and differences:
+        raise SourceError(f"{source}: expected CINIC-10, found {'; '.join(differences)}")
+    resembles = images.classes == cinic10.CLASSES and images.sources["origin"].any()
+    if resembles and differences:
+        warnings.warn(f"{source}: like CINIC-10, but with {'; '.join(differences)}", stacklevel=3)
+
+
+def _differences(images: _Images) -> Iterator[str]:
+    """Say in what the images differ from CINIC-10, as far as names, numbers and sizes tell."""
+    if images.classes != cinic10.CLASSES:
+        yield f"classes {', '.join(images.classes)}"
+        return
+    height, width = images.shapes[next(iter(images.splits.values())).order[0]].tolist()
+    if (height, width, 3) != cinic10.IMAGE_SHAPE:
+        yield f"images of {height}x{width} pixels"
+    for name, rows in images.splits.items():
+        if name not in cinic10.SPLITS:
+            yield f"a split {name!r}"
+        counts = np.bincount(rows.labels, minlength=len(images.classes))
+        if (counts != cinic10.PER_CLASS).any():
+            low, high = counts.min(), counts.max()
+            span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+            yield f"{span} images per class in {name} (CINIC-10 has {cinic10.PER_CLASS:,})"
+        if unknown := np.count_nonzero(
+            images.sources["origin"][rows.order] == cinic10.Origin.UNKNOWN
+        ):
+            yield f"{unknown:,} images in {name} that are not named as in CINIC-10"
+
+
+def _write(
+    images: _Images,
+    new: Path,
+    container: ModuleType,
+    shard_rows: int | None,
+    num_workers: int | None,
+) -> None:
+    """Write the whole pack as ``new``."""
+    manifest = _describe(images, shard_rows)
+    arrays = list(manifest.specs())
+    if container is npy:
+        new.mkdir()
+    regions = container.create_arrays(new, arrays)
+    threads = (usable_cores() if num_workers is None else num_workers) or 1
+    _copy_planes(images, manifest, regions, threads)
+    for region in regions:
+        split, field = region.spec.name.rsplit("/", 1)
+        if field in ("labels", "sources", "names"):
+            order, labels = images.splits[split]
+            if field == "labels":
+                values: Any = labels
+            elif field == "sources":
+                values = images.sources[order]
+            else:
+                values = [os.fsencode(_file_name(images.paths[i])) for i in order.tolist()]
+            _write_region(region, np.asarray(values, region.spec.dtype))
+    hashes = hash_regions(regions, num_workers=threads)
+    container.write_manifest(new, replace(manifest, arrays=hashes))
+
+
+def _describe(images: _Images, shard_rows: int | None) -> Manifest:
+    """Build the manifest, but for the digests of the arrays."""
+    height, width = images.shapes[next(iter(images.splits.values())).order[0]].tolist()
+    image_shape = (height, width, 3)
+    splits = {}
+    for name, (order, _) in images.splits.items():
+        step = shard_rows or len(order)
+        splits[name] = SplitInfo(
+            shards=tuple(min(step, len(order) - start) for start in range(0, len(order), step)),
+            name_bytes=max(len(os.fsencode(_file_name(images.paths[i]))) for i in order.tolist()),
+            fingerprint=fingerprint_images(map(bytes, images.digests[order])),
+            groups=tuple(_groups(images, images.splits[name])),
+        )
+    if images.classes == cinic10.CLASSES:
+        normalization = Normalization(cinic10.MEAN, cinic10.STD, "published")
+    else:
+        origin = "train" if "train" in splits else next(iter(splits))
+        mean, std = channel_statistics(splits[origin].groups, image_shape)
+        normalization = Normalization(mean, std, origin)
+    return Manifest(
+        image_shape=image_shape,
+        classes=images.classes,
+        normalization=normalization,
+        splits=splits,
+        fingerprint=fingerprint_splits({name: info.fingerprint for name, info in splits.items()}),
+        arrays={},
+        skipped=images.skipped,
+    )
+
+
+def _groups(images: _Images, rows: Rows) -> Iterator[Group]:
+    origins = images.sources["origin"][rows.order]
+    keys = rows.labels.astype(np.int64) * len(cinic10.Origin) + origins
+    for key in np.unique(keys).tolist():
+        label, origin = divmod(key, len(cinic10.Origin))
+        mine = rows.order[keys == key]
+        sums = images.sums[mine].sum(0).tolist()
+        yield Group(label, origin, len(mine), tuple(sums[:3]), tuple(sums[3:]))
+
+
+def _copy_planes(
+    images: _Images, manifest: Manifest, regions: list[Region], num_threads: int
+) -> None:
+    """Copy the planes of all images from the scratch files to where they belong."""
+    row_bytes = math.prod(manifest.image_shape)
+    scratches = [_map_scratch(path, row_bytes) for path in images.scratches]
+    step = max(1, _COPY_BYTES // row_bytes)
+    jobs = []
+    for split, info in manifest.splits.items():
+        shards = (region for region in regions if region.spec.name.startswith(f"{split}/images-"))
+        order, start = images.splits[split].order, 0
+        for region, count in zip(shards, info.shards, strict=True):
+            for first in range(0, count, step):
+                last = min(first + step, count)
+                jobs.append((region, first, order[start + first : start + last]))
+            start += count
+
+    def copy(job: tuple[Region, int, NDArray[np.int64]]) -> None:
+        region, first, rows = job
+        planes = np.empty((len(rows), row_bytes), np.uint8)
+        for number, (mapped, windows) in enumerate(scratches):
+            mine = np.flatnonzero(images.scratch[rows] == number)
+            planes[mine] = windows[images.offsets[rows[mine]]]
+            # Else the scratch files would count as this process's memory, up to all of the images.
+            mapped.madvise(mmap.MADV_DONTNEED)
+        with open(region.file, "r+b", buffering=0) as stream:
+            write_all(stream.fileno(), planes.data.cast("B"), region.offset + first * row_bytes)
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        deque(threads.map(copy, jobs), maxlen=0)
+
+
+def _map_scratch(path: str, row_bytes: int) -> tuple[mmap.mmap, NDArray[np.uint8]]:
+    """Map a scratch file, as an array of the ``row_bytes`` that start at each of its bytes."""
+    with open(path, "rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    data = np.frombuffer(mapped, np.uint8)
+    return mapped, np.lib.stride_tricks.sliding_window_view(data, row_bytes)
+
+
+def _write_region(region: Region, array: NDArray[Any]) -> None:
+    with open(region.file, "r+b", buffering=0) as stream:
+        write_all(stream.fileno(), memoryview(array.tobytes()), region.offset)
+
+
+def _file_name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]

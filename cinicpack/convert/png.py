@@ -1,0 +1,241 @@
+"""The common PNG, 8-bit RGB without interlacing, read in batches.
+
+A 32x32 image takes 25 µs, and 126 with Pillow: 15 for ISA-L's inflate (zlib's would take 22), 5
+for the chunks with their checksums, 3 for the filters.
+"""
+
+import struct
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+from cinicpack.jit import jit
+
+__all__ = ["MAX_PIXELS", "BadImageError", "Png", "inflate", "read_chunks", "unfilter"]
+
+# Far above a small image, and still only 48 MiB of RGB for a hostile file to ask for.
+MAX_PIXELS: Final = 4096 * 4096
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHUNK_START = struct.Struct(">I4s")  # length of the data, type; then come the data and a CRC
+_IHDR = struct.Struct(">IIBBBBB")
+_BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+
+# Chunks without effect on the pixels of an RGB image, here as in Pillow, which however refuses the
+# image if they are shorter than this. No text: Pillow keeps texts among its own notes on the image,
+# where one named "interlace" changes how it reads the pixels.
+_WITHOUT_EFFECT = {
+    b"IEND": 0,
+    b"PLTE": 0,
+    b"bKGD": 0,
+    b"cHRM": 32,
+    b"eXIf": 0,
+    b"gAMA": 4,
+    b"hIST": 0,
+    b"pHYs": 9,
+    b"sBIT": 0,
+    b"sRGB": 1,
+    b"tIME": 0,
+}
+
+# The stub of isal has an instance here.
+_InflateError: type[Exception] = isal_zlib.error  # type: ignore[assignment]
+
+
+class BadImageError(ValueError):
+    """A file cannot be packed; the text is only the reason, which follows "FILE: "."""
+
+
+class Png(NamedTuple):
+    """What the chunks of a PNG file say.
+
+    Attributes:
+        height: rows.
+        width: pixels in a row.
+        bit_depth: bits per sample: 1, 2, 4, 8 or 16.
+        idat: the compressed pixels, if the file is of the common kind, else None.
+    """
+
+    height: int
+    width: int
+    bit_depth: int
+    idat: bytes | None
+
+
+def read_chunks(data: bytes) -> Png:
+    """Read a PNG file down to its IEND chunk, checking every CRC; what follows is ignored.
+
+    Raises ``BadImageError`` if it is another kind of file, truncated, corrupt, or has no pixels or
+    more than ``MAX_PIXELS``. (Pillow checks no CRC from the first IDAT chunk on.)
+    """
+    if not data.startswith(_SIGNATURE) and not _SIGNATURE.startswith(data):
+        raise BadImageError(f"not a PNG file: it starts with {data[:8]!r}")
+    kind, content, position = _read_chunk(data, len(_SIGNATURE))
+    if kind != b"IHDR":
+        raise BadImageError(f"corrupt: expected IHDR as its first chunk, found {kind.decode()}")
+    height, width, bit_depth, common = _read_header(content)
+    idat: list[bytes] = []
+    while kind != b"IEND":
+        previous = kind
+        kind, content, position = _read_chunk(data, position)
+        if kind == b"IDAT":
+            # Pillow stops reading at the first gap.
+            common = common and (not idat or previous == b"IDAT")
+            idat.append(content)
+        elif kind == b"IHDR":
+            # Pillow would believe the last one, which nobody has checked.
+            raise BadImageError("corrupt: expected one IHDR chunk, found another")
+        elif kind not in _WITHOUT_EFFECT or len(content) < _WITHOUT_EFFECT[kind]:
+            common = False
+    return Png(height, width, bit_depth, b"".join(idat) if common else None)
+
+
+def _read_chunk(data: bytes, position: int) -> tuple[bytes, bytes, int]:
+    """Give a chunk's type and content, and where the next chunk starts."""
+    start = position + _CHUNK_START.size
+    if start > len(data):
+        raise BadImageError(f"truncated: it ends at byte {len(data)}, before its IEND chunk")
+    length, kind = _CHUNK_START.unpack_from(data, position)
+    if not kind.isalpha():
+        raise BadImageError(f"corrupt: no chunk at byte {position}, where {kind!r} is the type")
+    end = start + length
+    if end + 4 > len(data):
+        raise BadImageError(
+            f"truncated: it ends at byte {len(data)}, but its {kind.decode()} chunk at {end + 4}"
+        )
+    if isal_zlib.crc32(data[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+        raise BadImageError(
+            f"corrupt: CRC mismatch in its {kind.decode()} chunk at byte {position}"
+        )
+    return kind, data[start:end], end + 4
+
+
+@lru_cache(maxsize=64)  # the images of a data set have one header, so this saves 1 µs of 25
+def _read_header(ihdr: bytes) -> tuple[int, int, int, bool]:
+    """Give height, width, bit depth, and whether the image is of the common kind."""
+    if len(ihdr) != _IHDR.size:
+        raise BadImageError(f"corrupt: expected an IHDR of {_IHDR.size} bytes, found {len(ihdr)}")
+    width, height, bit_depth, color_type, compression, filtering, interlace = _IHDR.unpack(ihdr)
+    if not width * height:
+        raise BadImageError(f"zero size: it is {width}x{height} pixels")
+    if width * height > MAX_PIXELS:
+        raise BadImageError(
+            f"too large: it is {width}x{height} pixels, and the limit is {MAX_PIXELS} in all"
+        )
+    if bit_depth not in _BIT_DEPTHS.get(color_type, ()):
+        raise BadImageError(f"corrupt: colour type {color_type} with bit depth {bit_depth}")
+    if compression or filtering or interlace > 1:
+        raise BadImageError(
+            "corrupt: unknown method of compression, filtering or interlacing: "
+            f"{compression}, {filtering}, {interlace}"
+        )
+    return height, width, bit_depth, (bit_depth, color_type, interlace) == (8, 2, 0)
+
+
+def inflate(png: Png) -> bytes | None:
+    """Decompress the filtered rows of a common PNG.
+
+    Returns None for any other PNG, and if the stream is not whole, sound and exactly of the size
+    that the header promises; no more than that is decompressed, whatever the stream holds.
+    """
+    if png.idat is None:
+        return None
+    size = png.height * (1 + 3 * png.width)
+    stream = isal_zlib.decompressobj()
+    try:
+        rows: bytes = stream.decompress(png.idat, size + 1)  # one more, so that excess shows
+    except _InflateError:
+        return None
+    return rows if len(rows) == size and stream.eof and not stream.unused_data else None
+
+
+def unfilter(rows: bytes, height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Undo the filters of the rows of N images that are all of one size.
+
+    Args:
+        rows: what ``inflate`` gave for each, in one piece.
+        height: of every image.
+        width: of every image.
+
+    Returns:
+        The images, uint8 (N, height, width, 3), and which of them are valid, bool (N,): one with an
+        unknown filter is not, and its pixels mean nothing.
+    """
+    count = len(rows) // (height * (1 + 3 * width))
+    images = np.empty((count, height, width, 3), np.uint8)
+    valid = np.empty(count, np.bool_)
+    _unfilter(np.frombuffer(rows, np.uint8), height, width, images.reshape(-1), valid)
+    return images, valid
+
+
+@jit
+def _unfilter(
+    rows: NDArray[np.uint8],
+    height: int,
+    width: int,
+    out: NDArray[np.uint8],
+    valid: NDArray[np.bool_],
+) -> None:
+    # Unsigned indices spare numba the test for negative ones. What lies to the left and above left
+    # stays in registers: reading it back from `out` makes Paeth, the most frequent, 3 times slower.
+    zero, one, two, three = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)
+    size = three * np.uint64(width)
+    black = np.zeros(size, np.uint8)
+    i = o = zero
+    for image in range(valid.size):
+        known = True
+        for y in range(height):
+            method = rows[i]
+            i += one
+            above, u = (out, o - size) if y else (black, zero)
+            if method == 0 or (method == 2 and y == 0):
+                for x in range(size):
+                    out[o + x] = rows[i + x]
+            elif method == 1:
+                a0 = a1 = a2 = np.int64(0)
+                for x in range(zero, size, three):
+                    a0 = (a0 + rows[i + x]) & 255
+                    a1 = (a1 + rows[i + x + one]) & 255
+                    a2 = (a2 + rows[i + x + two]) & 255
+                    out[o + x], out[o + x + one], out[o + x + two] = a0, a1, a2
+            elif method == 2:
+                for x in range(size):
+                    out[o + x] = rows[i + x] + out[o + x - size]
+            elif method == 3:
+                a0 = a1 = a2 = np.int64(0)
+                for x in range(zero, size, three):
+                    a0 = (((a0 + above[u + x]) >> 1) + rows[i + x]) & 255
+                    a1 = (((a1 + above[u + x + one]) >> 1) + rows[i + x + one]) & 255
+                    a2 = (((a2 + above[u + x + two]) >> 1) + rows[i + x + two]) & 255
+                    out[o + x], out[o + x + one], out[o + x + two] = a0, a1, a2
+            elif method == 4:
+                a0 = a1 = a2 = c0 = c1 = c2 = np.int64(0)
+                for x in range(zero, size, three):
+                    b0 = np.int64(above[u + x])
+                    b1 = np.int64(above[u + x + one])
+                    b2 = np.int64(above[u + x + two])
+                    a0 = (_paeth(a0, b0, c0) + rows[i + x]) & 255
+                    a1 = (_paeth(a1, b1, c1) + rows[i + x + one]) & 255
+                    a2 = (_paeth(a2, b2, c2) + rows[i + x + two]) & 255
+                    c0, c1, c2 = b0, b1, b2
+                    out[o + x], out[o + x + one], out[o + x + two] = a0, a1, a2
+            else:
+                known = False
+            i += size
+            o += size
+        valid[image] = known
+
+
+@jit
+def _paeth(left: np.int64, above: np.int64, corner: np.int64) -> np.int64:
+    # The nearest of the three to left + above - corner, the first of several. That is the higher
+    # neighbour where the corner lies below or in the lowest third between them, the lower one where
+    # it lies above or in the highest third, else the corner: two comparisons and no absolute value.
+    bound = 3 * corner - (left + above)
+    low, high = min(left, above), max(left, above)
+    if bound <= low:
+        return high
+    return low if bound >= high else corner

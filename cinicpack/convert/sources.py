@@ -1,0 +1,279 @@
+"""Where images come from: a directory tree, a tar or a zip, read as a stream.
+
+Nothing is extracted. The files of a tree are listed here and read where they are decoded; the
+members of an archive come one after the other, each with its bytes.
+"""
+
+import errno
+import io
+import os
+import stat
+import struct
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from isal import igzip, isal_zlib
+
+from cinicpack.convert import tar
+from cinicpack.errors import SourceError
+
+__all__ = ["MAX_BYTES", "Archive", "Tree", "open_source", "read_files"]
+
+# No image of the sizes that are packed comes near it; more is not held in memory.
+MAX_BYTES: Final = 64 << 20
+
+_EXPECTED: Final = "expected a directory, .tar, .tar.gz, .tgz or .zip"
+_FIRST_READ: Final = 8192
+# Opening a named pipe would wait for its writer.
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+
+_SPECIAL: Final = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
+_ZIP_ENCRYPTED: Final = 0x1
+_ZIP_UTF8: Final = 0x800
+# Magic, and the lengths of the name and of the extra field, of a member's own header.
+_ZIP_LOCAL: Final = struct.Struct("<4s22xHH")
+
+_Members = Iterator[tuple[str, int, bytes | None]]
+
+
+def open_source(path: str | os.PathLike[str]) -> "Tree | Archive":
+    """Find out, from what is at ``path``, how to read it.
+
+    Raises ``FileNotFoundError`` if nothing is there, and ``SourceError`` if it is something else
+    than a directory, a tar, a gzipped tar or a zip. File names and extensions do not matter.
+    """
+    path = Path(path)
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        return Tree(path)
+    if not stat.S_ISREG(mode):
+        raise SourceError(f"{path}: {_EXPECTED}, found {_SPECIAL[stat.S_IFMT(mode)]}")
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if start.startswith(b"\x1f\x8b"):
+        return Archive(path, _read_gzipped_tar)
+    if start.startswith((b"PK\3\4", b"PK\5\6")):
+        return Archive(path, _read_zip)
+    if tar.is_tar(start):
+        return Archive(path, _read_tar)
+    raise SourceError(f"{path}: {_EXPECTED}, found a file that starts with {start[:8]!r}")
+
+
+class Tree:
+    """A directory tree.
+
+    Attributes:
+        path: its root.
+        ignored: number of files that the last listing left out, for not being PNG.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.ignored = 0
+
+    def paths(self) -> list[str]:
+        """List the PNG files, relative to the root, in no particular order.
+
+        As for ImageFolder the extension is ``.png`` in any case and links are followed. What is
+        named so but is no regular file is listed too, for ``read_files`` to say what it is.
+
+        Raises ``SourceError`` if links go in a circle or a directory cannot be read.
+        """
+        self.ignored = 0
+        try:
+            return list(self._visit("", ()))
+        except OSError as error:
+            raise SourceError(f"{self.path}: expected a readable tree, found {error}") from error
+
+    def _visit(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+        status = os.stat(self.path / folder)
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            raise SourceError(
+                f"{self.path}: expected a tree, found that {folder!r} leads back to a directory "
+                "above it; remove that link"
+            )
+        folders = []
+        with os.scandir(self.path / folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    folders.append(entry.name)
+                elif _is_png(entry.name):
+                    yield f"{folder}{entry.name}"
+                else:
+                    self.ignored += 1
+        for name in folders:
+            yield from self._visit(f"{folder}{name}/", (*above, here))
+
+
+def read_files(root: str | os.PathLike[str], paths: Iterable[str]) -> list[bytes | OSError]:
+    """Read files of a tree whole; one that cannot be read gives the error that says why.
+
+    ``paths`` are relative to ``root``. Errors are also given for what is not a regular file and
+    for files above ``MAX_BYTES``.
+    """
+    folder = os.open(root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        return [_read_file(folder, path) for path in paths]
+    finally:
+        os.close(folder)
+
+
+class Archive:
+    """A tar or zip; iterating yields ``(path, content)`` of its PNG members in their order.
+
+    The content is the bytes, or an ``OSError`` for a member above ``MAX_BYTES``. Paths are
+    relative and without ``.`` components. ``SourceError``, which names the archive and the member,
+    is raised where the archive is damaged or incomplete, and for members that are links or
+    devices, that have an absolute path or one with ``..``, that are encrypted, or that are there
+    twice.
+
+    Attributes:
+        path: the archive.
+        ignored: number of files passed over so far, for not being PNG.
+    """
+
+    def __init__(self, path: Path, read_members: Callable[[io.FileIO], _Members]) -> None:
+        self.path = path
+        self.ignored = 0
+        self._read_members = read_members
+        self._size = max(1, path.stat().st_size)
+        self._file: io.FileIO | None = None
+
+    @property
+    def fraction(self) -> float:
+        """How much of the archive's bytes has been read, from 0 to 1."""
+        if self._file is None:
+            return 0.0
+        return 1.0 if self._file.closed else min(1.0, self._file.tell() / self._size)
+
+    def __iter__(self) -> Iterator[tuple[str, bytes | OSError]]:
+        self.ignored = 0
+        seen = set()
+        last = ""
+        with io.FileIO(self.path) as self._file:
+            try:
+                for name, size, data in self._read_members(self._file):
+                    last = name
+                    path = _normalise(name)
+                    if name.endswith("/"):
+                        continue
+                    if not _is_png(path):
+                        self.ignored += 1
+                        continue
+                    if path in seen:
+                        raise ValueError(f"expected every member once, found {path!r} again")
+                    seen.add(path)
+                    yield path, _too_large(path, size) if data is None else data
+            except (ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+                raise SourceError(f"{self.path}: {error}") from error
+            except (EOFError, OSError, isal_zlib.error) as error:
+                where = f"after member {last!r}" if last else "at its start"
+                raise SourceError(
+                    f"{self.path}: expected a whole archive, found it damaged or cut off {where} "
+                    f"({error}); fetch or make it again"
+                ) from error
+
+
+def _read_tar(file: io.FileIO) -> _Members:
+    return tar.read_members(file, MAX_BYTES)
+
+
+def _read_gzipped_tar(file: io.FileIO) -> _Members:
+    with igzip.IGzipFile(fileobj=file, mode="rb") as unzipped:
+        yield from tar.read_members(unzipped, MAX_BYTES)
+
+
+def _read_zip(file: io.FileIO) -> _Members:
+    # zipfile finds the members; reading each through it as well would take 40 us instead of 8.
+    with zipfile.ZipFile(file) as directory:
+        members = directory.infolist()
+    buffered = io.BufferedReader(file, 1 << 20)
+    for member in members:
+        # zipfile takes names without the flag for UTF-8 for cp437; since most are UTF-8 or ASCII
+        # even so, they are read as a tar's are.
+        encoding = "utf-8" if member.flag_bits & _ZIP_UTF8 else "cp437"
+        raw = member.orig_filename.encode(encoding)
+        name = raw.decode("utf-8", "surrogateescape")
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            found = _SPECIAL.get(kind, "something else")
+            raise ValueError(f"expected files and directories only, but {name!r} is {found}")
+        if member.flag_bits & _ZIP_ENCRYPTED:
+            raise ValueError(f"expected members without a password, but {name!r} is encrypted")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            method = zipfile.compressor_names.get(member.compress_type, member.compress_type)
+            raise ValueError(f"expected stored or deflated members, but {name!r} is {method}")
+        if not _is_png(name):
+            yield name, 0, b""
+        elif max(member.file_size, member.compress_size) > MAX_BYTES:
+            yield name, member.file_size, None
+        else:
+            yield name, member.file_size, _read_zip_member(buffered, member, raw)
+
+
+def _read_zip_member(file: io.BufferedReader, member: zipfile.ZipInfo, raw: bytes) -> bytes:
+    file.seek(member.header_offset)
+    header = file.read(_ZIP_LOCAL.size)
+    if len(header) == _ZIP_LOCAL.size:
+        magic, name_size, extra_size = _ZIP_LOCAL.unpack(header)
+        if magic == b"PK\3\4" and file.read(name_size + extra_size)[:name_size] == raw:
+            data = file.read(member.compress_size)
+            if member.compress_type == zipfile.ZIP_DEFLATED:
+                # One byte more than there should be, so that a stream that goes on is noticed.
+                inflate = isal_zlib.decompressobj(-15)
+                data = inflate.decompress(data, member.file_size + 1)
+            if len(data) == member.file_size and isal_zlib.crc32(data) == member.CRC:
+                return data
+    raise ValueError(f"expected what the zip's directory says, found member {raw!r} damaged")
+
+
+def _read_file(folder: int, path: str) -> bytes | OSError:
+    # 5 us, where open(path, "rb").read() takes 23. pread refuses pipes and sockets by itself, and
+    # what gives nothing or a full buffer (an empty file, a long one, a device) is looked at again.
+    try:
+        handle = os.open(path, _FLAGS, dir_fd=folder)
+        try:
+            data = os.pread(handle, _FIRST_READ, 0)
+            return data if 0 < len(data) < _FIRST_READ else _read_again(handle, path)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        return error.with_traceback(None)
+
+
+def _read_again(handle: int, path: str) -> bytes:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        found = _SPECIAL.get(stat.S_IFMT(status.st_mode), "a directory")
+        raise OSError(errno.EINVAL, f"expected a regular file, found {found}", path)
+    if status.st_size > MAX_BYTES:
+        raise _too_large(path, status.st_size)
+    return io.FileIO(handle, closefd=False).readall()
+
+
+def _too_large(path: str, size: int) -> OSError:
+    return OSError(errno.EFBIG, f"expected at most {MAX_BYTES} bytes, found {size}", path)
+
+
+def _is_png(path: str) -> bool:
+    """Say whether a path is a PNG file's, and not that of the ``._`` file which macOS adds."""
+    return path[-4:].lower() == ".png" and not path.startswith("._", path.rfind("/") + 1)
+
+
+def _normalise(name: str) -> str:
+    """Take ``.`` and empty components out of a member's name; refuse one that leads outside."""
+    if "/." not in name and "//" not in name and "\0" not in name and name[:1] not in "./":
+        return name
+    parts = name.split("/")
+    if not parts[0] or ".." in parts or "\0" in name:
+        raise ValueError(f"expected relative paths without '..', found member {name!r}")
+    return "/".join(part for part in parts if part not in ("", "."))
