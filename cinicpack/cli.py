@@ -1,0 +1,178 @@
+"""The command line: one thin function per command.
+
+Each function adds the arguments of its command to a parser and returns what runs it. Its docstring is
+the help text; what it needs is imported when it runs, so that ``--help`` answers at once.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from textwrap import dedent
+from typing import Any
+
+from cinicpack import __version__
+from cinicpack.errors import BadImagesError, CinicPackError
+
+__all__ = ["main"]
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return 0 on success, 1 on an error, 2 on wrong usage, 130 on Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="cinicpack",
+        description="Convert CINIC-10 once, then train on it as fast as memory allows.",
+        epilog="'cinicpack COMMAND --help' shows an example of each.",
+    )
+    parser.add_argument("--version", action="version", version=f"cinicpack {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        summary, _, details = dedent(" " * 4 + (command.__doc__ or "")).partition("\n\n")
+        subparser = commands.add_parser(
+            command.__name__.rstrip("_"),
+            help=summary[0].lower() + summary[1:].rstrip("."),
+            description=summary,
+            epilog=details,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        subparser.set_defaults(run=command(subparser))
+    arguments = parser.parse_args(argv)
+    warnings.showwarning = _show_warning
+    try:
+        status: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has had enough; nothing more can be written there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("cinicpack: interrupted", file=sys.stderr)
+        return 130
+    except (CinicPackError, OSError) as error:
+        print(f"cinicpack: error: {_text_of(error)}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _text_of(error: Exception) -> str:
+    if isinstance(error, BadImagesError):
+        # The exception's own text shows the first few only.
+        lines = [str(error).partition("\n")[0]]
+        return "\n".join(lines + [f"  {path}: {reason}" for path, reason in error.images])
+    return str(error)
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"cinicpack: warning: {message}", file=sys.stderr)
+
+
+def pack(parser: argparse.ArgumentParser) -> Run:
+    """Convert a tree or an archive of PNG images into a pack.
+
+    SOURCE is a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png or
+    CLASS/NAME.png in it. Nothing is extracted.
+
+    example:
+      cinicpack pack CINIC-10.tar.gz cinic10.pack
+    """
+    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("destination", metavar="DESTINATION", help="the pack to make")
+    parser.add_argument(
+        "--format",
+        choices=("npy", "hdf5"),
+        default="npy",
+        help="a directory of npy files (default), or one HDF5 file",
+    )
+    parser.add_argument("--splits", type=_names, help="the splits to take: train,valid")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: the cores)")
+    parser.add_argument("--shard-rows", type=int, metavar="N", help="images in one file at most")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out images that are bad")
+    parser.add_argument("--overwrite", action="store_true", help="replace the pack that is there")
+    parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
+
+    def run(arguments: argparse.Namespace) -> int:
+        import cinicpack
+
+        start = time.perf_counter()
+        made = cinicpack.pack(
+            arguments.source,
+            arguments.destination,
+            format=arguments.format,
+            splits=arguments.splits,
+            shard_rows=arguments.shard_rows,
+            num_workers=arguments.workers,
+            skip_bad=arguments.skip_bad,
+            overwrite=arguments.overwrite,
+            expect=arguments.expect,
+        )
+        seconds = time.perf_counter() - start
+        count = sum(info.rows for info in made.manifest.splits.values())
+        print(f"packed {count:,} images in {seconds:.1f} s ({count / seconds:,.0f} images/s)")
+        print(f"{made.path}: fingerprint {made.fingerprint}")
+        return 0
+
+    return run
+
+
+def info(parser: argparse.ArgumentParser) -> Run:
+    """Show what is in a pack.
+
+    example:
+      cinicpack info cinic10.pack
+    """
+    parser.add_argument("pack", metavar="PACK")
+    _add_json(parser)
+
+    def run(arguments: argparse.Namespace) -> int:
+        from cinicpack.store.reader import open_pack
+        from cinicpack.store.summary import describe_pack, format_summary
+
+        summary = describe_pack(open_pack(arguments.pack))
+        print(json.dumps(summary, indent=2) if arguments.json else format_summary(summary))
+        return 0
+
+    return run
+
+
+def verify(parser: argparse.ArgumentParser) -> Run:
+    """Hash a pack again and compare with what it recorded.
+
+    Every array that differs is named; the exit status is then 1.
+
+    example:
+      cinicpack verify cinic10.pack
+    """
+    parser.add_argument("pack", metavar="PACK")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")
+
+    def run(arguments: argparse.Namespace) -> int:
+        from cinicpack.store.verify import verify_pack
+
+        start = time.perf_counter()
+        nbytes, problems = verify_pack(arguments.pack, num_workers=arguments.workers)
+        seconds = time.perf_counter() - start
+        for problem in problems:
+            print(f"cinicpack: error: {problem}", file=sys.stderr)
+        verdict = f"{len(problems)} arrays differ" if problems else "all as recorded"
+        rate = nbytes / seconds / 1e9
+        print(f"{arguments.pack}: {nbytes:,} bytes in {seconds:.2f} s ({rate:.1f} GB/s), {verdict}")
+        return 1 if problems else 0
+
+    return run
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def _names(text: str) -> list[str]:
+    """Split what a comma-separated option lists."""
+    return [name for name in text.split(",") if name]
+
+
+_COMMANDS = (pack, info, verify)

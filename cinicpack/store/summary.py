@@ -1,0 +1,101 @@
+"""A summary of a pack: what ``cinicpack info`` shows."""
+
+from typing import Any
+
+from cinicpack.cinic10 import Origin
+from cinicpack.store.format import channel_statistics
+from cinicpack.store.reader import Pack
+
+__all__ = ["describe_pack", "format_summary"]
+
+_ORIGIN_NAMES = {
+    Origin.CIFAR10_TRAIN: "cifar10 train",
+    Origin.CIFAR10_TEST: "cifar10 test",
+    Origin.IMAGENET: "imagenet",
+    Origin.UNKNOWN: "unknown",
+}
+
+
+def describe_pack(pack: Pack) -> dict[str, Any]:
+    """Collect what a pack holds, as JSON has it; nothing but the manifest is read.
+
+    Per split: images, shards, fingerprint, images per class and per source, and the population mean
+    and std of each channel for pixels in [0, 1].
+    """
+    manifest = pack.manifest
+    splits = {}
+    for name, info in manifest.splits.items():
+        mean, std = channel_statistics(info.groups, manifest.image_shape)
+        splits[name] = {
+            "images": info.rows,
+            "shards": len(info.shards),
+            "fingerprint": info.fingerprint,
+            "classes": {
+                class_name: sum(group.rows for group in info.groups if group.label == label)
+                for label, class_name in enumerate(manifest.classes)
+            },
+            "sources": {
+                text: count
+                for origin, text in _ORIGIN_NAMES.items()
+                if (count := sum(group.rows for group in info.groups if group.origin == origin))
+            },
+            "mean": mean,
+            "std": std,
+        }
+    return {
+        "path": str(pack.path),
+        "format": pack.format,
+        "fingerprint": pack.fingerprint,
+        "image_shape": manifest.image_shape,
+        "bytes": sum(spec.nbytes for spec in manifest.specs()),
+        "normalization": manifest.normalization._asdict(),
+        "splits": splits,
+        "skipped": [{"path": path, "reason": reason} for path, reason in manifest.skipped],
+    }
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """Lay out what `describe_pack` collected for people to read."""
+    height, width, _ = summary["image_shape"]
+    total = sum(split["images"] for split in summary["splits"].values())
+    normalization = summary["normalization"]
+    origin = normalization["origin"]
+    where = "published for CINIC-10" if origin == "published" else f"computed on {origin}"
+    lines = [
+        f"{summary['path']}: {summary['format']} pack, {total:,} images of {height}x{width}, "
+        f"{summary['bytes']:,} bytes",
+        f"fingerprint    {summary['fingerprint']}",
+        f"normalization  mean {_figures(normalization['mean'])}  std "
+        f"{_figures(normalization['std'])}  ({where})",
+        "",
+    ]
+    columns = list(summary["splits"].items())
+    table = [["", *(name for name, _ in columns)]]
+    table.append(["images", *(f"{split['images']:,}" for _, split in columns)])
+    table.append(["shards", *(f"{split['shards']:,}" for _, split in columns)])
+    for field in ("sources", "classes"):
+        keys = {key: None for _, split in columns for key in split[field]}
+        table += [[key, *(f"{split[field].get(key, 0):,}" for _, split in columns)] for key in keys]
+    for field in ("mean", "std"):
+        for channel, colour in enumerate(("red", "green", "blue")):
+            cells = (f"{split[field][channel]:.6f}" for _, split in columns)
+            table.append([f"{field} {colour}", *cells])
+    table.append(["fingerprint", *(split["fingerprint"][:12] for _, split in columns)])
+    lines += _align(table)
+    if summary["skipped"]:
+        lines += ["", f"left out when packing: {len(summary['skipped']):,} images"]
+        lines += [f"  {skip['path']}: {skip['reason']}" for skip in summary["skipped"]]
+    return "\n".join(lines)
+
+
+def _figures(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:.6f}" for value in values)
+
+
+def _align(table: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        f"{row[0]:<{widths[0]}}"
+        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
+        for row in table
+    ]
