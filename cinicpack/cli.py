@@ -1,7 +1,8 @@
 """The command line: one thin function per command.
 
-Each function adds the arguments of its command to a parser and returns what runs it. Its docstring is
-the help text; what it needs is imported when it runs, so that ``--help`` answers at once.
+Each function adds the arguments of its command to a parser and returns what runs it. Its docstring
+is the help text; what it needs is imported when it runs, so that ``--help`` answers at once.
+The commands that study a pack are in `cinicpack.study.commands`.
 """
 
 import argparse
@@ -10,16 +11,16 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from textwrap import dedent
 from typing import Any
 
 from cinicpack import __version__
 from cinicpack.errors import BadImagesError, CinicPackError
+from cinicpack.study import commands as commands_of_study
+from cinicpack.study.commands import Run, add_json, split_names
 
 __all__ = ["main"]
-
-Run = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"cinicpack {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
+    for command in (*_COMMANDS, *commands_of_study.COMMANDS):
         summary, _, details = dedent(" " * 4 + (command.__doc__ or "")).partition("\n\n")
         subparser = commands.add_parser(
             command.__name__.rstrip("_"),
@@ -42,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         subparser.set_defaults(run=command(subparser))
     arguments = parser.parse_args(argv)
-    warnings.showwarning = _show_warning
     try:
-        status: int = arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            status: int = arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has had enough; nothing more can be written there.
@@ -67,7 +69,7 @@ def _text_of(error: Exception) -> str:
     return str(error)
 
 
-def _show_warning(message: Warning | str, *_: Any) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"cinicpack: warning: {message}", file=sys.stderr)
 
 
@@ -77,7 +79,7 @@ def pack(parser: argparse.ArgumentParser) -> Run:
     SOURCE is a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png or
     CLASS/NAME.png in it. Nothing is extracted.
 
-    example:
+    Example:
       cinicpack pack CINIC-10.tar.gz cinic10.pack
     """
     parser.add_argument("source", metavar="SOURCE")
@@ -88,7 +90,7 @@ def pack(parser: argparse.ArgumentParser) -> Run:
         default="npy",
         help="a directory of npy files (default), or one HDF5 file",
     )
-    parser.add_argument("--splits", type=_names, help="the splits to take: train,valid")
+    parser.add_argument("--splits", type=split_names, help="the splits to take: train,valid")
     parser.add_argument("--workers", type=int, metavar="N", help="processes (default: the cores)")
     parser.add_argument("--shard-rows", type=int, metavar="N", help="images in one file at most")
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that are bad")
@@ -122,11 +124,11 @@ def pack(parser: argparse.ArgumentParser) -> Run:
 def info(parser: argparse.ArgumentParser) -> Run:
     """Show what is in a pack.
 
-    example:
+    Example:
       cinicpack info cinic10.pack
     """
     parser.add_argument("pack", metavar="PACK")
-    _add_json(parser)
+    add_json(parser)
 
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.reader import open_pack
@@ -144,7 +146,7 @@ def verify(parser: argparse.ArgumentParser) -> Run:
 
     Every array that differs is named; the exit status is then 1.
 
-    example:
+    Example:
       cinicpack verify cinic10.pack
     """
     parser.add_argument("pack", metavar="PACK")
@@ -164,15 +166,6 @@ def verify(parser: argparse.ArgumentParser) -> Run:
         return 1 if problems else 0
 
     return run
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-
-
-def _names(text: str) -> list[str]:
-    """Split what a comma-separated option lists."""
-    return [name for name in text.split(",") if name]
 
 
 _COMMANDS = (pack, info, verify)
