@@ -193,7 +193,8 @@ def _draw_clouds(
     fields = np.fft.irfft2(np.fft.rfft2(noise) * gain, s=(size, size))
     spread = fields.std((-2, -1), keepdims=True)
     spread[spread == 0] = 1  # of a single pixel
-    return (fields / spread).astype(np.float32, copy=False)
+    clouds: Pixels = (fields / spread).astype(np.float32, copy=False)
+    return clouds
 
 
 def _place_patterns(labels: NDArray[np.generic], size: int, rng: np.random.Generator) -> Pixels:

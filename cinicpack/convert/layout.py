@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cinicpack.cinic10 import SPLITS
 from cinicpack.errors import SelectionError, SourceError
 
-__all__ = ["Layout", "Rows", "arrange"]
+__all__ = ["Layout", "arrange"]
 
 _EXAMPLES: Final = 5
 _EXPECTED: Final = (
@@ -21,28 +21,20 @@ _EXPECTED: Final = (
 _MAX_CLASSES: Final = 1 << 16
 
 
-class Rows(NamedTuple):
-    """The rows of one split.
-
-    Attributes:
-        order: (n,) int64, for each row the index of its path.
-        labels: (n,) uint8, or uint16 above 256 classes; for each row the index of its class.
-    """
-
-    order: NDArray[np.int64]
-    labels: NDArray[Any]
-
-
 class Layout(NamedTuple):
     """The structure that paths have.
 
     Attributes:
         classes: names, sorted; a label is a place in it.
-        splits: the rows of every split, CINIC-10's splits first, others by name.
+        rows: for each split an (n,) int64 array of places in ``paths``, in the order of its rows.
+        labels: for each split an (n,) uint8 array, uint16 above 256 classes.
+
+    ``rows`` and ``labels`` have CINIC-10's splits first, in its order, then others by name.
     """
 
     classes: tuple[str, ...]
-    splits: dict[str, Rows]
+    rows: dict[str, NDArray[np.int64]]
+    labels: dict[str, NDArray[np.uint8 | np.uint16]]
 
 
 def arrange(paths: Sequence[str], splits: Iterable[str] | None = None) -> Layout:
@@ -57,7 +49,7 @@ def arrange(paths: Sequence[str], splits: Iterable[str] | None = None) -> Layout
             is not in every split that is asked for.
         SelectionError: a split is asked for that is not there, or none is.
 
-    >>> arrange(["cat/b.png", "bird/c.png", "cat/a.png"]).splits["train"].order.tolist()
+    >>> arrange(["cat/b.png", "bird/c.png", "cat/a.png"]).rows["train"].tolist()
     [1, 2, 0]
     """
     if not paths:
@@ -77,7 +69,15 @@ def arrange(paths: Sequence[str], splits: Iterable[str] | None = None) -> Layout
     chosen = _choose(found, splits)
     classes = tuple(sorted({name for split in chosen for name in found[split]}))
     _check_classes(classes, {split: found[split] for split in chosen})
-    return Layout(classes, {split: _sort_rows(paths, classes, found[split]) for split in chosen})
+    numbers = np.arange(len(classes)).astype(np.uint8 if len(classes) <= 256 else np.uint16)
+    rows: dict[str, NDArray[np.int64]] = {}
+    labels: dict[str, NDArray[np.uint8 | np.uint16]] = {}
+    for split in chosen:
+        # Within a folder the order of paths is that of names.
+        runs = [sorted(found[split][name], key=paths.__getitem__) for name in classes]
+        rows[split] = np.fromiter(chain.from_iterable(runs), np.int64)
+        labels[split] = np.repeat(numbers, [len(run) for run in runs])
+    return Layout(classes, rows, labels)
 
 
 def _check_shape(paths: Sequence[str], folders: Mapping[str, Sequence[int]]) -> None:
@@ -124,16 +124,6 @@ def _check_classes(
         )
     if len(classes) > _MAX_CLASSES:
         raise SourceError(f"expected at most {_MAX_CLASSES} classes, found {len(classes)}")
-
-
-def _sort_rows(
-    paths: Sequence[str], classes: Sequence[str], found: Mapping[str, Sequence[int]]
-) -> Rows:
-    # Within a folder the order of paths is that of names.
-    runs = [sorted(found[name], key=paths.__getitem__) for name in classes]
-    numbers = np.arange(len(classes), dtype=np.uint8 if len(classes) <= 256 else np.uint16)
-    order = np.fromiter(chain.from_iterable(runs), np.int64)
-    return Rows(order, np.repeat(numbers, [len(run) for run in runs]))
 
 
 def _show(items: Sequence[str]) -> str:

@@ -163,11 +163,9 @@ class Archive:
             try:
                 for name, size, data in self._read_members(self._file):
                     last = name
-                    path = _normalise(name)
-                    if name.endswith("/"):
-                        continue
-                    if not _is_png(path):
-                        self.ignored += 1
+                    path = _image_path(name)
+                    if path is None:
+                        self.ignored += not name.endswith("/")
                         continue
                     if path in seen:
                         raise ValueError(f"expected every member once, found {path!r} again")
@@ -175,7 +173,7 @@ class Archive:
                     yield path, _too_large(path, size) if data is None else data
             except (ValueError, zipfile.BadZipFile, NotImplementedError) as error:
                 raise SourceError(f"{self.path}: {error}") from error
-            except (EOFError, OSError, isal_zlib.error) as error:
+            except (EOFError, OSError, isal_zlib.error) as error:  # type: ignore[misc]
                 where = f"after member {last!r}" if last else "at its start"
                 raise SourceError(
                     f"{self.path}: expected a whole archive, found it damaged or cut off {where} "
@@ -188,7 +186,7 @@ def _read_tar(file: io.FileIO) -> _Members:
 
 
 def _read_gzipped_tar(file: io.FileIO) -> _Members:
-    with igzip.IGzipFile(fileobj=file, mode="rb") as unzipped:
+    with igzip.open(file) as unzipped:  # type: ignore[no-untyped-call]
         yield from tar.read_members(unzipped, MAX_BYTES)
 
 
@@ -196,7 +194,7 @@ def _read_zip(file: io.FileIO) -> _Members:
     # zipfile finds the members; reading each through it as well would take 40 us instead of 8.
     with zipfile.ZipFile(file) as directory:
         members = directory.infolist()
-    buffered = io.BufferedReader(file, 1 << 20)
+    buffered = open(file.fileno(), "rb", buffering=1 << 20, closefd=False)
     for member in members:
         # zipfile takes names without the flag for UTF-8 for cp437; since most are UTF-8 or ASCII
         # even so, they are read as a tar's are.
@@ -210,9 +208,11 @@ def _read_zip(file: io.FileIO) -> _Members:
         if member.flag_bits & _ZIP_ENCRYPTED:
             raise ValueError(f"expected members without a password, but {name!r} is encrypted")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            method = zipfile.compressor_names.get(member.compress_type, member.compress_type)
-            raise ValueError(f"expected stored or deflated members, but {name!r} is {method}")
-        if not _is_png(name):
+            method = member.compress_type
+            raise ValueError(
+                f"expected stored or deflated members, but {name!r} has method {method}"
+            )
+        if _image_path(name) is None:
             yield name, 0, b""
         elif max(member.file_size, member.compress_size) > MAX_BYTES:
             yield name, member.file_size, None
@@ -264,16 +264,20 @@ def _too_large(path: str, size: int) -> OSError:
     return OSError(errno.EFBIG, f"expected at most {MAX_BYTES} bytes, found {size}", path)
 
 
-def _is_png(path: str) -> bool:
-    """Say whether a path is a PNG file's, and not that of the ``._`` file which macOS adds."""
-    return path[-4:].lower() == ".png" and not path.startswith("._", path.rfind("/") + 1)
-
-
-def _normalise(name: str) -> str:
-    """Take ``.`` and empty components out of a member's name; refuse one that leads outside."""
-    if "/." not in name and "//" not in name and "\0" not in name and name[:1] not in "./":
+def _image_path(name: str) -> str | None:
+    """Return the path that the name of a PNG member means, None for other members."""
+    # The common case takes 0.4 us this way, and 2 us the other.
+    plain = not ("/." in name or "//" in name or "\0" in name)
+    if plain and name.endswith(".png") and name[0] not in "./":
         return name
     parts = name.split("/")
     if not parts[0] or ".." in parts or "\0" in name:
         raise ValueError(f"expected relative paths without '..', found member {name!r}")
+    if not _is_png(parts[-1]):
+        return None
     return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _is_png(name: str) -> bool:
+    """Say whether a file name is an image's, and not that of the ``._`` file macOS adds to it."""
+    return name[-4:].lower() == ".png" and not name.startswith("._")

@@ -37,6 +37,10 @@ class Pool:
             memory = self._allocate(self._nbytes)
         return np.asarray(_Loan(memory, self._spares))
 
+    def clear(self) -> None:
+        """Let go of the spares, and keep none from now on."""
+        self._spares = deque(maxlen=0)
+
 
 class _Loan:
     """What an array that was lent is based on; gives the memory back when it is gone."""

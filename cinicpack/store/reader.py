@@ -148,6 +148,7 @@ class Split:
     Attributes:
         pack: the pack they are in.
         name: what was asked for: "train", "train+valid".
+        rows: of a selection, its rows in what ``name`` stands for; None: all.
     """
 
     def __init__(
@@ -163,7 +164,7 @@ class Split:
         self.name = name
         self._shards = tuple(shards)
         self._fields = fields
-        self._rows = rows
+        self.rows = rows
         self._fingerprint = fingerprint
 
     @cached_property
@@ -187,7 +188,7 @@ class Split:
 
         An ndarray (a view of the file) where they lie in one run, else an `Images`.
         """
-        images = Images(self._shards, self._rows)
+        images = Images(self._shards, self.rows)
         return images if (run := images.run()) is None else run
 
     @cached_property
@@ -208,10 +209,10 @@ class Split:
         return fingerprint_images(digests)
 
     def __len__(self) -> int:
-        return len(self._fields["labels"]) if self._rows is None else len(self._rows)
+        return len(self._fields["labels"]) if self.rows is None else len(self.rows)
 
     def __repr__(self) -> str:
-        part = "" if self._rows is None else ", a selection"
+        part = "" if self.rows is None else ", a selection"
         return f"Split({self.name!r} of {str(self.pack.path)!r}, {len(self)} images{part})"
 
     def select(
@@ -241,7 +242,7 @@ class Split:
             )
         if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
             return self
-        rows = rows if self._rows is None else self._rows[rows]
+        rows = rows if self.rows is None else self.rows[rows]
         return Split(self.pack, self.name, self._shards, self._fields, rows, None)
 
     def where(
@@ -280,16 +281,16 @@ class Split:
                 for shard in self._shards
             ]
         )
-        return starts if self._rows is None else starts[self._rows]
+        return starts if self.rows is None else starts[self.rows]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reselect, (self.pack, self.name, self._rows)
+        return _reselect, (self.pack, self.name, self.rows)
 
     def _field(self, name: str) -> NDArray[Any]:
         field = self._fields[name]
-        if self._rows is None:
+        if self.rows is None:
             return field
-        field = field[self._rows]
+        field = field[self.rows]
         field.flags.writeable = False
         return field
 

@@ -1,0 +1,91 @@
+"""Batches: what the kernels wrote, as tensors or arrays that share one block of memory."""
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["DTYPES", "BatchFormat", "Block"]
+
+# How the kernels see each dtype: NumPy has no bfloat16, and numba no float16.
+DTYPES: Final = {"float32": "f4", "float16": "u2", "bfloat16": "u2", "uint8": "u1"}
+
+_CACHE_LINE: Final = 64
+
+
+class Block(NamedTuple):
+    """The arrays that a kernel fills for n samples.
+
+    Attributes:
+        images: flat, of the type that `DTYPES` gives; n * 3 * H * W elements.
+        labels: (n,) int64.
+        index: (n,) int64.
+    """
+
+    images: NDArray[Any]
+    labels: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+
+class BatchFormat(NamedTuple):
+    """How batches are given to the user.
+
+    Attributes:
+        dtype: a key of `DTYPES`.
+        height: of the images.
+        width: of the images.
+        channels_last: whether a pixel's channels lie side by side.
+        output: "torch" or "numpy".
+        return_index: whether a batch has a third member.
+    """
+
+    dtype: str
+    height: int
+    width: int
+    channels_last: bool
+    output: str
+    return_index: bool
+
+    def nbytes(self, count: int) -> int:
+        """Size of the memory for ``count`` samples."""
+        return self._labels_start(count) + 2 * 8 * count
+
+    def block(self, memory: NDArray[np.uint8], count: int) -> Block:
+        """Lay the arrays for ``count`` samples into memory of ``nbytes(count)`` or more."""
+        start = self._labels_start(count)
+        middle, end = start + 8 * count, start + 16 * count
+        images = memory[: count * self._image_bytes].view(DTYPES[self.dtype])
+        return Block(images, memory[start:middle].view("i8"), memory[middle:end].view("i8"))
+
+    def batch(self, block: Block, start: int, stop: int) -> tuple[Any, ...]:
+        """Give samples ``start`` to ``stop`` of a block as the batch that the user receives."""
+        size = 3 * self.height * self.width
+        images: Any = block.images[start * size : stop * size]
+        labels: Any = block.labels[start:stop]
+        index: Any = block.index[start:stop]
+        if self.dtype == "float16":
+            images = images.view(np.float16)
+        planes = (stop - start, 3, self.height, self.width)
+        images = images.reshape(
+            (stop - start, self.height, self.width, 3) if self.channels_last else planes
+        )
+        if self.output == "torch":
+            import torch
+
+            images = torch.from_numpy(images)
+            if self.dtype == "bfloat16":
+                images = images.view(torch.bfloat16)
+            if self.channels_last:
+                images = images.permute(0, 3, 1, 2)
+            labels = torch.from_numpy(labels)
+            if self.return_index:
+                index = torch.from_numpy(index)
+        return (images, labels, index) if self.return_index else (images, labels)
+
+    @property
+    def _image_bytes(self) -> int:
+        return 3 * self.height * self.width * np.dtype(DTYPES[self.dtype]).itemsize
+
+    def _labels_start(self, count: int) -> int:
+        size = count * self._image_bytes
+        return size + -size % _CACHE_LINE

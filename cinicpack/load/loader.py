@@ -1,0 +1,434 @@
+"""The loader: epochs of augmented batches from a pack."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import operator
+import os
+import sys
+import weakref
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack.cores import usable_cores
+from cinicpack.errors import ArgumentError, LoaderError, SelectionError, StateError
+from cinicpack.load.augment import Augment
+from cinicpack.load.batches import DTYPES, BatchFormat
+from cinicpack.load.memory import Pool, allocate
+from cinicpack.load.order import epoch_order, rank_batches
+from cinicpack.load.pipeline import Pipeline
+from cinicpack.load.samples import Samples
+from cinicpack.store.reader import Pack, PathLike, Split, open_pack
+
+__all__ = ["Loader"]
+
+Batch: TypeAlias = tuple[Any, ...]
+Normalize: TypeAlias = bool | tuple[Sequence[float], Sequence[float]]
+
+_STATE_VERSION: Final = 1
+# What a thread makes at once, several batches where these are small: 100 µs of work, beside 10 µs
+# for handing it over.
+_SLAB_IMAGES: Final = 128
+
+
+class Loader:
+    """Iterates over epochs of augmented batches of a split.
+
+    The first ``iter()`` is epoch 0, each further one the next. What happens to a sample is a pure
+    function of seed, epoch and index, and the order one of seed and epoch: any batch size, number
+    of threads and number of ranks give the same samples with the same pixels.
+
+    Batches are made ahead in slabs of one batch, or of several that make up 128 images: at most
+    ``num_workers + 1`` slabs are under way or waiting. Memory that no batch refers to any longer is
+    used again.
+
+    Args:
+        pack: a path, or an open `Pack`.
+        split: name of a split, several joined by ``+``, or a `Split`.
+        batch_size: images in a batch, per rank.
+        shuffle: draw a new order for every epoch; else rows in their order.
+        augment: what is done to training images; None: nothing.
+        normalize: True: with the pack's mean and std; False: pixels in [0, 1]; or (mean, std).
+        dtype: of the images: "float32", "float16", "bfloat16"; "uint8": pixels as they are, cropped
+            and mirrored, but not normalised.
+        channels_last: torch tensors keep their shape with that memory format; NumPy arrays are
+            (B, H, W, 3).
+        source: only images from "cifar10" or "imagenet".
+        classes: only images of these classes; labels stay as they are.
+        drop_last: leave out the images that do not fill a batch on every rank.
+        seed: of order and augmentation, below 2**64.
+        num_workers: threads that make batches; None: the usable cores; 0: the one that iterates.
+        device: where batches are given.
+        augment_on: "cpu", or "device".
+        resident: whether the split's pixels live on the device; implies ``augment_on="device"``.
+        rank: of this process; None: torch.distributed's, if that is initialised.
+        world_size: number of processes that share an epoch, likewise.
+        return_index: add the rows of the images in ``split``, before any narrowing.
+        output: "torch" or "numpy".
+
+    A batch is ``(images, labels)`` or ``(images, labels, index)``: images (B, 3, H, W) of
+    ``dtype``, labels (B,) int64, index (B,) int64.
+
+    Raises:
+        ArgumentError: an argument is out of its domain.
+        SelectionError: the pack has no such split, source or class.
+        PackError: the pack is damaged.
+
+    >>> import cinicpack
+    >>> loader = cinicpack.Loader(
+    ...     "cinic10.pack", "train", batch_size=128, augment=cinicpack.Augment()
+    ... )  # doctest: +SKIP
+    >>> images, labels = next(iter(loader))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        pack: PathLike | Pack,
+        split: str | Split = "train",
+        *,
+        batch_size: int = 128,
+        shuffle: bool = True,
+        augment: Augment | None = None,
+        normalize: Normalize = True,
+        dtype: str = "float32",
+        channels_last: bool = False,
+        source: str | None = None,
+        classes: str | Iterable[str] | None = None,
+        drop_last: bool = False,
+        seed: int = 0,
+        num_workers: int | None = None,
+        device: Any = "cpu",
+        augment_on: str = "cpu",
+        resident: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        return_index: bool = False,
+        output: str = "torch",
+    ) -> None:
+        self.pack = pack if isinstance(pack, Pack) else open_pack(pack)
+        self.split = _check_split(self.pack, split)
+        self.batch_size = _check_int("batch_size", batch_size, 1)
+        self.shuffle = bool(shuffle)
+        self.augment = augment
+        self.source = source
+        self.classes = [classes] if isinstance(classes, str) else classes and list(classes)
+        self.drop_last = bool(drop_last)
+        self.seed = _check_int("seed", seed, 0, 2**64)
+        self.num_workers = (
+            usable_cores() if num_workers is None else _check_int("num_workers", num_workers, 0)
+        )
+        self._given_ranks = _check_ranks(rank, world_size)
+        self._ranks: tuple[int, int] | None = None
+        dtype = _check_dtype(dtype)
+        _check_output(output, dtype, device)
+        height, width, _ = self.pack.image_shape
+        self._format = BatchFormat(
+            dtype, height, width, bool(channels_last), output, bool(return_index)
+        )
+        rows = self.split.where(source=source, classes=self.classes)
+        if not len(rows):
+            raise SelectionError(
+                f"{self.split!r} has no images with source={source!r}, classes={self.classes!r}"
+            )
+        self._samples = Samples(self.split, rows, augment, self.seed, self._format)
+        self._samples.normalize(*_check_normalize(normalize, self.pack, dtype))
+        self._split_text = _describe_split(self.split)
+        self._slab_batches = max(1, _SLAB_IMAGES // self.batch_size)
+        self._ahead = self.num_workers + 1
+        nbytes = self._format.nbytes(self._slab_batches * self.batch_size)
+        self._pool = Pool(nbytes, self._ahead + 2, allocate)
+        # Where the running epoch is, and where the next one starts if not at the epoch after it.
+        self._epoch, self._consumed = 0, 0
+        self._start: tuple[int, int] | None = (0, 0)
+        self._current: weakref.ref[_Epoch] | None = None
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Count the batches of an epoch, the same on every rank."""
+        share = self.batch_size * self._resolve_ranks()[1]
+        count = len(self._samples)
+        return count // share if self.drop_last else math.ceil(count / share)
+
+    def __iter__(self) -> "_Epoch":
+        """Start the next epoch, or go on where a loaded state stopped.
+
+        An iterator of this loader that is still running is closed.
+        """
+        if self._closed:
+            raise LoaderError("expected an open loader, found one after close(); make a new one")
+        if running := self._running():
+            running.close()
+        self._ranks = self._resolve_ranks()
+        self._epoch, self._consumed = self._start or (self._epoch + 1, 0)
+        self._start = None
+        epoch = _Epoch(self)
+        self._current = weakref.ref(epoch)
+        return epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the number of the next epoch; those after it count on from there."""
+        self._start = (_check_int("epoch", epoch, 0, 2**32), 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the epoch is, as JSON can hold it, in less than 600 bytes.
+
+        It counts what the consumer has received. After the last batch it is the start of the next
+        epoch.
+        """
+        position = (self._epoch, self._consumed)
+        if self._start is not None and not self._running():
+            position = self._start
+        epoch, consumed = position
+        return {**self._identity(), "epoch": epoch, "samples": consumed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state: the next ``iter()`` gives exactly what would have come.
+
+        Batch size, world size and number of threads may be others than when it was saved.
+
+        Raises:
+            StateError: the state is of another pack or other options; they are named.
+            LoaderError: an iterator is running.
+        """
+        if self._running():
+            raise LoaderError(
+                "expected a loader without a running iterator, found one in the middle of an "
+                "epoch; load the state before iter(), or close() the iterator"
+            )
+        identity = self._identity()
+        if not isinstance(state, dict) or state.keys() != {*identity, "epoch", "samples"}:
+            raise StateError(f"expected what state_dict() returns, found {_shorten(state)}")
+        different = [
+            f"{key} {_shorten(state[key])} (here {_shorten(value)})"
+            for key, value in identity.items()
+            if state[key] != value
+        ]
+        if different:
+            raise StateError(f"the state is of another loader: {', '.join(different)}")
+        try:
+            epoch = _check_int("epoch", state["epoch"], 0, 2**32)
+            samples = _check_int("samples", state["samples"], 0, len(self._samples) + 1)
+        except ArgumentError as error:
+            raise StateError(f"the state is damaged: {error}") from None
+        self._start = (epoch, samples)
+
+    def close(self) -> None:
+        """End the running iterator with its threads and give back the memory."""
+        if running := self._running():
+            running.close()
+        self._closed = True
+        self._pool.clear()
+
+    def __repr__(self) -> str:
+        return (
+            f"Loader({str(self.pack.path)!r}, {self.split.name!r}, {len(self._samples)} images, "
+            f"batch_size={self.batch_size})"
+        )
+
+    def _running(self) -> "_Epoch | None":
+        epoch = self._current and self._current()
+        return epoch if epoch is not None and epoch.running else None
+
+    def _identity(self) -> dict[str, Any]:
+        """Collect what makes the samples of this loader what they are."""
+        return {
+            "version": _STATE_VERSION,
+            "seed": self.seed,
+            "fingerprint": self.pack.fingerprint[:16],
+            "split": self._split_text,
+            "source": self.source,
+            "classes": _abridge(self.classes),
+            "shuffle": self.shuffle,
+            "drop_last": self.drop_last,
+            "augment": self.augment and dataclasses.asdict(self.augment),
+        }
+
+    def _resolve_ranks(self) -> tuple[int, int]:
+        """Find rank and world size: as given, as torch.distributed has them, or one alone."""
+        if self._ranks is not None:
+            return self._ranks
+        if self._given_ranks is not None:
+            return self._given_ranks
+        if "torch" in sys.modules:
+            from torch import distributed
+
+            if distributed.is_available() and distributed.is_initialized():
+                return distributed.get_rank(), distributed.get_world_size()
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise LoaderError(
+                f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not "
+                "initialised: every rank would load everything; call init_process_group() before "
+                "the first iter(), or pass rank= and world_size="
+            )
+        return 0, 1
+
+
+class _Epoch:
+    """The batches of one epoch, in order."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        rank, world_size = loader._resolve_ranks()
+        epoch, samples, form, pool = loader._epoch, loader._samples, loader._format, loader._pool
+        order = epoch_order(
+            len(samples), shuffle=loader.shuffle, seed=loader.seed, epoch=epoch
+        )
+        positions, offsets = rank_batches(
+            order, loader._consumed, loader.batch_size, rank, world_size, loader.drop_last
+        )
+        step = loader._slab_batches
+
+        def make(number: int) -> list[Batch]:
+            """Make the batches of one slab, the first one last."""
+            edges = offsets[number * step : (number + 1) * step + 1].tolist()
+            block = form.block(pool.lend(), edges[-1] - edges[0])
+            samples.fill(block, positions[edges[0] : edges[-1]], epoch)
+            spans = [(start - edges[0], stop - edges[0]) for start, stop in pairwise(edges)]
+            return [form.batch(block, start, stop) for start, stop in reversed(spans)]
+
+        self._ready: list[Batch] = []
+        self._batches_left = len(offsets) - 1
+        self._share = loader.batch_size * world_size
+        self._pipeline = Pipeline(
+            make, math.ceil(self._batches_left / step), loader.num_workers, loader._ahead
+        )
+        self.running = True
+
+    def __iter__(self) -> "_Epoch":
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._ready:
+            self._refill()
+        batch = self._ready.pop()
+        loader = self._loader
+        self._batches_left -= 1
+        if self._batches_left:
+            loader._consumed += self._share
+        else:
+            self._finish()
+        return batch
+
+    def close(self) -> None:
+        """End the epoch here; ``next()`` raises from now on."""
+        self.running = False
+        self._ready.clear()
+        self._batches_left = -1
+        self._pipeline.close()
+
+    def _refill(self) -> None:
+        if self._batches_left < 0:
+            raise LoaderError(
+                "expected a running iterator, found one that was closed, by close() or by a newer "
+                "iter() of its loader"
+            )
+        if not self._batches_left:
+            # Also where there is no batch at all.
+            self._finish()
+            raise StopIteration
+        try:
+            self._ready = next(self._pipeline)
+        except Exception:
+            self.close()
+            raise
+
+    def _finish(self) -> None:
+        if self.running:
+            self.running = False
+            self._pipeline.close()
+            if self._loader._start is None:
+                self._loader._start = (self._loader._epoch + 1, 0)
+
+
+def _check_split(pack: Pack, split: str | Split) -> Split:
+    if not isinstance(split, Split):
+        return pack[split]
+    if split.pack.fingerprint != pack.fingerprint:
+        raise SelectionError(f"expected a split of {pack!r}, found {split!r}, which is of another")
+    return split
+
+
+def _check_int(name: str, value: Any, low: int, stop: int | None = None) -> int:
+    """Return ``value`` as an int in [low, stop)."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < low or (stop and number >= stop):
+        span = f"a whole number of at least {low}" + (f" and below {stop}" if stop else "")
+        raise ArgumentError(f"expected {name} to be {span}, found {value!r}")
+    return number
+
+
+def _check_dtype(dtype: Any) -> str:
+    # torch.float32 and numpy.float32 say their names like this.
+    name = getattr(dtype, "__name__", str(dtype)).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ArgumentError(f"expected dtype to be one of {', '.join(DTYPES)}, found {dtype!r}")
+    return name
+
+
+def _check_output(output: str, dtype: str, device: Any) -> None:
+    if output not in ("torch", "numpy"):
+        raise ArgumentError(f"expected output 'torch' or 'numpy', found {output!r}")
+    if output == "numpy" and dtype == "bfloat16":
+        raise ArgumentError("NumPy has no bfloat16: use output='torch', or another dtype")
+    if output == "numpy" and str(device) != "cpu":
+        raise ArgumentError(f"NumPy arrays are on the CPU: expected device='cpu', found {device!r}")
+
+
+def _check_normalize(
+    normalize: Any, pack: Pack, dtype: str
+) -> tuple[Sequence[float], Sequence[float]] | None:
+    """Return mean and std, or None for pixels in [0, 1]."""
+    if isinstance(normalize, bool | np.bool_):
+        return (pack.mean, pack.std) if normalize else None
+    try:
+        mean, std = (tuple(map(float, values)) for values in normalize)
+        valid = len(mean) == len(std) == 3 and all(map(math.isfinite, mean))
+    except (TypeError, ValueError):
+        valid = False
+    if not valid:
+        raise ArgumentError(
+            "expected normalize to be True, False or (mean, std) with three numbers each, "
+            f"found {normalize!r}"
+        )
+    if dtype == "uint8":
+        raise ArgumentError(
+            "uint8 batches are raw pixels: normalise them yourself, or choose another dtype"
+        )
+    return mean, std
+
+
+def _check_ranks(rank: int | None, world_size: int | None) -> tuple[int, int] | None:
+    if rank is None and world_size is None:
+        return None
+    if rank is None or world_size is None:
+        raise ArgumentError(
+            f"expected rank and world_size together, found rank={rank!r}, world_size={world_size!r}"
+        )
+    world_size = _check_int("world_size", world_size, 1)
+    return _check_int("rank", rank, 0, world_size), world_size
+
+
+def _describe_split(split: Split) -> str:
+    """Name a split, and a selection also by what is in it."""
+    if split.rows is None:
+        return split.name
+    return f"{split.name}#{hashlib.sha256(split.rows).hexdigest()[:16]}"
+
+
+def _abridge(classes: list[str] | None) -> list[str] | str | None:
+    """Keep a state small whatever number of classes is selected."""
+    text = json.dumps(classes)
+    return classes if len(text) <= 200 else hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
