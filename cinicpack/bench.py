@@ -1,0 +1,212 @@
+"""A benchmark: how fast a pack loads on this machine, and what holds it back."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from cinicpack.convert.layout import arrange
+from cinicpack.convert.sources import Tree
+from cinicpack.cores import usable_cores
+from cinicpack.jit import jit
+from cinicpack.load.augment import Augment
+from cinicpack.load.kernels import bytes_at
+from cinicpack.load.loader import Loader
+from cinicpack.load.pipeline import Pipeline
+from cinicpack.store.reader import Pack, Split
+
+__all__ = ["Bench", "FileDataset", "format_bench", "make_bound", "run_bench"]
+
+_ROUNDS = 5
+_PADDING = 4
+
+
+class Bench(NamedTuple):
+    """What `run_bench` measured, in images per second (medians of interleaved rounds).
+
+    Attributes:
+        split: whose images were loaded.
+        images: how many they are.
+        batch_size: images in a batch.
+        threads: of the loader, of the bound, and processes that read files.
+        loader: the `Loader`: crop, flip, normalise, float32.
+        bound: this machine's memory: the same threads gather images in random order and convert
+            them to float32, without anything else.
+        files: ImageFolder's way, a PNG file at a time; None if there was no tree.
+    """
+
+    split: str
+    images: int
+    batch_size: int
+    threads: int
+    loader: float
+    bound: float
+    files: float | None
+
+
+def run_bench(
+    pack: Pack, tree: str | os.PathLike[str] | None = None, *, batch_size: int = 128
+) -> Bench:
+    """Measure loader and bound in alternate rounds, then the reading of files, in under 30 s.
+
+    The split is "train", or the first that there is. Files are read for five seconds with torch's
+    DataLoader and one process per core, after its processes have started.
+    """
+    name = "train" if "train" in pack else pack.splits[0]
+    split = pack[name]
+    threads = usable_cores()
+    loader = Loader(pack, split, batch_size=batch_size, augment=Augment(), num_workers=threads)
+    bound = make_bound(split, batch_size, threads)
+    rates: dict[str, list[float]] = {"loader": [], "bound": []}
+    for warm in (False, *[True] * _ROUNDS):
+        for kind, run in (("loader", lambda: _count(loader)), ("bound", bound)):
+            rate = _rate(run)
+            # The first round compiles kernels and brings the images into memory.
+            if warm:
+                rates[kind].append(rate)
+    return Bench(
+        split=name,
+        images=len(split),
+        batch_size=batch_size,
+        threads=threads,
+        loader=statistics.median(rates["loader"]),
+        bound=statistics.median(rates["bound"]),
+        files=None if tree is None else _measure_files(Path(tree), name, pack, batch_size, threads),
+    )
+
+
+def format_bench(bench: Bench) -> str:
+    """Lay out a measurement as a small table, and name the bottleneck in one sentence."""
+    rows = [("cinicpack Loader", bench.loader), ("bound: gather + convert only", bench.bound)]
+    if bench.files is not None:
+        rows.insert(0, ("PNG files, ImageFolder's way", bench.files))
+    base = rows[0][1]
+    lines = [
+        f"{bench.images:,} images of {bench.split}, batches of {bench.batch_size}, random crop, "
+        f"flip, normalise to float32; {bench.threads} threads",
+        "",
+        f"{'':30}{'images/s':>12}{'ratio':>9}",
+        *(f"{name:30}{rate:>12,.0f}{rate / base:>8,.1f}x" for name, rate in rows),
+        "",
+        _name_bottleneck(bench),
+    ]
+    return "\n".join(lines)
+
+
+def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]:
+    """Build a run over ``split`` that gathers and converts only, and returns how many images.
+
+    It is the least that any loader of shuffled float32 batches has to do: each image's bytes are
+    read from where they lie, converted, multiplied and added to, and written to a batch. Batches are
+    written to a few buffers in turn, as a training loop would free them.
+    """
+    addresses = split.addresses()
+    size = int(np.prod(split.pack.image_shape))
+    order = np.random.default_rng(0).permutation(addresses)
+    starts = range(0, len(order), batch_size)
+    buffers = [np.empty(batch_size * size, np.float32) for _ in range(threads + 2)]
+
+    def fill(number: int) -> None:
+        start = number * batch_size
+        _gather_convert(order[start : start + batch_size], buffers[number % len(buffers)], size)
+
+    def run() -> int:
+        for _ in Pipeline(fill, len(starts), threads, threads + 1):
+            pass
+        return len(order)
+
+    return run
+'''
+
+
+@jit
+def _gather_convert(addresses: NDArray[np.uint64], out: NDArray[np.float32], size: int) -> None:
+    """Convert the ``size`` bytes at each address to float32, one multiply and one add."""
+    scale, shift = np.float32(0.016), np.float32(-1.9)
+    for image in range(np.uint64(len(addresses))):
+        pixels = bytes_at(addresses[image], size)
+        start = image * np.uint64(size)
+        for pixel in range(np.uint64(size)):
+            out[start + pixel] = np.float32(pixels[pixel]) * scale + shift
+
+
+class FileDataset(Dataset[tuple[torch.Tensor, int]]):
+    """Images of a tree read as ImageFolder and torchvision's transforms do, one file at a time.
+
+    Opened with Pillow, converted to RGB, cropped, flipped, made a tensor and normalised, with the
+    same operations on the same libraries; here so that torchvision need not be installed.
+    """
+
+    def __init__(self, root: Path, split: str, pack: Pack) -> None:
+        paths = Tree(root).paths()
+        order, labels = arrange(paths).splits[split]
+        self._files = [(str(root / paths[row]), label) for row, label in zip(
+            order.tolist(), labels.tolist(), strict=True)]
+        self._mean = torch.tensor(pack.mean).view(3, 1, 1)
+        self._std = torch.tensor(pack.std).view(3, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        file, label = self._files[index]
+        with open(file, "rb") as stream:
+            image = Image.open(stream).convert("RGB")
+        width, height = image.size
+        padded = Image.new("RGB", (width + 2 * _PADDING, height + 2 * _PADDING))
+        padded.paste(image, (_PADDING, _PADDING))
+        top, left = torch.randint(0, 2 * _PADDING + 1, (2,)).tolist()
+        image = padded.crop((left, top, left + width, top + height))
+        if torch.rand(1) < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return pixels.to(torch.float32).div(255).sub_(self._mean).div_(self._std), label
+
+
+def _measure_files(
+    tree: Path, split: str, pack: Pack, batch_size: int, threads: int, seconds: float = 5.0
+) -> float:
+    loader = DataLoader(
+        FileDataset(tree, split, pack), batch_size, shuffle=True, num_workers=threads
+    )
+    batches = iter(loader)
+    next(batches)
+    count, start = 0, time.perf_counter()
+    for _, labels in batches:
+        count += len(labels)
+        if time.perf_counter() - start > seconds:
+            break
+    return count / (time.perf_counter() - start)
+
+
+def _count(loader: Loader) -> int:
+    return sum(len(labels) for _, labels in loader)
+
+
+def _rate(run: Callable[[], int]) -> float:
+    start = time.perf_counter()
+    count = run()
+    return count / (time.perf_counter() - start)
+
+
+def _name_bottleneck(bench: Bench) -> str:
+    share = bench.loader / bench.bound
+    text = f"The loader reaches {share:.0%} of what this machine's memory allows: "
+    if share >= 0.8:
+        text += "the bottleneck is memory, and no loader of float32 batches would be much faster."
+    else:
+        text += (
+            "the bottleneck is the work per batch; larger batches or fewer other programs on "
+            "these cores would bring it closer."
+        )
+    if bench.files is not None:
+        text += f" Reading files is {bench.loader / bench.files:,.0f} times slower, for decoding."
+    return text
