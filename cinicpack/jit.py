@@ -40,7 +40,8 @@ class _OptionalCache(FunctionCache):
 def jit(function: Kernel) -> Kernel:
     """Compile a function when it is first called with arguments of a type, or load it from disk.
 
-    Numba alone lets a call fail where it can compile the function but not write it to disk.
+    Numba alone lets a call fail where it can compile the function but not write it to disk. What is
+    on disk is used until the function's own module changes: not this one, nor kernels it imports.
     """
     kernel: Any = njit(nogil=True, boundscheck=False, error_model="numpy")(function)
     # What numba does for cache=True; the error means that no directory is fit for a cache.

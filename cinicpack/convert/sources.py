@@ -12,7 +12,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from isal import igzip, isal_zlib
 
@@ -204,7 +204,7 @@ def _read_zip(file: io.FileIO) -> _Members:
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             found = _SPECIAL.get(kind, "something else")
-            raise ValueError(f"expected files and directories only, but {name!r} is {found}")
+            raise ValueError(f"expected only files and directories, but {name!r} is {found}")
         if member.flag_bits & _ZIP_ENCRYPTED:
             raise ValueError(f"expected members without a password, but {name!r} is encrypted")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -220,7 +220,7 @@ def _read_zip(file: io.FileIO) -> _Members:
             yield name, member.file_size, _read_zip_member(buffered, member, raw)
 
 
-def _read_zip_member(file: io.BufferedReader, member: zipfile.ZipInfo, raw: bytes) -> bytes:
+def _read_zip_member(file: BinaryIO, member: zipfile.ZipInfo, raw: bytes) -> bytes:
     file.seek(member.header_offset)
     header = file.read(_ZIP_LOCAL.size)
     if len(header) == _ZIP_LOCAL.size:

@@ -1,0 +1,32 @@
+"""A file that a command writes: whole, or not at all."""
+
+import os
+from pathlib import Path
+
+from cinicpack.errors import ArgumentError, DestinationError
+from cinicpack.store.publish import publishing
+
+__all__ = ["require_suffix", "write_file"]
+
+
+def require_suffix(path: str | os.PathLike[str], *suffixes: str) -> str:
+    """Return the suffix of ``path``, lower case, if it is one of ``suffixes``.
+
+    Raises `ArgumentError` for any other: a mistaken ``-o cinic10.pack`` must not replace a pack.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in suffixes:
+        raise ArgumentError(f"{path}: expected a file name that ends in {' or '.join(suffixes)}")
+    return suffix
+
+
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write ``path``, replacing the file that is there when everything is written.
+
+    Raises `DestinationError` for a directory or where nothing can be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DestinationError(f"{path}: expected a file to write, found a directory")
+    with publishing(path, overwrite=True) as work:
+        (work / path.name).write_bytes(content)

@@ -1,0 +1,194 @@
+"""Unpacking: the images of a pack become a tree of PNG files again, or of links to them."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack.errors import ArgumentError, PackError, SelectionError, SourceError
+from cinicpack.store.reader import Pack, Split, open_pack
+from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
+
+__all__ = ["unpack"]
+
+_JOB_IMAGES: Final = 512
+_SHOWN: Final = 5
+
+# The authors' enlarged training set, which is named like the first.
+_MERGED: Final = ("train", "valid")
+
+
+class _Part(NamedTuple):
+    """The images of one class in one split, and the split folder that they go to."""
+
+    split: Split
+    rows: NDArray[np.int64]
+    target: str
+    class_name: str
+    names: list[str]
+
+
+def unpack(
+    pack: Pack | str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    split: str | None = None,
+    source: str | None = None,
+    classes: str | Iterable[str] | None = None,
+    merge_train_valid: bool = False,
+    link: str | os.PathLike[str] | None = None,
+    num_workers: int | None = None,
+    progress: bool = True,
+) -> dict[str, int]:
+    """Write images of a pack as ``DESTINATION/SPLIT/CLASS/NAME.png``, under their original names.
+
+    The pixels are the same, though not the bytes of the files: ``cinicpack.pack(destination)``
+    gives splits with the fingerprints of what was selected. ``destination`` appears when all is
+    written.
+
+    Reproduces the authors' notebooks ``enlarge-train-set`` (``merge_train_valid=True``),
+    ``cifar-extraction`` and ``imagenet-extraction`` (``source=``), whose links
+    lead nowhere (BayesWatch/cinic-10).
+
+    Args:
+        pack: a pack, or its path.
+        destination: the tree to make: not there yet, or an empty directory.
+        split: the splits to write: "train", "train+valid"; None: all.
+        source: "cifar10" or "imagenet" alone.
+        classes: one class or several alone.
+        merge_train_valid: write train and valid into one split, "train".
+        link: a tree that has the files. Relative links to them are written instead of images.
+        num_workers: threads; None: as many as there are usable cores.
+        progress: show a bar, if standard error is a terminal.
+
+    Returns:
+        The number of images in each split folder.
+
+    Raises:
+        SelectionError: a split, source or class is not there, no image is selected, or train and
+            valid cannot be merged, having images of the same class and name.
+        ArgumentError: train and valid are to be merged but not both selected.
+        SourceError: the tree that is to be linked lacks some of the files.
+        DestinationError: ``destination`` is there, or cannot be written.
+
+    >>> from cinicpack.study.unpack import unpack
+    >>> unpack("cinic10.pack", "enlarged", merge_train_valid=True)  # doctest: +SKIP
+    {'train': 180000, 'test': 90000}
+    """
+    pack = pack if isinstance(pack, Pack) else open_pack(pack)
+    names = list(pack.splits) if split is None else split.split("+")
+    if merge_train_valid and not set(_MERGED) <= set(names):
+        raise ArgumentError(
+            f"expected {' and '.join(_MERGED)} to merge, found the splits {', '.join(names)}"
+        )
+    selected = pack["+".join(names)].select(source=source, classes=classes)
+    parts = [
+        part
+        for name in names
+        for part in _divide(
+            pack[name],
+            pack[name].where(source=source, classes=classes),
+            _MERGED[0] if merge_train_valid and name in _MERGED else name,
+        )
+    ]
+    _check_names(parts)
+    with building(destination) as work:
+        if link is None:
+            jobs = [job for part in parts for job in _write_jobs(part, work)]
+        else:
+            sources = _locate(Path(link), parts)
+            final = Path(os.path.realpath(destination))
+            jobs = [
+                partial(_link, part, folder, work, final)
+                for part, folder in zip(parts, sources, strict=True)
+            ]
+        run_jobs(jobs, len(selected), num_workers=num_workers, progress=progress)
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts[part.target] += len(part.rows)
+    return dict(counts)
+
+
+def _divide(split: Split, rows: NDArray[np.int64], target: str) -> Iterator[_Part]:
+    labels = split.labels[rows]
+    for label in np.unique(labels).tolist():
+        mine = rows[labels == label]
+        names = [os.fsdecode(name) for name in split.names[mine].tolist()]
+        yield _Part(split, mine, target, split.pack.classes[label], names)
+
+
+def _check_names(parts: list[_Part]) -> None:
+    """Refuse names that lead elsewhere, and those that two images of a folder would share."""
+    splits: dict[tuple[str, str, str], str] = {}
+    shared = []
+    for split, _, target, class_name, names in parts:
+        for name in names:
+            if "/" in name + class_name or {name, class_name} & {"", ".", ".."}:
+                raise PackError(
+                    f"{split.pack.path}: expected names of a class and a file, "
+                    f"found {class_name!r} and {name!r}"
+                )
+            first = splits.setdefault((target, class_name, name), split.name)
+            if first != split.name:
+                shared.append(f"{class_name}/{name}")
+    if shared:
+        raise SelectionError(
+            f"{' and '.join(_MERGED)} cannot be merged: expected different names, found "
+            f"{_show(shared)} in both; leave out --merge-train-valid (merge_train_valid=True)"
+        )
+
+
+def _write_jobs(part: _Part, work: Path) -> Iterator[Callable[[], int]]:
+    for start in range(0, len(part.rows), _JOB_IMAGES):
+        stop = start + _JOB_IMAGES
+        yield partial(
+            _write,
+            part.split,
+            part.rows[start:stop],
+            work / part.target / part.class_name,
+            part.names[start:stop],
+        )
+
+
+def _write(split: Split, rows: NDArray[np.int64], folder: Path, names: list[str]) -> int:
+    write_files(folder, names, encode_pngs(np.ascontiguousarray(split.images[rows])))
+    return len(rows)
+
+
+def _locate(tree: Path, parts: list[_Part]) -> list[Path]:
+    """Find the folders of a tree that have the files, with or without a lone folder above."""
+    folders = [tree / part.split.name / part.class_name for part in parts]
+    if not any(map(Path.is_dir, folders)) and tree.is_dir():
+        inner = [path for path in tree.iterdir() if path.is_dir()]
+        if len(inner) == 1:
+            return _locate(inner[0], parts)
+    missing = []
+    for folder, part in zip(folders, parts, strict=True):
+        there = set(os.listdir(folder)) if folder.is_dir() else set()
+        missing += [str(folder / name) for name in part.names if name not in there]
+    if missing:
+        raise SourceError(
+            f"{tree}: expected SPLIT/CLASS/NAME.png of every selected image, found no "
+            f"{_show(missing)}; name the tree that was packed"
+        )
+    return folders
+
+
+def _link(part: _Part, source: Path, work: Path, final: Path) -> int:
+    # Links count from where they will really be, whatever links lead there.
+    folder = work / part.target / part.class_name
+    folder.mkdir(parents=True, exist_ok=True)
+    start = os.path.relpath(os.path.realpath(source), final / part.target / part.class_name)
+    for name in part.names:
+        os.symlink(f"{start}/{name}", folder / name)
+    return len(part.names)
+
+
+def _show(items: list[str]) -> str:
+    more = f" and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more

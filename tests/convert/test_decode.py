@@ -1,0 +1,314 @@
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from cinicpack.convert.decode import decode_images
+from tests.png_images import (
+    BIT_DEPTHS,
+    GREY,
+    GREY_ALPHA,
+    PALETTE,
+    RGB,
+    RGBA,
+    SIGNATURE,
+    chunk,
+    header,
+    png,
+    random_samples,
+)
+
+SHEETS = sorted((Path(__file__).parents[3] / "shared" / "samples").glob("cinic-*.png"))
+KINDS = [(color_type, depth) for color_type, depths in BIT_DEPTHS.items() for depth in depths]
+SAMPLES = random_samples(RGB, 8, 3, 7)
+ROWS = b"".join(b"\0" + bytes(row.ravel().tolist()) for row in SAMPLES)
+STREAM = zlib.compress(ROWS)
+
+
+def image_of(
+    kind: tuple[int, int],
+    height: int,
+    width: int,
+    *,
+    filters: Sequence[int] = (0,),
+    interlaced: bool = False,
+    seed: int = 0,
+    before: Sequence[bytes] = (),
+    cuts: Sequence[int] = (),
+) -> bytes:
+    color_type, bit_depth = kind
+    palette = b""
+    if color_type == PALETTE:
+        palette = np.random.default_rng(seed + 1).bytes(3 * 2**bit_depth)
+    return png(
+        random_samples(color_type, bit_depth, height, width, seed),
+        color_type,
+        bit_depth,
+        filters=filters,
+        interlaced=interlaced,
+        palette=palette,
+        before=before,
+        cuts=cuts,
+    )
+
+
+def pixels_of(file: bytes) -> NDArray[np.uint8]:
+    [image] = decode_images([file])
+    assert image.reason is None
+    assert image.pixels.flags.c_contiguous
+    return image.pixels
+
+
+def reason_of(file: bytes) -> str:
+    [image] = decode_images([file])
+    assert image.reason
+    assert image.pixels.shape == (0, 0, 3)
+    assert not image.reduced
+    return image.reason
+
+
+def assert_same_as_pillow(file: bytes) -> None:
+    with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(file)) as image:
+        expected = np.array(image.convert("RGB"))
+    np.testing.assert_array_equal(pixels_of(file), expected, strict=True)
+
+
+def test_a_common_png_does_without_pillow(monkeypatch):
+    monkeypatch.delattr("cinicpack.convert.decode.PngImageFile")
+    np.testing.assert_array_equal(pixels_of(png(SAMPLES)), SAMPLES.astype(np.uint8), strict=True)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 7), (9, 16), (32, 32)])
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_the_pixels_that_pillow_gives(kind, interlaced, size):
+    height, width = size
+    assert_same_as_pillow(image_of(kind, height, width, filters=range(5), interlaced=interlaced))
+
+
+@settings(deadline=None)
+@given(
+    kind=st.sampled_from([*KINDS, *[(RGB, 8)] * 10]),
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
+    filters=st.lists(st.integers(0, 4), min_size=1, max_size=20),
+    interlaced=st.booleans(),
+    seed=st.integers(0, 2**32),
+    cuts=st.lists(st.integers(0, 40), max_size=4),
+)
+def test_any_image_has_the_pixels_that_pillow_gives(
+    kind, height, width, filters, interlaced, seed, cuts
+):
+    assert_same_as_pillow(
+        image_of(kind, height, width, filters=filters, interlaced=interlaced, seed=seed, cuts=cuts)
+    )
+
+
+@pytest.mark.skipif(not SHEETS, reason="the contact sheets in ../shared/samples are not here")
+def test_real_images():
+    tiles = []
+    for path in SHEETS:
+        with Image.open(path) as sheet:
+            pixels = np.array(sheet.convert("RGB"))
+        tiles += [
+            pixels[1 + 33 * r :, 1 + 33 * c :][:32, :32] for r in range(10) for c in range(20)
+        ]
+    files = []
+    for tile in tiles:
+        file = BytesIO()
+        Image.fromarray(tile).save(file, "png")
+        files.append(file.getvalue())
+    for image, tile in zip(decode_images(files), tiles, strict=True):
+        np.testing.assert_array_equal(image.pixels, tile, strict=True)
+
+
+def test_images_of_many_sizes_and_kinds_keep_their_order():
+    files = [
+        image_of(kind, height, width, seed=seed)
+        for seed, (kind, height, width) in enumerate(
+            [((RGB, 8), 3, 7), ((GREY, 8), 3, 7), ((RGB, 8), 7, 3), ((PALETTE, 4), 2, 2)] * 3
+        )
+    ]
+    files.insert(5, b"")
+    for image, file in zip(decode_images(files), files, strict=True):
+        if file:
+            np.testing.assert_array_equal(image.pixels, pixels_of(file), strict=True)
+        else:
+            assert image.reason == "truncated: it ends at byte 0, before its IEND chunk"
+
+
+def test_no_images():
+    assert decode_images([]) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_of_16_bits_are_told(kind):
+    [image] = decode_images([image_of(kind, 3, 7)])
+    assert image.reduced == (kind[1] == 16)
+
+
+def test_how_16_bits_are_reduced():
+    values = np.array([[[0x0012], [0x00FF], [0x0100], [0xABCD]]], np.uint16)
+    grey = pixels_of(png(values, GREY, 16))
+    color = pixels_of(png(values.repeat(3, 2), RGB, 16))
+    assert grey[0, :, 0].tolist() == [0x12, 0xFF, 0xFF, 0xFF]
+    assert color[0, :, 0].tolist() == [0x00, 0x00, 0x01, 0xAB]
+
+
+ANCILLARY = {
+    "gAMA": [chunk(b"gAMA", struct.pack(">I", 45455))],
+    "text": [chunk(b"tEXt", b"Comment\0hello"), chunk(b"zTXt", b"a\0\0" + zlib.compress(b"b"))],
+    "international text": [chunk(b"iTXt", b"Title\0\0\0en\0Title\0hello")],
+    "profile": [chunk(b"iCCP", b"name\0\0" + zlib.compress(bytes(200)))],
+    "animation": [
+        chunk(b"acTL", struct.pack(">II", 1, 0)),
+        chunk(b"fcTL", struct.pack(">5I2H2B", 0, 7, 3, 0, 0, 1, 1, 0, 0)),
+    ],
+    "animation without frames": [chunk(b"acTL", bytes(8))],
+    "private": [chunk(b"prVt", b"whatever"), chunk(b"PRVT", b"whatever")],
+}
+
+
+@pytest.mark.parametrize("name", ANCILLARY)
+@pytest.mark.parametrize("color_type", [RGB, GREY, RGBA])
+def test_other_chunks_have_the_effect_that_they_have_in_pillow(name, color_type):
+    assert_same_as_pillow(image_of((color_type, 8), 3, 7, before=ANCILLARY[name]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ((GREY, 1), b"\0\1"),
+        ((GREY, 8), b"\0\x80"),
+        ((GREY, 16), b"\0\x80"),
+        ((RGB, 8), bytes(range(6))),
+        ((RGB, 16), bytes(range(6))),
+        ((PALETTE, 8), b"\xff\0\xff"),
+        ((PALETTE, 8), b"\0\x80\xff\x10"),
+        ((PALETTE, 2), b"\0\x80"),
+    ],
+)
+def test_transparency_is_ignored_as_in_pillow(kind, content):
+    assert_same_as_pillow(image_of(kind, 3, 7, before=[chunk(b"tRNS", content)]))
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [STREAM + b"more", zlib.compress(ROWS * 2), zlib.compress(ROWS[:44])],
+    ids=["excess", "long", "short"],
+)
+def test_streams_that_are_not_as_they_should_be_but_pillow_accepts(stream):
+    assert_same_as_pillow(png(SAMPLES, stream=stream))
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason"),
+    [
+        (b"", "image file is truncated"),
+        (STREAM[:30], "image file is truncated"),
+        (STREAM[:-4] + b"adlr", "broken data stream when reading image file"),
+        (b"garbage", "broken data stream when reading image file"),
+        (zlib.compress(b"\5" + ROWS[1:]), "unrecognized data stream contents"),
+    ],
+    ids=["empty", "cut", "adler", "garbage", "filter"],
+)
+@pytest.mark.parametrize("lenient", [False, True])
+def test_what_pillow_refuses(monkeypatch, stream, reason, lenient):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    found = reason_of(png(SAMPLES, stream=stream))
+    assert found.startswith(f"Pillow cannot decode it: {reason}")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
+
+
+def test_a_short_chunk_is_refused_with_the_reason_that_pillow_has():
+    file = png(SAMPLES, before=[chunk(b"gAMA", b"\0")])
+    assert reason_of(file) == "Pillow cannot decode it: Truncated gAMA chunk"
+
+
+def test_a_text_that_pillow_takes_for_its_own_note_has_that_effect():
+    file = png(SAMPLES, before=[chunk(b"tEXt", b"interlace\0yes")])
+    assert reason_of(file).startswith("Pillow cannot decode it: ")
+
+
+def test_a_file_of_another_kind():
+    bitmap = BytesIO()
+    Image.new("RGB", (3, 7)).save(bitmap, "bmp")
+    assert reason_of(bitmap.getvalue()).startswith("not a PNG file: it starts with b'BM")
+
+
+def test_bombs():
+    large = SIGNATURE + chunk(b"IHDR", header(50_000, 50_000)) + chunk(b"IEND")
+    assert reason_of(large).startswith("too large: it is 50000x50000 pixels")
+    bomb = zlib.compress(bytes(2_000_000))
+    text = chunk(b"zTXt", b"key\0\0" + bomb)
+    assert "too large" in reason_of(png(SAMPLES, before=[text]))
+    profile = chunk(b"iCCP", b"name\0\0" + bomb)
+    assert "too large" in reason_of(png(SAMPLES, before=[profile]))
+
+
+def test_pillow_never_warns_and_has_no_limit_of_its_own(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels_of(image_of((GREY, 8), 32, 32))
+        pixels_of(image_of((PALETTE, 8), 3, 7, before=[chunk(b"tRNS", b"\1\2\3")]))
+        pixels_of(png(SAMPLES, before=[chunk(b"acTL", bytes(8))]))
+
+
+DAMAGED = [
+    png(SAMPLES, before=ANCILLARY["gAMA"], cuts=[20], filters=range(5)),
+    image_of((PALETTE, 4), 3, 7, before=[chunk(b"tRNS", b"\0\x80")]),
+    image_of((GREY_ALPHA, 16), 3, 7, interlaced=True),
+    png(SAMPLES, before=ANCILLARY["animation"] + ANCILLARY["text"]),
+]
+
+
+@pytest.mark.parametrize("file", DAMAGED)
+def test_whichever_byte_is_damaged_the_image_is_refused(file):
+    pixels = pixels_of(file)
+    trailing = b"trailing"
+    for position in range(len(file) + len(trailing)):
+        for flip in (1, 0x20, 0xFF):
+            damaged = bytearray(file + trailing)
+            damaged[position] ^= flip
+            if position < len(file):
+                assert reason_of(bytes(damaged))
+            else:
+                np.testing.assert_array_equal(pixels_of(bytes(damaged)), pixels)
+
+
+@pytest.mark.parametrize("file", DAMAGED)
+def test_wherever_a_file_is_cut_off_the_image_is_refused(file):
+    for size in range(len(file)):
+        assert reason_of(file[:size])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(DAMAGED), st.data())
+def test_damage_that_no_crc_tells_gives_what_pillow_gives_or_a_reason(file, data):
+    chunks = []
+    position = 8
+    while position < len(file):
+        length = int.from_bytes(file[position : position + 4], "big")
+        kind, content = (
+            file[position + 4 : position + 8],
+            file[position + 8 : position + 8 + length],
+        )
+        chunks.append((kind, bytearray(content)))
+        position += 12 + length
+    kind, content = data.draw(st.sampled_from([c for c in chunks if c[1]]))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file = SIGNATURE + b"".join(chunk(kind, bytes(content)) for kind, content in chunks)
+    [image] = decode_images([file])
+    if not image.reason:
+        assert_same_as_pillow(file)

@@ -1,0 +1,116 @@
+import importlib.util
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+import pytest
+
+from cinicpack.jit import jit
+
+SOURCE = """
+from cinicpack.jit import jit
+
+@jit
+def scale(x):
+    return x * {}
+"""
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run a module with a kernel, as a program does that is started anew."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    path = tmp_path / "kernel.py"
+
+    def load(factor: int) -> Any:
+        path.write_text(SOURCE.format(factor))
+        spec = importlib.util.spec_from_file_location("kernel", path)
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.scale
+
+    return load
+
+
+def cache_hits(kernel: Any) -> int:
+    return sum(kernel.stats.cache_hits.values())
+
+
+def test_a_kernel_is_compiled_once_and_then_loaded(load):
+    first = load(2)
+    assert first(21) == 42
+    assert cache_hits(first) == 0
+    second = load(2)
+    assert second(21) == 42
+    assert cache_hits(second) == 1
+
+
+def test_kernels_call_kernels():
+    @jit
+    def inner(x: int) -> int:
+        return x + 1
+
+    @jit
+    def outer(x: int) -> int:
+        return inner(x) * 2
+
+    assert outer(20) == 42
+
+
+def test_division_by_zero_is_as_in_numpy():
+    @jit
+    def divide(x: float, y: float) -> float:
+        return x / y
+
+    assert divide(1.0, 0.0) == float("inf")
+
+
+def test_no_directory_is_fit_for_a_cache(load, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("cache", "home", "__pycache__"):
+        (tmp_path / name).write_bytes(b"a file where a directory should be")
+    assert load(2)(21) == 42
+    assert load(2)(21) == 42
+
+
+def test_the_directory_turns_unfit_after_import(load, tmp_path):
+    kernel = load(2)
+    (tmp_path / "cache").rename(tmp_path / "gone")
+    (tmp_path / "cache").write_bytes(b"a file where a directory should be")
+    assert kernel(21) == 42
+
+
+def test_a_full_disk_leaves_no_trace_of_an_older_source(load):
+    assert load(2)(21) == 42
+    newer = load(3)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))  # the index fits, the code does not
+    try:
+        assert newer(21) == 63
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert load(3)(21) == 63
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04"], ids=["empty", "cut"])
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+def test_a_damaged_cache_is_repaired(load, tmp_path, suffix, content):
+    assert load(2)(21) == 42
+    [damaged] = (tmp_path / "cache").rglob(f"*.{suffix}")
+    damaged.write_bytes(content)
+    assert load(2)(21) == 42
+    assert load(2)(21) == 42
+    repaired = load(2)
+    assert repaired(21) == 42
+    assert cache_hits(repaired) == 1
