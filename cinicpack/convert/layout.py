@@ -81,19 +81,15 @@ def arrange(paths: Sequence[str], splits: Iterable[str] | None = None) -> Layout
 
 
 def _check_shape(paths: Sequence[str], folders: Mapping[str, Sequence[int]]) -> None:
-    shapes: dict[int, list[str]] = {}
+    depths: dict[int, list[int]] = {}
     for folder, indices in folders.items():
-        depth = folder.count("/") + 2 if folder else 1
-        shapes.setdefault(depth, []).extend(paths[index] for index in indices[:_EXAMPLES])
-    if len(shapes) > 1 or not shapes.keys() <= {2, 3, 4}:
-        lines = (f"\n  {_show(shapes[depth])}" for depth in sorted(shapes))
-        raise SourceError(f"{_EXPECTED}; found{''.join(lines)}")
-    if 4 in shapes:
-        tops = {path.split("/", 1)[0]: path for path in shapes[4]}
-        if len(tops) > 1:
-            raise SourceError(
-                f"{_EXPECTED}; found {len(tops)} folders there, as in {_show([*tops.values()])}"
-            )
+        depths.setdefault(folder.count("/") + 2 if folder else 1, []).extend(indices)
+    if len(depths) > 1 or not depths.keys() <= {2, 3, 4}:
+        shapes = [_show([paths[index] for index in depths[depth]]) for depth in sorted(depths)]
+        raise SourceError("\n  ".join([f"{_EXPECTED}; found", *shapes]))
+    tops = {folder.split("/", 1)[0] for folder in folders}
+    if 4 in depths and len(tops) > 1:
+        raise SourceError(f"{_EXPECTED}; found {len(tops)} of these: {_show(sorted(tops))}")
 
 
 def _choose(found: Iterable[str], splits: Iterable[str] | None) -> list[str]:
@@ -114,13 +110,11 @@ def _check_classes(
 ) -> None:
     # ImageFolder numbers the classes of each split by themselves: where one is missing, the same
     # label would be another class.
-    lacking = [
-        f"{name} in {split}" for name in classes for split in found if name not in found[split]
-    ]
+    lacking = [f"{split}/{name}" for name in classes for split in found if name not in found[split]]
     if lacking:
         raise SourceError(
-            f"expected the same classes in every split, found no {_show(lacking)}; add images "
-            "there, or name the splits to take"
+            f"expected the same classes in every split, found no images in {_show(lacking)}; "
+            "add some, or name the splits to take"
         )
     if len(classes) > _MAX_CLASSES:
         raise SourceError(f"expected at most {_MAX_CLASSES} classes, found {len(classes)}")
@@ -128,4 +122,5 @@ def _check_classes(
 
 def _show(items: Sequence[str]) -> str:
     more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""
-    return ", ".join(items[:_EXAMPLES]) + more
+    # As literals, since names that are not UTF-8 cannot be printed.
+    return ", ".join(repr(item) for item in items[:_EXAMPLES]) + more

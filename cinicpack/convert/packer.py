@@ -17,14 +17,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cinicpack import cinic10
-from cinicpack.convert.layout import Layout, Rows, arrange
+from cinicpack.convert.layout import Layout, arrange
 from cinicpack.convert.sources import Archive, Tree, open_source
 from cinicpack.convert.worker import Converted, Task, Worker, starting_workers
 from cinicpack.cores import usable_cores
@@ -111,6 +111,13 @@ def pack(
     return open_pack(destination)
 
 
+class _Rows(NamedTuple):
+    """Which images are the rows of a split, in order, and their labels."""
+
+    order: NDArray[np.int64]
+    labels: NDArray[np.uint8 | np.uint16]
+
+
 @dataclass(frozen=True)
 class _Images:
     """All images of a source, converted, in the order in which they came.
@@ -120,7 +127,7 @@ class _Images:
 
     paths: list[str]
     classes: tuple[str, ...]
-    splits: dict[str, Rows]
+    splits: dict[str, _Rows]
     scratches: list[str]
     scratch: NDArray[np.int64]
     offsets: NDArray[np.int64]
@@ -173,7 +180,7 @@ def _convert(
         if isinstance(opened, Tree):
             found = opened.paths()
             layout = arrange(found, splits)
-            paths = [found[i] for rows in layout.splits.values() for i in rows.order.tolist()]
+            paths = [found[i] for rows in layout.rows.values() for i in rows.tolist()]
             bar.total = len(paths)
             small = len(paths) < _ALONE_IMAGES
             tasks = _tasks_of(paths)
@@ -241,7 +248,7 @@ def _join(paths: list[str], layout: Layout, results: list[Converted]) -> _Images
     return _Images(
         paths=paths,
         classes=layout.classes,
-        splits=layout.splits,
+        splits={name: _Rows(rows, layout.labels[name]) for name, rows in layout.rows.items()},
         scratches=scratches,
         scratch=np.concatenate(of_result),
         offsets=np.concatenate([result.offsets for result in results]),
@@ -291,7 +298,7 @@ def _drop_bad(images: _Images, source: str, skip_bad: bool) -> _Images:
     return replace(
         images,
         splits={
-            name: Rows(rows.order[good[name]], rows.labels[good[name]])
+            name: _Rows(rows.order[good[name]], rows.labels[good[name]])
             for name, rows in images.splits.items()
         },
         skipped=tuple(listed),
@@ -408,7 +415,7 @@ def _describe(images: _Images, shard_rows: int | None) -> Manifest:
     )
 
 
-def _groups(images: _Images, rows: Rows) -> Iterator[Group]:
+def _groups(images: _Images, rows: _Rows) -> Iterator[Group]:
     origins = images.sources["origin"][rows.order]
     keys = rows.labels.astype(np.int64) * len(cinic10.Origin) + origins
     for key in np.unique(keys).tolist():

@@ -12,7 +12,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from isal import igzip, isal_zlib
 
@@ -40,6 +40,9 @@ _ZIP_ENCRYPTED: Final = 0x1
 _ZIP_UTF8: Final = 0x800
 # Magic, and the lengths of the name and of the extra field, of a member's own header.
 _ZIP_LOCAL: Final = struct.Struct("<4s22xHH")
+
+# What readers raise besides ValueError. Isal's stub has its exception for an object.
+_DAMAGE: Final[Any] = (EOFError, OSError, NotImplementedError, zipfile.BadZipFile, isal_zlib.error)
 
 _Members = Iterator[tuple[str, int, bytes | None]]
 
@@ -171,12 +174,12 @@ class Archive:
                         raise ValueError(f"expected every member once, found {path!r} again")
                     seen.add(path)
                     yield path, _too_large(path, size) if data is None else data
-            except (ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+            except ValueError as error:
                 raise SourceError(f"{self.path}: {error}") from error
-            except (EOFError, OSError, isal_zlib.error) as error:  # type: ignore[misc]
-                where = f"after member {last!r}" if last else "at its start"
+            except _DAMAGE as error:
+                where = f" after {last!r}" if last else ""
                 raise SourceError(
-                    f"{self.path}: expected a whole archive, found it damaged or cut off {where} "
+                    f"{self.path}: expected a whole archive, found it damaged or cut off{where} "
                     f"({error}); fetch or make it again"
                 ) from error
 
@@ -194,30 +197,36 @@ def _read_zip(file: io.FileIO) -> _Members:
     # zipfile finds the members; reading each through it as well would take 40 us instead of 8.
     with zipfile.ZipFile(file) as directory:
         members = directory.infolist()
-    buffered = open(file.fileno(), "rb", buffering=1 << 20, closefd=False)
-    for member in members:
-        # zipfile takes names without the flag for UTF-8 for cp437; since most are UTF-8 or ASCII
-        # even so, they are read as a tar's are.
-        encoding = "utf-8" if member.flag_bits & _ZIP_UTF8 else "cp437"
-        raw = member.orig_filename.encode(encoding)
-        name = raw.decode("utf-8", "surrogateescape")
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            found = _SPECIAL.get(kind, "something else")
-            raise ValueError(f"expected only files and directories, but {name!r} is {found}")
-        if member.flag_bits & _ZIP_ENCRYPTED:
-            raise ValueError(f"expected members without a password, but {name!r} is encrypted")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            method = member.compress_type
-            raise ValueError(
-                f"expected stored or deflated members, but {name!r} has method {method}"
-            )
-        if _image_path(name) is None:
-            yield name, 0, b""
-        elif max(member.file_size, member.compress_size) > MAX_BYTES:
-            yield name, member.file_size, None
-        else:
-            yield name, member.file_size, _read_zip_member(buffered, member, raw)
+    with open(file.fileno(), "rb", buffering=1 << 20, closefd=False) as buffered:
+        for member in members:
+            # zipfile takes a name without the UTF-8 flag for cp437; most are UTF-8 all the same.
+            encoding = "utf-8" if member.flag_bits & _ZIP_UTF8 else "cp437"
+            raw = member.orig_filename.encode(encoding)
+            name = raw.decode("utf-8", "surrogateescape")
+            _check_zip_member(member, name)
+            if _image_path(name) is None:
+                yield name, 0, b""
+            elif max(member.file_size, member.compress_size) > MAX_BYTES:
+                yield name, member.file_size, None
+            else:
+                yield name, member.file_size, _read_zip_member(buffered, member, raw)
+
+
+def _check_zip_member(member: zipfile.ZipInfo, name: str) -> None:
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        what = _SPECIAL.get(kind, "something else")
+        raise ValueError(
+            f"expected only files and directories, but {name!r} is {what}; "
+            "pack the tree that the archive was made of instead"
+        )
+    if member.flag_bits & _ZIP_ENCRYPTED:
+        raise ValueError(f"expected members without a password, but {name!r} is encrypted")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(
+            f"expected stored or deflated members, but {name!r} is compressed by method "
+            f"{member.compress_type}"
+        )
 
 
 def _read_zip_member(file: BinaryIO, member: zipfile.ZipInfo, raw: bytes) -> bytes:
@@ -233,7 +242,7 @@ def _read_zip_member(file: BinaryIO, member: zipfile.ZipInfo, raw: bytes) -> byt
                 data = inflate.decompress(data, member.file_size + 1)
             if len(data) == member.file_size and isal_zlib.crc32(data) == member.CRC:
                 return data
-    raise ValueError(f"expected what the zip's directory says, found member {raw!r} damaged")
+    raise zipfile.BadZipFile(f"{member.filename!r} is not what the zip's directory says")
 
 
 def _read_file(folder: int, path: str) -> bytes | OSError:

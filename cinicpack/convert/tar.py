@@ -80,7 +80,7 @@ def read_members(file: _Readable, limit: int) -> Iterator[tuple[str, int, bytes 
                 yield name, end - start - _BLOCK, chunk[start + _BLOCK : end]
 
         if at + _BLOCK > len(chunk):
-            chunk = _extend(chunk[at:], file, _BLOCK, f"the header or the end after {name!r}")
+            chunk = _extend(chunk[at:], file, _BLOCK, f"the header or the end {_after(name)}")
             at = 0
             continue
         header = chunk[at : at + _BLOCK]
@@ -88,7 +88,7 @@ def read_members(file: _Readable, limit: int) -> Iterator[tuple[str, int, bytes 
         if header == _ZEROS:
             break
         if not _checksum_holds(header):
-            raise ValueError(f"expected a tar header after {name!r}, found a wrong checksum")
+            raise ValueError(f"expected a tar header {_after(name)}, found a wrong checksum")
         raw, digits, _, kind, magic, prefix = _HEADER.unpack(header)
         size = _parse_number(digits)
         if kind not in _EXTENSIONS:
@@ -107,21 +107,24 @@ def read_members(file: _Readable, limit: int) -> Iterator[tuple[str, int, bytes 
                 yield name.rstrip("/") + "/", 0, b""
                 continue
             if kind not in _FILES:
-                found_kind = _REFUSED.get(kind, f"of the unknown type {kind!r}")
+                what = _REFUSED.get(kind, f"of the unknown type {kind!r}")
                 raise ValueError(
-                    f"expected only files and directories, but {name!r} is {found_kind}"
+                    f"expected only files and directories, but {name!r} is {what}; "
+                    "pack the tree that the archive was made of instead"
                 )
 
         padded = (size + _BLOCK - 1) & -_BLOCK
         if size > limit:
             if kind in _EXTENSIONS:
-                raise ValueError(f"expected no extended header of {size} bytes, after {name!r}")
+                raise ValueError(
+                    f"expected a short extended header {_after(name)}, found {size} bytes"
+                )
             chunk = _skip(chunk[at:], file, padded, repr(name))
             at = 0
             yield name, size, None
             continue
         if at + padded > len(chunk):
-            what = f"the header after {name!r}" if kind in _EXTENSIONS else repr(name)
+            what = f"the extended header {_after(name)}" if kind in _EXTENSIONS else repr(name)
             chunk = _extend(chunk[at:], file, padded, what)
             at = 0
         data = chunk[at : at + size]
@@ -136,12 +139,16 @@ def read_members(file: _Readable, limit: int) -> Iterator[tuple[str, int, bytes 
             shared.update(_parse_pax(data))
 
     if own:
-        raise ValueError(f"expected a member after an extended header, after {name!r}; found none")
+        raise ValueError(f"expected a member for the extended header {_after(name)}, found none")
     rest: bytes | None = chunk[at:]
     while rest:
         if rest.count(0) < len(rest):
-            raise ValueError(f"expected nothing after the archive's end after {name!r}, found more")
+            raise ValueError("expected nothing after the archive's end, found more; was it joined?")
         rest = file.read(_CHUNK)
+
+
+def _after(name: str) -> str:
+    return f"after {name!r}" if name else "at the start"
 
 
 def _extend(rest: bytes, file: _Readable, size: int, what: str) -> bytes:

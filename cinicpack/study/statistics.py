@@ -5,7 +5,7 @@ from typing import Any, Final, Literal, NamedTuple
 from cinicpack import cinic10
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError
-from cinicpack.store.format import CHANNELS, Group, channel_statistics
+from cinicpack.store.format import Group, channel_statistics
 from cinicpack.store.reader import SOURCES, Pack
 
 __all__ = [
