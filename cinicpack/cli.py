@@ -6,6 +6,7 @@ The commands that study a pack are in `cinicpack.study.commands`.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         subparser.set_defaults(run=command(subparser))
     arguments = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As on standard error, since names of files may be in no encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -27,7 +27,7 @@ __all__ = [
 # (split, class, file names) -> as many uint8 images of shape (size, size, 3), in that order.
 ImageSource = Callable[[str, str, Sequence[str]], Iterable[NDArray[np.uint8]]]
 
-Pixels = NDArray[np.float32]
+_Fields = NDArray[np.float32]
 
 # A few of the WordNet synsets that CINIC-10's authors list for each class.
 SYNSETS: Final = {
@@ -43,7 +43,7 @@ SYNSETS: Final = {
     "truck": (3256166, 3345487, 3930630, 4490091),
 }
 
-# ImageNet's numbers run to about this within one synset.
+# Image numbers of a synset are drawn from 1 to this, or as many as are needed.
 _NUMBERS_PER_SYNSET = 20_000
 
 # 32 of the 2,000 real images on the authors' contact sheets have no colour.
@@ -52,8 +52,8 @@ _GREY_SHARE = 0.02
 # Images synthesised at once: 1.6 MB of float32 at 32x32, a quarter faster than 1,024 images.
 _BLOCK = 128
 
-# Red, green and blue of one unit of brightness and of two kinds of colour, which are faint: the
-# channels of photographs correlate by 0.9 or more.
+# Red, green and blue of one unit of brightness and of two kinds of colour, which are faint: on the
+# contact sheets the channels correlate by 0.79 to 0.92.
 _COLOURS = np.array([[1, 0.2, -0.1], [1, 0, 0.15], [1, -0.25, -0.1]], np.float32)
 
 # The fineness of the clouds and the camera's noise: PNG files of about CINIC-10's 2,400 bytes.
@@ -184,7 +184,7 @@ def synthesize_images(
 
 def _draw_clouds(
     shape: tuple[int, ...], size: int, falloff: float, rng: np.random.Generator
-) -> Pixels:
+) -> _Fields:
     """Draw fields of mean 0 and variance 1 whose amplitude falls as 1 / frequency**falloff."""
     noise = rng.standard_normal((*shape, size, size), np.float32)
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) * size
@@ -193,11 +193,11 @@ def _draw_clouds(
     fields = np.fft.irfft2(np.fft.rfft2(noise) * gain, s=(size, size))
     spread = fields.std((-2, -1), keepdims=True)
     spread[spread == 0] = 1  # of a single pixel
-    clouds: Pixels = (fields / spread).astype(np.float32, copy=False)
+    clouds: _Fields = (fields / spread).astype(np.float32, copy=False)
     return clouds
 
 
-def _place_patterns(labels: NDArray[np.generic], size: int, rng: np.random.Generator) -> Pixels:
+def _place_patterns(labels: NDArray[np.generic], size: int, rng: np.random.Generator) -> _Fields:
     """Give every image its label's pattern, cyclically shifted and in half of them mirrored."""
     kinds, kind = np.unique(labels, return_inverse=True)
     patterns = np.stack(
@@ -209,7 +209,7 @@ def _place_patterns(labels: NDArray[np.generic], size: int, rng: np.random.Gener
     pixels = np.arange(size)
     rows = (pixels + down[:, None]) % size
     columns = (pixels * mirror[:, None] + right[:, None]) % size
-    placed: Pixels = patterns[
+    placed: _Fields = patterns[
         kind[:, None, None, None],
         np.arange(3)[:, None, None],
         rows[:, None, :, None],
@@ -218,7 +218,7 @@ def _place_patterns(labels: NDArray[np.generic], size: int, rng: np.random.Gener
     return placed
 
 
-def _develop(clouds: Pixels, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _develop(clouds: _Fields, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Turn brightness and colour fields (n, 3, size, size) into RGB pixels (n, size, size, 3)."""
     count, _, size, _ = clouds.shape
     contrast = np.exp(0.25 * rng.standard_normal((count, 1, 1), np.float32) - 0.25)

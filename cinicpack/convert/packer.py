@@ -11,8 +11,9 @@ import mmap
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,7 +29,13 @@ from cinicpack.convert.layout import Layout, arrange
 from cinicpack.convert.sources import Archive, Tree, open_source
 from cinicpack.convert.worker import Converted, Task, Worker, starting_workers
 from cinicpack.cores import usable_cores
-from cinicpack.errors import ArgumentError, BadImagesError, DestinationError, SourceError
+from cinicpack.errors import (
+    ArgumentError,
+    BadImagesError,
+    DestinationError,
+    SelectionError,
+    SourceError,
+)
 from cinicpack.store import hdf5, npy
 from cinicpack.store.format import (
     Group,
@@ -38,6 +45,7 @@ from cinicpack.store.format import (
     channel_statistics,
     fingerprint_images,
     fingerprint_splits,
+    is_split_name,
 )
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import Pack, is_pack, open_pack
@@ -106,7 +114,7 @@ def pack(
     with publishing(destination, overwrite=overwrite) as work:
         images = _convert(Path(source), work, splits, num_workers, progress)
         images = _drop_bad(images, str(source), skip_bad)
-        _judge(images, str(source), expect)
+        _judge(images, str(source), splits is None, expect)
         _write(images, work / destination.name, _CONTAINERS[format], shard_rows, num_workers)
     return open_pack(destination)
 
@@ -179,7 +187,7 @@ def _convert(
     with bar:
         if isinstance(opened, Tree):
             found = opened.paths()
-            layout = arrange(found, splits)
+            layout = _arrange(source, found, splits)
             paths = [found[i] for rows in layout.rows.values() for i in rows.tolist()]
             bar.total = len(paths)
             small = len(paths) < _ALONE_IMAGES
@@ -189,14 +197,33 @@ def _convert(
             tasks = _tasks_from(opened, paths)
         if small and num_workers is None:
             count = 0
-        with starting_workers(count, source, work) as workers:
-            for result in _run(workers, tasks):
+        with starting_workers(count, source, work) as workers, closing(_run(workers, tasks)) as run:
+            for result in run:
                 results.append(result)
                 if not isinstance(opened, Tree):
                     bar.total = int((bar.n + len(result.offsets)) / max(opened.fraction, 1e-9))
                 bar.update(len(result.offsets))
-    layout = arrange(paths, splits)
+    layout = _arrange(source, paths, splits)
+    if opened.ignored:
+        warnings.warn(
+            f"{source}: {opened.ignored:,} files that are not PNG are ignored", stacklevel=3
+        )
     return _join(paths, layout, results)
+
+
+def _arrange(source: Path, paths: list[str], splits: Sequence[str] | None) -> Layout:
+    """Find splits and classes; errors name the source."""
+    try:
+        layout = arrange(paths, splits)
+    except (SourceError, SelectionError) as error:
+        raise type(error)(f"{source}: {error}") from None
+    for name in layout.rows:
+        if not is_split_name(name):
+            raise SourceError(
+                f"{source}: expected visible folders as splits, with names in UTF-8 and without "
+                f"'+', found {name!r}; rename it or name the splits to take"
+            )
+    return layout
 
 
 def _tasks_of(paths: list[str]) -> Iterator[Task]:
@@ -213,7 +240,7 @@ def _tasks_from(members: Archive, paths: list[str]) -> Iterator[Task]:
         yield task
 
 
-def _run(workers: list[Worker], tasks: Iterable[Task]) -> Iterator[Converted]:
+def _run(workers: list[Worker], tasks: Iterable[Task]) -> Generator[Converted, None, None]:
     """Convert tasks on all workers, a few ahead, and give the results in order."""
     idle: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
@@ -284,11 +311,14 @@ def _drop_bad(images: _Images, source: str, skip_bad: bool) -> _Images:
         return images
     listed = sorted((_name_alike(images.paths[number]), reason) for number, reason in bad.items())
     if not skip_bad or len(bad) == len(selected):
+        advice = "repair them"
+        if not skip_bad:
+            advice += ", or leave them out with --skip-bad (skip_bad=True)"
         shown = "".join(f"\n  {path}: {reason}" for path, reason in listed[:_SHOWN])
         more = f"\n  and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
         raise BadImagesError(
-            f"{source}: {len(bad)} of {len(selected)} images cannot be packed; repair them, or "
-            f"leave them out with --skip-bad (skip_bad=True):{shown}{more}",
+            f"{source}: {len(bad)} of {len(selected)} images cannot be packed; "
+            f"{advice}:{shown}{more}",
             listed,
         )
     good = {name: ~np.isin(rows.order, list(bad)) for name, rows in images.splits.items()}
@@ -310,7 +340,7 @@ def _name_alike(path: str) -> str:
     return "/".join(path.split("/")[-3:])
 
 
-def _judge(images: _Images, source: str, expect: str | None) -> None:
+def _judge(images: _Images, source: str, whole: bool, expect: str | None) -> None:
     """Warn of what a user would want to know; raise if CINIC-10 is expected and not found."""
     if images.skipped:
         warnings.warn(
@@ -325,7 +355,7 @@ def _judge(images: _Images, source: str, expect: str | None) -> None:
             f"(grey above 255 becomes white); the first is {images.paths[reduced[0]]}",
             stacklevel=3,
         )
-    differences = list(_differences(images))
+    differences = list(_differences(images, whole))
     if expect == "cinic10" and differences:
         raise SourceError(f"{source}: expected CINIC-10, found {'; '.join(differences)}")
     resembles = images.classes == cinic10.CLASSES and images.sources["origin"].any()
@@ -333,14 +363,19 @@ def _judge(images: _Images, source: str, expect: str | None) -> None:
         warnings.warn(f"{source}: like CINIC-10, but with {'; '.join(differences)}", stacklevel=3)
 
 
-def _differences(images: _Images) -> Iterator[str]:
-    """Say in what the images differ from CINIC-10, as far as names, numbers and sizes tell."""
+def _differences(images: _Images, whole: bool) -> Iterator[str]:
+    """Say in what the images differ from CINIC-10, as far as names, numbers and sizes tell.
+
+    ``whole`` says that all of its splits should be there.
+    """
     if images.classes != cinic10.CLASSES:
         yield f"classes {', '.join(images.classes)}"
         return
     height, width = images.shapes[next(iter(images.splits.values())).order[0]].tolist()
     if (height, width, 3) != cinic10.IMAGE_SHAPE:
         yield f"images of {height}x{width} pixels"
+    if whole and (missing := [name for name in cinic10.SPLITS if name not in images.splits]):
+        yield f"no split {' or '.join(missing)}"
     for name, rows in images.splits.items():
         if name not in cinic10.SPLITS:
             yield f"a split {name!r}"
@@ -430,7 +465,12 @@ def _copy_planes(
 ) -> None:
     """Copy the planes of all images from the scratch files to where they belong."""
     row_bytes = math.prod(manifest.image_shape)
-    scratches = [_map_scratch(path, row_bytes) for path in images.scratches]
+    kept = np.concatenate([rows.order for rows in images.splits.values()])
+    # Not of those without an image that is kept, which may be too short to be mapped.
+    scratches = [
+        (number, *_map_scratch(images.scratches[number], row_bytes))
+        for number in np.unique(images.scratch[kept]).tolist()
+    ]
     step = max(1, _COPY_BYTES // row_bytes)
     jobs = []
     for split, info in manifest.splits.items():
@@ -445,7 +485,7 @@ def _copy_planes(
     def copy(job: tuple[Region, int, NDArray[np.int64]]) -> None:
         region, first, rows = job
         planes = np.empty((len(rows), row_bytes), np.uint8)
-        for number, (mapped, windows) in enumerate(scratches):
+        for number, mapped, windows in scratches:
             mine = np.flatnonzero(images.scratch[rows] == number)
             planes[mine] = windows[images.offsets[rows[mine]]]
             # Else the scratch files would count as this process's memory, up to all of the images.

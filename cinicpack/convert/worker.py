@@ -119,7 +119,8 @@ class _Converter:
                 positions.append(position)
                 readable.append(content)
             else:
-                result.bad.append((position, str(content)))
+                # Not the path again, which for a tree is another than for an archive.
+                result.bad.append((position, content.strerror or str(content)))
         by_shape: dict[tuple[int, ...], tuple[list[int], list[NDArray[np.uint8]]]] = {}
         for position, image in zip(positions, decode_images(readable), strict=True):
             if image.reason is not None:
@@ -163,11 +164,12 @@ class _Process:
     def __init__(self, root: Path, scratch: Path) -> None:
         self._connection, other = Pipe()
         # The same modules as here, also where the package is not installed but on the path.
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        path = os.pathsep.join(os.fspath(entry) or os.getcwd() for entry in sys.path)
         arguments = (other.fileno(), str(root), str(scratch))
         command = f"from {__name__} import serve; serve(*{arguments!r})"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", command],
+            # -P: not from the working directory, unless it is on the caller's path.
+            [sys.executable, "-P", "-c", command],
             pass_fds=[other.fileno()],
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path},
@@ -194,7 +196,7 @@ class _Process:
                 f"a worker process ended with status {status} (a negative one is the signal that "
                 "killed it, -9 often for want of memory); run again, with fewer workers if need be"
             ) from None
-        if isinstance(answer, BaseException):
+        if isinstance(answer, Exception):
             raise answer
         assert isinstance(answer, Converted)
         return answer
@@ -202,16 +204,21 @@ class _Process:
 
 def serve(descriptor: int, root: str, scratch: str) -> None:
     """Be a worker process: answer the tasks that come over ``descriptor`` until it is closed."""
-    with Connection(descriptor) as connection, _Converter(Path(root), Path(scratch)) as convert:
+    with (
+        Connection(descriptor) as connection,
+        _Converter(Path(root), Path(scratch)) as convert,
+        # Either means that the caller has gone.
+        contextlib.suppress(EOFError, ConnectionError),
+    ):
         while True:
-            try:
-                task = connection.recv()
-            except EOFError:
-                return
-            try:
-                connection.send(convert(task))
-            except (CinicPackError, OSError, MemoryError) as error:
-                connection.send(error)
+            connection.send(_answer(convert, connection.recv()))
+
+
+def _answer(convert: Worker, task: Task) -> Converted | Exception:
+    try:
+        return convert(task)
+    except (CinicPackError, OSError, MemoryError) as error:
+        return error
 
 
 @jit

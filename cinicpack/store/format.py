@@ -78,6 +78,7 @@ __all__ = [
     "fingerprint_images",
     "fingerprint_splits",
     "image_header",
+    "is_folder_name",
     "is_split_name",
 ]
 
@@ -196,7 +197,7 @@ class Manifest:
         """
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PackError(f"{where}: expected JSON, found {error}; pack it again") from None
         if not isinstance(content, dict) or content.get("format") != "cinicpack":
             raise PackError(f"{where}: expected the manifest of a pack, found other JSON")
@@ -226,6 +227,8 @@ class Manifest:
         for name, split in content["splits"].items():
             if not is_split_name(name):
                 raise ValueError(f"split name {name!r}")
+            if not split["shards"]:
+                raise ValueError(f"shards of {name}")
             splits[name] = SplitInfo(
                 shards=tuple(map(_positive, split["shards"])),
                 name_bytes=_positive(split["name_bytes"]),
@@ -250,6 +253,8 @@ class Manifest:
             skipped=tuple((str(path), str(reason)) for path, reason in content["skipped"]),
             file_bytes=content.get("file_bytes"),
         )
+        if not splits or not all(map(is_folder_name, manifest.classes)):
+            raise ValueError("splits or classes")
         for spec in manifest.specs():
             if len(manifest.arrays[spec.name]) != -(-spec.nbytes // PIECE_BYTES):
                 raise ValueError(f"number of digests of {spec.name}")
@@ -257,8 +262,19 @@ class Manifest:
 
 
 def is_split_name(name: str) -> bool:
-    """Tell whether a split can have this name: one visible path component without ``+``."""
-    return bool(name) and not name.startswith(".") and not set(name) & set("/+\\\0")
+    """Tell whether a split can have this name: a visible folder's, in UTF-8, without ``+``."""
+    return (
+        is_folder_name(name)
+        and not name.startswith(".")
+        and not set(name) & set("+\\")
+        and name != MANIFEST_NAME
+        and name == name.encode(errors="replace").decode()
+    )
+
+
+def is_folder_name(name: str) -> bool:
+    """Tell whether this is one component of a path, and leads nowhere else."""
+    return name not in ("", ".", "..") and not set(name) & set("/\0")
 
 
 def image_header(class_name: bytes, name: bytes, image_shape: tuple[int, int, int]) -> bytes:

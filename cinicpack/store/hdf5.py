@@ -14,14 +14,16 @@ import numpy as np
 
 from cinicpack.errors import PackError
 from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest
-from cinicpack.store.region import Region, write_all
+from cinicpack.store.region import Region, allocate, write_all
 
-__all__ = ["create_arrays", "locate_arrays", "read_manifest", "write_manifest"]
+__all__ = ["create_arrays", "has_manifest", "locate_arrays", "read_manifest", "write_manifest"]
 
 # Datasets of a page and more start on a page.
 _PAGE: Final = 4096
 # What the manifest grows by when the size of the file is filled in, and its last padding.
 _MANIFEST_STEP: Final = 1024
+_ALIGNED: Final[dict[str, Any]] = {"alignment_threshold": _PAGE, "alignment_interval": _PAGE}
+_DAMAGE: Final = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
 
 
 def create_arrays(file: Path, specs: list[ArraySpec]) -> list[Region]:
@@ -34,7 +36,7 @@ def create_arrays(file: Path, specs: list[ArraySpec]) -> list[Region]:
     regions = [_locate_dataset(file, spec) for spec in specs]
     descriptor = os.open(file, os.O_RDWR)
     try:
-        os.posix_fallocate(descriptor, 0, os.fstat(descriptor).st_size)
+        allocate(descriptor, os.fstat(descriptor).st_size)
     finally:
         os.close(descriptor)
     return regions
@@ -61,10 +63,13 @@ def write_manifest(file: Path, manifest: Manifest) -> None:
 def read_manifest(file: Path) -> Manifest:
     """Read and check the manifest; raises `PackError` where the file is no pack."""
     with _open(file) as h5:
-        dataset = h5.get(MANIFEST_NAME)
-        if dataset is None or dataset.dtype != np.dtype("u1"):
+        if MANIFEST_NAME not in h5:
             raise PackError(f"{file}: expected a pack, found HDF5 without {MANIFEST_NAME}")
-        text = dataset[()].tobytes()
+        size = h5[MANIFEST_NAME].size
+        _, _, offset = _region_of(h5, file, ArraySpec(MANIFEST_NAME, np.dtype("u1"), (size,)))
+    with open(file, "rb") as stream:
+        stream.seek(offset)
+        text = stream.read(size)
     manifest = Manifest.from_json(text, f"{file}:{MANIFEST_NAME}")
     if (found := file.stat().st_size) != manifest.file_bytes:
         raise PackError(
@@ -74,28 +79,39 @@ def read_manifest(file: Path) -> Manifest:
     return manifest
 
 
+def has_manifest(file: Path) -> bool:
+    """Tell whether the file is HDF5 with a manifest in it, be it damaged."""
+    try:
+        with _open(file) as h5:
+            return MANIFEST_NAME in h5
+    except PackError:
+        return False
+
+
 def locate_arrays(file: Path, manifest: Manifest) -> list[Region]:
     """Check type, shape and place of every dataset; raises `PackError`."""
     with _open(file) as h5:
         return [_region_of(h5, file, spec) for spec in manifest.specs()]
 
 
-_ALIGNED: Final[dict[str, Any]] = {"alignment_threshold": _PAGE, "alignment_interval": _PAGE}
-
-
 @contextmanager
 def _open(file: Path) -> Iterator[Any]:
+    """Open a finished pack; what HDF5 and h5py stumble over in a damaged one is a `PackError`."""
     import h5py
 
+    if not file.is_file():
+        raise PackError(f"{file}: expected a directory or an HDF5 file, found neither")
     try:
-        # A finished pack never changes: no lock, so that read-only and network disks do.
-        h5 = h5py.File(file, "r", locking=False)
-    except OSError as error:
+        # It never changes: no lock, so that read-only and network disks do.
+        with h5py.File(file, "r", locking=False) as h5:
+            yield h5
+    except PackError:
+        raise
+    except _DAMAGE as error:
         raise PackError(
-            f"{file}: expected an HDF5 file, found one that HDF5 refuses ({error})"
-        ) from None
-    with h5:
-        yield h5
+            f"{file}: expected the HDF5 file of a pack, found one that HDF5 refuses "
+            f"({error}); restore the file or pack again"
+        ) from error
 
 
 def _create_dataset(h5: Any, spec: ArraySpec) -> None:
@@ -114,9 +130,9 @@ def _locate_dataset(file: Path, spec: ArraySpec) -> Region:
 
 
 def _region_of(h5: Any, file: Path, spec: ArraySpec) -> Region:
-    dataset = h5.get(spec.name)
-    if dataset is None:
+    if spec.name not in h5:
         raise PackError(f"{file}: dataset {spec.name} is missing; restore the file or pack again")
+    dataset = h5[spec.name]
     if dataset.dtype != spec.dtype or dataset.shape != spec.shape:
         raise PackError(
             f"{file}: expected {spec.name} to be {spec.dtype} {spec.shape}, found "

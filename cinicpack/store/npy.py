@@ -8,7 +8,7 @@ import numpy as np
 
 from cinicpack.errors import PackError
 from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest
-from cinicpack.store.region import Region
+from cinicpack.store.region import Region, allocate
 
 __all__ = ["create_arrays", "locate_arrays", "npy_header", "read_manifest", "write_manifest"]
 
@@ -38,7 +38,7 @@ def create_arrays(root: Path, specs: list[ArraySpec]) -> list[Region]:
         with open(file, "xb") as stream:
             stream.write(header)
             stream.flush()
-            os.posix_fallocate(stream.fileno(), 0, len(header) + spec.nbytes)
+            allocate(stream.fileno(), len(header) + spec.nbytes)
         regions.append(Region(spec, file, len(header)))
     return regions
 
@@ -53,7 +53,7 @@ def read_manifest(root: Path) -> Manifest:
     file = root / MANIFEST_NAME
     try:
         text = file.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise PackError(
             f"{root}: expected a pack, found a directory without {MANIFEST_NAME}; "
             f"make one with 'cinicpack pack {root} NAME.pack' if this is a tree of PNG files"
@@ -81,7 +81,7 @@ def locate_arrays(root: Path, manifest: Manifest) -> list[Region]:
                         f"{file}: expected the header {_show(header)}, found {_show(start)}; "
                         "restore the file or pack again"
                     )
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise PackError(f"{file}: missing from the pack; restore it or pack again") from None
         regions.append(Region(spec, file, len(header)))
     return regions

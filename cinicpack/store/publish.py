@@ -27,6 +27,8 @@ __all__ = ["publishing", "recover"]
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
+# Disk, quota or largest file.
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -40,14 +42,17 @@ def publishing(destination: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises `DestinationError` if ``destination`` exists and ``overwrite`` is false, if its folder
     does not exist or cannot be written, and if another process is writing it.
     """
-    destination = Path(os.path.abspath(destination))
+    # Where a link leads, since a rename would replace the link.
+    destination = Path(os.path.realpath(destination))
+    if not destination.name:
+        raise DestinationError(f"{destination}: expected the name of a new pack, found a root")
     if not destination.parent.is_dir():
         raise DestinationError(
             f"{destination}: the folder {destination.parent} does not exist; create it first"
         )
     work = _neighbour(destination, "tmp")
-    with _locked(destination):
-        recover(destination)
+    with _locked(destination, wait=False):
+        _put_back(destination)
         _remove(work)
         _remove(_neighbour(destination, "old"))
         _refuse_existing(destination, overwrite)
@@ -58,17 +63,33 @@ def publishing(destination: Path, *, overwrite: bool) -> Iterator[Path]:
             _refuse_existing(destination, overwrite)
             _replace(work / destination.name, destination)
             _sync_path(destination.parent)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise DestinationError(
+                error.errno,
+                f"{destination}: no more can be written in its folder ({error.strerror}); make "
+                "room for twice the size of the pack",
+            ) from error
         finally:
             # After an exchange the former destination is in there too.
             _remove(work)
 
 
 def recover(destination: Path) -> None:
-    """Put the former ``destination`` back if a writer died between its two renames."""
-    old = _neighbour(destination, "old")
-    if not os.path.lexists(destination) and os.path.lexists(old):
+    """Put the former ``destination`` back if a writer died between its two renames.
+
+    A living writer is waited for: it is about to do the second.
+    """
+    if not os.path.lexists(destination) and os.path.lexists(_neighbour(destination, "old")):
+        with _locked(destination, wait=True):
+            _put_back(destination)
+
+
+def _put_back(destination: Path) -> None:
+    if not os.path.lexists(destination):
         with contextlib.suppress(FileNotFoundError):
-            os.rename(old, destination)
+            os.rename(_neighbour(destination, "old"), destination)
 
 
 def _neighbour(destination: Path, kind: str) -> Path:
@@ -76,7 +97,7 @@ def _neighbour(destination: Path, kind: str) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(destination: Path) -> Iterator[None]:
+def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
     lock = _neighbour(destination, "lock")
     while True:
         try:
@@ -86,7 +107,7 @@ def _locked(destination: Path) -> Iterator[None]:
                 error.errno, f"cannot write in {destination.parent}: {error.strerror}"
             ) from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(descriptor)
             raise DestinationError(
@@ -100,7 +121,7 @@ def _locked(destination: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        os.unlink(lock)
+        lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 

@@ -1,10 +1,10 @@
 """An open pack: its splits, and selections of their images."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +22,16 @@ from cinicpack.store.format import (
 from cinicpack.store.publish import recover
 from cinicpack.store.region import Region, map_arrays
 
-__all__ = ["SOURCES", "Images", "Pack", "Split", "is_pack", "locate_pack", "open_pack"]
+__all__ = [
+    "SOURCES",
+    "Images",
+    "Pack",
+    "Split",
+    "is_pack",
+    "locate_pack",
+    "open_pack",
+    "read_steadily",
+]
 
 #: The names that ``source=`` takes, and the origins that each stands for.
 SOURCES: Final = {
@@ -32,6 +41,7 @@ SOURCES: Final = {
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Shard: TypeAlias = NDArray[np.uint8]
+Result = TypeVar("Result")
 
 # Images are fetched and hashed so many at a time where all of them would not fit the cache.
 _BLOCK: Final = 512
@@ -54,28 +64,58 @@ def open_pack(path: PathLike) -> "Pack":
     (90000, 32, 32, 3)
     """
     path = Path(path)
+    manifest, arrays = read_steadily(path, _map_pack)
+    return Pack(path, manifest, arrays)
+
+
+def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
+    """Call ``read(path)``, once more if the pack there is replaced in the middle of it.
+
+    Else a directory's manifest could be the former pack's and its arrays the new one's.
+    """
+    while True:
+        recover(Path(os.path.realpath(path)))
+        try:
+            # Kept open, so that nothing else can get the pack's inode number.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{path}: there is no such pack; make one with 'cinicpack pack SOURCE {path}'"
+            ) from None
+        try:
+            result = read(path)
+        except (PackError, OSError):
+            if _is_still(path, descriptor):
+                raise
+        else:
+            if _is_still(path, descriptor):
+                return result
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _map_pack(path: Path) -> tuple[Manifest, dict[str, NDArray[Any]]]:
     manifest, regions = locate_pack(path)
-    return Pack(path, manifest, map_arrays(regions))
+    return manifest, map_arrays(regions)
 
 
 def locate_pack(path: Path) -> tuple[Manifest, list[Region]]:
     """Read and check the manifest of a pack and say where its arrays lie."""
-    recover(Path(os.path.abspath(path)))
     container = npy if path.is_dir() else hdf5
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: there is no such pack; make one with 'cinicpack pack SOURCE {path}'"
-        )
     manifest = container.read_manifest(path)
     return manifest, container.locate_arrays(path, manifest)
 
 
 def is_pack(path: Path) -> bool:
     """Tell whether ``path`` looks like a pack, be it damaged."""
-    if path.is_dir():
-        return (path / MANIFEST_NAME).is_file()
-    with open(path, "rb") as stream:
-        return stream.read(8) == b"\x89HDF\r\n\x1a\n"
+    return (path / MANIFEST_NAME).is_file() if path.is_dir() else hdf5.has_manifest(path)
 
 
 class Pack:
@@ -106,6 +146,8 @@ class Pack:
         self.std = manifest.normalization.std
         self.fingerprint = manifest.fingerprint
         self._arrays = arrays
+        # The working directory may be another when this is pickled.
+        self._home = path.absolute()
 
     def __getitem__(self, split: str) -> "Split":
         """Return one split, or several joined by ``+``, one after the other in that order."""
@@ -139,7 +181,7 @@ class Pack:
         return f"Pack({str(self.path)!r}, {rows}, {height}x{width}, {len(self.classes)} classes)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path.absolute(), self.fingerprint)
+        return _reopen, (self._home, self.fingerprint)
 
 
 class Split:
@@ -196,7 +238,7 @@ class Split:
         """SHA-256 over the images, whatever their order; of a selection hashed when asked for."""
         if self._fingerprint is not None:
             return self._fingerprint
-        classes = [name.encode() for name in self.pack.classes]
+        classes = [os.fsencode(name) for name in self.pack.classes]
         shape = self.pack.image_shape
         digests = []
         for start in range(0, len(self), _BLOCK):
@@ -303,18 +345,17 @@ class Split:
                 f"expected indices as whole numbers, or a mask of {len(self)}, in one dimension, "
                 f"found {array.dtype} {array.shape}"
             )
-        array = array.astype(np.int64)
-        array = np.where(array < 0, array + len(self), array)
-        if array.size and (array.min() < 0 or array.max() >= len(self)):
+        if array.size and not (-len(self) <= array.min() and array.max() < len(self)):
             raise SelectionError(f"expected indices below {len(self)}, found one outside")
-        return array
+        array = array.astype(np.int64)
+        return np.where(array < 0, array + len(self), array)
 
 
 class Images:
     """Read-only images (N, H, W, 3) uint8 that do not lie in one run: shards, unions, selections.
 
-    Indexing with an integer, a slice, an integer array or a boolean mask, and ``np.asarray``, give
-    NumPy arrays; only what is asked for is copied.
+    Indexing gives what it gives for ``np.asarray(images)``, and copies only the images asked for;
+    the first index is an integer, a slice, an integer array or a mask of images.
     """
 
     dtype: Final = np.dtype(np.uint8)
@@ -323,10 +364,9 @@ class Images:
     def __init__(self, shards: Sequence[Shard], rows: NDArray[np.int64] | None) -> None:
         self._shards = shards
         self._starts = np.cumsum([0, *map(len, shards)])
-        self._rows = rows
+        self._rows = np.arange(self._starts[-1]) if rows is None else rows
         _, channels, height, width = shards[0].shape
-        length = int(self._starts[-1]) if rows is None else len(rows)
-        self.shape = (length, height, width, channels)
+        self.shape = (len(self._rows), height, width, channels)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -335,19 +375,19 @@ class Images:
         return f"Images(shape={self.shape}, dtype=uint8)"
 
     def __getitem__(self, index: Any) -> NDArray[np.uint8]:
-        first, rest = (index[0], index[1:]) if isinstance(index, tuple) else (index, ())
-        if first is Ellipsis or first is None:
-            raise IndexError("expected the images to be indexed first, found '...' or None")
-        picked = np.arange(len(self))[first]
-        taken = self._take(np.atleast_1d(picked).ravel())
-        taken = taken.reshape(*np.shape(picked), *self.shape[1:])
-        if rest:
-            taken = (
-                taken[(..., *rest)]
-                if picked.ndim == 0
-                else taken[(slice(None),) * picked.ndim + rest]
-            )
-        return taken
+        first, *rest = (index if isinstance(index, tuple) else (index,)) or (slice(None),)
+        if first is Ellipsis or first is None or isinstance(first, bool | np.bool):
+            raise IndexError(f"expected the images to be indexed first, found {first!r}")
+        rows = self._rows[first]
+        taken = self._take(np.ravel(rows))
+        if not rest:
+            return taken.reshape(*rows.shape, *self.shape[1:])
+        # In the place of ``first`` an index of its kind, which NumPy combines with the rest.
+        all_taken = np.arange(rows.size).reshape(rows.shape)
+        picked: NDArray[np.uint8] = taken[
+            (slice(None) if isinstance(first, slice) else all_taken, *rest)
+        ]
+        return picked
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
@@ -356,19 +396,16 @@ class Images:
 
     def run(self) -> NDArray[np.uint8] | None:
         """Return the images as one view (N, H, W, 3), or None where they do not lie in one run."""
-        start, stop = 0, len(self)
-        if self._rows is not None:
-            start, stop = int(self._rows[0]), int(self._rows[-1]) + 1
-            if stop - start != len(self) or (np.diff(self._rows) != 1).any():
-                return None
+        start, stop = int(self._rows[0]), int(self._rows[-1]) + 1
+        if stop - start != len(self) or (np.diff(self._rows) != 1).any():
+            return None
         shard = int(np.searchsorted(self._starts, start, "right")) - 1
         if stop > self._starts[shard + 1]:
             return None
         offset = int(self._starts[shard])
         return self._shards[shard][start - offset : stop - offset].transpose(0, 2, 3, 1)
 
-    def _take(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        rows = positions if self._rows is None else self._rows[positions]
+    def _take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         of_shard = np.searchsorted(self._starts, rows, "right") - 1
         for number in np.unique(of_shard):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
 
-__all__ = ["Region", "map_arrays", "write_all"]
+__all__ = ["Region", "allocate", "map_arrays", "write_all"]
 
 
 class Region(NamedTuple):
@@ -39,6 +39,15 @@ def map_arrays(regions: list[Region]) -> dict[str, NDArray[Any]]:
         array: NDArray[Any] = np.ndarray(spec.shape, spec.dtype, maps[file], offset)
         arrays[spec.name] = array
     return arrays
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Give a file its full size on disk, so that a full disk is found before the work is done."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        # macOS: the disk may be found full later.
+        os.ftruncate(descriptor, size)
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:

@@ -3,12 +3,14 @@
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from cinicpack.cores import usable_cores
+from cinicpack.errors import ArgumentError
 from cinicpack.store.format import PIECE_BYTES
-from cinicpack.store.reader import locate_pack
+from cinicpack.store.reader import locate_pack, read_steadily
 from cinicpack.store.region import Region
 
 __all__ = ["Verification", "hash_regions", "verify_pack"]
@@ -30,7 +32,11 @@ def verify_pack(path: str | os.PathLike[str], *, num_workers: int | None = None)
     Raises `PackError` if the pack cannot even be opened: manifest, sizes and headers are checked
     first, as `open_pack` does.
     """
-    manifest, regions = locate_pack(Path(path))
+    return read_steadily(Path(path), partial(_verify, num_workers=num_workers))
+
+
+def _verify(path: Path, num_workers: int | None) -> Verification:
+    manifest, regions = locate_pack(path)
     found = hash_regions(regions, num_workers=num_workers)
     problems = []
     for region in regions:
@@ -54,12 +60,15 @@ def hash_regions(
     regions: list[Region], *, num_workers: int | None = None
 ) -> dict[str, tuple[str, ...]]:
     """Compute the SHA-256 of every piece of every region, by array name, on all cores."""
+    if num_workers is not None and num_workers < 0:
+        raise ArgumentError(f"expected num_workers of at least 0, found {num_workers}")
+    threads = (usable_cores() if num_workers is None else num_workers) or 1
     pieces = [
         (region.file, region.offset + start, min(PIECE_BYTES, region.spec.nbytes - start))
         for region in regions
         for start in range(0, region.spec.nbytes, PIECE_BYTES)
     ]
-    with ThreadPoolExecutor(num_workers or usable_cores()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         digests = pool.map(lambda piece: _hash_piece(*piece), pieces)
         return {
             region.spec.name: tuple(

@@ -1,0 +1,128 @@
+"""The distribution of pixel intensities of each source, counted and drawn."""
+
+import io
+import os
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack.cinic10 import Origin
+from cinicpack.errors import CinicPackError
+from cinicpack.jit import jit
+from cinicpack.store.reader import Pack
+from cinicpack.study.output import require_suffix, write_file
+from cinicpack.study.planes import map_planes
+from cinicpack.study.statistics import SOURCE_NAMES
+
+__all__ = ["Histograms", "count_intensities", "draw_histograms"]
+
+#: For every source, uint64 (3, 256): how many pixels have each intensity, per channel.
+Histograms = Mapping[str, NDArray[np.uint64]]
+
+# Label, colour, opacity of the area and dashes of the mean. The colours differ for any colour
+# vision and are no channel's; the dashes of two means that coincide take turns.
+_STYLES: Final = {
+    "imagenet": ("ImageNet contributors", "#d95f02", 0.35, (0, (4, 4))),
+    "cifar10": ("CIFAR-10", "#1f78b4", 0.0, (4, (4, 4))),
+    "unknown": ("unknown source", "#666666", 0.0, (0, (1, 2))),
+}
+_PANELS: Final = ("all channels", "red", "green", "blue")
+
+
+def count_intensities(pack: Pack, split: str | None = None) -> dict[str, NDArray[np.uint64]]:
+    """Count the pixels of every intensity, per source and channel.
+
+    Args:
+        pack: an open pack.
+        split: a split, or several joined by ``+``; all by default.
+
+    Returns:
+        For every source that occurs, uint64 (3, 256).
+    """
+    names = pack.splits if split is None else pack[split].name.split("+")
+    splits = [pack[name] for name in names]
+    origins = np.concatenate([split.sources["origin"] for split in splits])
+
+    def count(rows: slice, planes: NDArray[np.uint8]) -> NDArray[np.uint64]:
+        counts = np.zeros((len(Origin), 3, 256), np.uint64)
+        _count_block(planes, origins[rows], counts)
+        return counts
+
+    counts = sum(map_planes(splits, count))
+    found = {}
+    for name in _STYLES:
+        of_source = sum(counts[origin] for origin in Origin if SOURCE_NAMES[origin] == name)
+        if of_source.any():
+            found[name] = of_source
+    return found
+
+
+@jit
+def _count_block(
+    planes: NDArray[np.uint8], origins: NDArray[np.uint8], counts: NDArray[np.uint64]
+) -> None:
+    for row in range(len(planes)):
+        for channel in range(3):
+            for value in planes[row, channel]:
+                counts[origins[row], channel, value] += np.uint64(1)
+
+
+def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> None:
+    """Draw what `count_intensities` counted as ``.png`` or ``.svg``.
+
+    After ``images/histogram-cinic.svg`` of the authors, which has all channels in one: shares of
+    the pixels by colour intensity, the means as dashed lines.
+
+    Raises:
+        ArgumentError: for any other suffix.
+        CinicPackError: matplotlib is not installed.
+    """
+    suffix = require_suffix(path, ".png", ".svg")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise CinicPackError(
+            f"expected matplotlib, which draws histograms, found {error}; "
+            "install it with pip install 'cinicpack[figures]'"
+        ) from None
+    shares = {name: _share_pixels(counts) for name, counts in histograms.items()}
+    # Overexposed pixels would leave a third of the height to all others; what is cut off is told.
+    top = 1.4 * max(float(share[:, 1:255].max()) for share in shares.values())
+    # A fixed salt and no date: the same pack gives the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "cinicpack", "font.size": 9}):
+        figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
+        panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
+        for number, (panel, title) in enumerate(zip(panels, _PANELS, strict=True)):
+            for name, share in shares.items():
+                _draw_curve(panel, name, share[number])
+            panel.set_title(title, loc="left", fontsize=10)
+            panel.set(xlim=(-2, 257), ylim=(0, top))
+            panel.grid(color="#e5e5e5", linewidth=0.6)
+            panel.set_axisbelow(True)
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.legend(loc="upper center", fontsize=7.5, framealpha=1, edgecolor="none")
+        figure.supxlabel("colour intensity", fontsize=9)
+        figure.supylabel("share of the pixels", fontsize=9)
+        file = io.BytesIO()
+        metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
+        figure.savefig(file, format=suffix[1:], metadata=metadata)
+    write_file(path, file.getvalue())
+
+
+def _share_pixels(counts: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Turn counts (3, 256) into shares (4, 256): of all channels, then of each."""
+    each = np.concatenate([counts.sum(0, keepdims=True), counts])
+    return each / each.sum(1, keepdims=True)
+
+
+def _draw_curve(panel: Any, name: str, share: NDArray[np.float64]) -> None:
+    label, colour, opacity, dashes = _STYLES[name]
+    mean = float(share @ np.arange(256))
+    label = f"{label}: mean {mean:.1f}; {share[0]:.1%} at 0, {share[255]:.1%} at 255"
+    edges = np.arange(257) - 0.5
+    panel.stairs(share, edges, fill=True, color=colour, alpha=opacity)
+    panel.stairs(share, edges, color=colour, linewidth=1, label=label)
+    panel.axvline(mean, color=colour, linestyle=dashes, linewidth=1.2)

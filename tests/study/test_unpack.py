@@ -1,0 +1,207 @@
+import os
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+import cinicpack
+from cinicpack import Pack
+from cinicpack.errors import (
+    ArgumentError,
+    DestinationError,
+    PackError,
+    SelectionError,
+    SourceError,
+)
+from cinicpack.study.tree import encode_pngs, write_files
+from cinicpack.study.unpack import unpack
+from cinicpack.synthetic import write_images, write_tree
+
+CLASSES = ("bird", "cat", "ship")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree") / "above" / "cinic"
+    write_tree(root, 9, classes=CLASSES)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pack(tree: Path) -> Pack:
+    return cinicpack.pack(tree, tree.parent.with_name("a.pack"), progress=False)
+
+
+def repack(tree: Path) -> Pack:
+    return cinicpack.pack(tree, tree.with_name(f"{tree.name}.pack"), progress=False)
+
+
+def files(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+
+
+SHAPES = st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 9), st.just(3))
+
+
+@given(arrays(np.uint8, SHAPES))
+def test_encoded_pngs_decode_to_the_same_pixels(images):
+    for image, file in zip(images, encode_pngs(images), strict=True):
+        with Image.open(BytesIO(file)) as decoded:
+            assert decoded.mode == "RGB"
+            assert np.array_equal(np.asarray(decoded), image)
+
+
+@pytest.mark.parametrize("num_workers", [None, 0, 1, 3])
+def test_whole_pack_comes_back(tree, pack, tmp_path, num_workers):
+    made = tmp_path / "made"
+    counts = unpack(pack, made, num_workers=num_workers, progress=False)
+    assert counts == {"train": 27, "valid": 27, "test": 27}
+    assert files(made) == files(tree)
+    for name in files(tree):
+        with Image.open(tree / name) as a, Image.open(made / name) as b:
+            assert np.array_equal(np.asarray(a.convert("RGB")), np.asarray(b)), name
+    assert repack(made).fingerprint == pack.fingerprint
+    assert sorted(os.listdir(tmp_path)) == ["made", "made.pack"]
+
+
+@pytest.mark.parametrize(
+    ("split", "source", "classes"),
+    [
+        ("valid", None, None),
+        ("train+test", "imagenet", None),
+        ("test", "cifar10", ["ship", "bird"]),
+        (None, None, "cat"),
+    ],
+)
+def test_parts_have_the_fingerprints_of_the_selections(pack, tmp_path, split, source, classes):
+    made = tmp_path / "made"
+    counts = unpack(
+        str(pack.path), made, split=split, source=source, classes=classes, progress=False
+    )
+    again = repack(made)
+    assert set(again.splits) == set(split.split("+") if split else pack.splits)
+    for name in again.splits:
+        selection = pack[name].select(source=source, classes=classes)
+        assert counts[name] == len(selection)
+        assert again[name].fingerprint == selection.fingerprint
+
+
+@pytest.mark.parametrize("source", [None, "cifar10"])
+def test_train_and_valid_merge(pack, tmp_path, source):
+    made = tmp_path / "made"
+    counts = unpack(pack, made, source=source, merge_train_valid=True, progress=False)
+    each = 27 if source is None else 6
+    assert counts == {"train": 2 * each, "test": each}
+    again = repack(made)
+    assert again.splits == ("train", "test")
+    assert again["train"].fingerprint == pack["train+valid"].select(source=source).fingerprint
+
+
+def test_merging_refuses_names_that_collide(tmp_path):
+    for split in ("train", "valid", "test"):
+        for name in ("cat", "ship"):
+            image = np.zeros((1, 2, 2, 3), np.uint8)
+            write_images(tmp_path / "tree" / split / name, [f"{name}.png"], image)
+    pack = repack(tmp_path / "tree")
+    with pytest.raises(SelectionError, match=r"found cat/cat.png, ship/ship.png in both"):
+        unpack(pack, tmp_path / "made", merge_train_valid=True, progress=False)
+    assert unpack(pack, tmp_path / "made", progress=False) == {"train": 2, "valid": 2, "test": 2}
+
+
+def test_merging_needs_both(pack, tmp_path):
+    with pytest.raises(ArgumentError, match=r"train and valid to merge, found .* train, test"):
+        unpack(pack, tmp_path / "made", split="train+test", merge_train_valid=True)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_links_are_relative_and_resolve(tree, pack, tmp_path, deep):
+    """Through a linked folder, and with a lone folder above the splits."""
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "short").symlink_to(tmp_path / "deep" / "er")
+    made = tmp_path / ("short" if deep else "") / "made"
+    unpack(
+        pack,
+        made,
+        source="cifar10",
+        merge_train_valid=True,
+        link=tree.parent if deep else tree,
+        progress=False,
+    )
+    for path in made.rglob("*.png"):
+        assert path.is_symlink()
+        assert not os.path.isabs(os.readlink(path))
+        assert path.resolve().is_file()
+        assert path.resolve().is_relative_to(tree)
+    again = cinicpack.pack(made, tmp_path / "again.pack", progress=False)
+    assert again["train"].fingerprint == pack["train+valid"].select(source="cifar10").fingerprint
+    assert again["test"].fingerprint == pack["test"].select(source="cifar10").fingerprint
+
+
+def test_links_into_a_tree_without_the_files_are_refused(tree, pack, tmp_path):
+    part = tmp_path / "part"
+    unpack(pack, part, source="imagenet", progress=False)
+    with pytest.raises(SourceError, match=r"found no .*/train/bird/cifar10-.* and 13 more; name"):
+        unpack(pack, tmp_path / "made", link=part, progress=False)
+    with pytest.raises(SourceError, match=r"found no "):
+        unpack(pack, tmp_path / "made", link=tmp_path / "nowhere", progress=False)
+    assert sorted(os.listdir(tmp_path)) == ["part"]
+
+
+def test_destination_must_be_free(pack, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("full", "full/mine", "link"):
+        with pytest.raises(DestinationError, match=r"expected nothing there"):
+            unpack(pack, tmp_path / name, progress=False)
+    with pytest.raises(DestinationError, match=r"does not exist; create it first"):
+        unpack(pack, tmp_path / "no" / "where", progress=False)
+    assert os.listdir(tmp_path / "full") == ["mine"]
+    (tmp_path / "empty").mkdir()
+    unpack(pack, tmp_path / "empty", split="test", progress=False)
+    assert len(files(tmp_path / "empty")) == 27
+
+
+def test_failure_leaves_nothing(pack, tmp_path, monkeypatch):
+    calls = []
+
+    def fail(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device")
+        return write_files(*arguments)
+
+    monkeypatch.setattr("cinicpack.study.unpack.write_files", fail)
+    with pytest.raises(OSError, match="No space left"):
+        unpack(pack, tmp_path / "made", num_workers=0, progress=False)
+    assert 4 <= len(calls) < 9
+    assert os.listdir(tmp_path) == []
+
+
+def test_names_do_not_lead_outside(tree, tmp_path):
+    pack = cinicpack.pack(tree, tmp_path / "a.pack", progress=False)
+    file = pack.path / "test" / "names.npy"
+    name = pack["test"].names[5]
+    file.write_bytes(file.read_bytes().replace(name, b"../" + name[3:]))
+    with pytest.raises(PackError, match=r"a.pack: expected names .* found 'bird' and '\.\./"):
+        unpack(tmp_path / "a.pack", tmp_path / "made", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"split": "trian"}, SelectionError),
+        ({"source": "cifar"}, SelectionError),
+        ({"classes": ["dog"]}, SelectionError),
+        ({"num_workers": -1}, ArgumentError),
+    ],
+)
+def test_wrong_options_are_refused(pack, tmp_path, options, error):
+    with pytest.raises(error, match="expected"):
+        unpack(pack, tmp_path / "made", progress=False, **options)
+    assert os.listdir(tmp_path) == []

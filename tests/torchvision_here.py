@@ -1,0 +1,33 @@
+"""Torchvision for the tests, also where its compiled operators do not load; they need none."""
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+__all__ = ["import_torchvision"]
+
+# Those that torchvision gives fake kernels to while it is imported, which must be declared then.
+_OPERATORS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+# Operators live as long as the library that declares them.
+_libraries: list[torch.library.Library] = []
+
+
+def import_torchvision() -> ModuleType:
+    """Import torchvision, or skip the test where it is not installed."""
+    try:
+        return pytest.importorskip("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        del sys.modules[name]
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in _OPERATORS:
+        library.define(operator)
+    _libraries.append(library)
+    return pytest.importorskip("torchvision")
