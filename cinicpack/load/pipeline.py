@@ -50,7 +50,11 @@ class Pipeline(Generic[T]):
             if self._next == self._count:
                 raise StopIteration
             self._next += 1
-            return self._make(self._next - 1)
+            try:
+                return self._make(self._next - 1)
+            except Exception:
+                self.close()
+                raise
         if not self._due:
             self.close()
             raise StopIteration
@@ -95,7 +99,7 @@ class _Job(Generic[T]):
     def run(self) -> None:
         try:
             self.result = self.make(self.number)
-        except BaseException as error:  # noqa: BLE001  the consumer raises it
+        except BaseException as error:
             self.error = error
         finally:
             self.done.release()

@@ -1,0 +1,62 @@
+"""Augmentation: what is done to training images."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from cinicpack.errors import ArgumentError
+
+__all__ = ["Augment"]
+
+_PADDING_MODES: Final = {"constant": "constant", "zeros": "constant", "reflect": "reflect"}
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crop, mirror and cutout, drawn anew for every sample and epoch, in that order.
+
+    Args:
+        crop_padding: pixels added on every side before a crop of the original size is taken at a
+            uniform offset; 0: no crop.
+        padding_mode: what the added pixels are: "constant", black as torchvision's RandomCrop has
+            it ("zeros" means the same), or "reflect", the image without its edge repeated.
+        flip: "random": mirrored left to right in half of the epochs at random; "alternating": a
+            coin decides the first epoch, from then on every other is mirrored; None: never.
+        cutout: side of a square with a uniform centre, clipped by the image, that is set to the
+            mean; 0: none.
+
+    Raises ``ArgumentError`` for anything else.
+
+    >>> Augment(padding_mode="zeros")
+    Augment(crop_padding=4, padding_mode='constant', flip='random', cutout=0)
+    """
+
+    crop_padding: int = 4
+    padding_mode: str = "constant"
+    flip: str | None = "random"
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("crop_padding", "cutout"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 0:
+                raise ArgumentError(
+                    f"expected {name} to be a whole number of at least 0, found {value!r}"
+                )
+        if self.padding_mode not in _PADDING_MODES:
+            raise ArgumentError(
+                "expected padding_mode to be 'constant' (or 'zeros') or 'reflect', found "
+                f"{self.padding_mode!r}"
+            )
+        object.__setattr__(self, "padding_mode", _PADDING_MODES[self.padding_mode])
+        if self.flip not in ("random", "alternating", None):
+            raise ArgumentError(
+                f"expected flip to be 'random', 'alternating' or None, found {self.flip!r}"
+            )
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ``ArgumentError`` where an image of this size cannot be padded by reflection."""
+        if self.padding_mode == "reflect" and self.crop_padding >= min(height, width):
+            raise ArgumentError(
+                f"expected a crop_padding below {min(height, width)} to reflect images of "
+                f"{height}x{width}, found {self.crop_padding}"
+            )
