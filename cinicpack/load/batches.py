@@ -19,12 +19,12 @@ class Block(NamedTuple):
     Attributes:
         images: flat, of the type that `DTYPES` gives; n * 3 * H * W elements.
         labels: (n,) int64.
-        index: (n,) int64.
+        rows: (n,) int64, the index of every sample.
     """
 
     images: NDArray[Any]
     labels: NDArray[np.int64]
-    index: NDArray[np.int64]
+    rows: NDArray[np.int64]
 
 
 class BatchFormat(NamedTuple):
@@ -62,7 +62,7 @@ class BatchFormat(NamedTuple):
         size = 3 * self.height * self.width
         images: Any = block.images[start * size : stop * size]
         labels: Any = block.labels[start:stop]
-        index: Any = block.index[start:stop]
+        index: Any = block.rows[start:stop]
         if self.dtype == "float16":
             images = images.view(np.float16)
         planes = (stop - start, 3, self.height, self.width)

@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, LoaderError, SelectionError, StateError
@@ -114,9 +113,13 @@ class Loader:
         self.split = _check_split(self.pack, split)
         self.batch_size = _check_int("batch_size", batch_size, 1)
         self.shuffle = bool(shuffle)
+        if augment is not None and not isinstance(augment, Augment):
+            raise ArgumentError(f"expected augment to be an Augment or None, found {augment!r}")
         self.augment = augment
         self.source = source
-        self.classes = [classes] if isinstance(classes, str) else classes and list(classes)
+        if classes is not None:
+            classes = [classes] if isinstance(classes, str) else list(classes)
+        self.classes = classes
         self.drop_last = bool(drop_last)
         self.seed = _check_int("seed", seed, 0, 2**64)
         self.num_workers = (
@@ -124,6 +127,8 @@ class Loader:
         )
         self._given_ranks = _check_ranks(rank, world_size)
         self._ranks: tuple[int, int] | None = None
+        if augment_on not in ("cpu", "device"):
+            raise ArgumentError(f"expected augment_on 'cpu' or 'device', found {augment_on!r}")
         dtype = _check_dtype(dtype)
         _check_output(output, dtype, device)
         height, width, _ = self.pack.image_shape
@@ -135,8 +140,10 @@ class Loader:
             raise SelectionError(
                 f"{self.split!r} has no images with source={source!r}, classes={self.classes!r}"
             )
-        self._samples = Samples(self.split, rows, augment, self.seed, self._format)
-        self._samples.normalize(*_check_normalize(normalize, self.pack, dtype))
+        normalized, mean, std = _check_normalize(normalize, self.pack, dtype)
+        self._samples = Samples(
+            self.split, rows, augment, self.seed, self._format, mean, std, normalized
+        )
         self._split_text = _describe_split(self.split)
         self._slab_batches = max(1, _SLAB_IMAGES // self.batch_size)
         self._ahead = self.num_workers + 1
@@ -231,7 +238,7 @@ class Loader:
         )
 
     def _running(self) -> "_Epoch | None":
-        epoch = self._current and self._current()
+        epoch = None if self._current is None else self._current()
         return epoch if epoch is not None and epoch.running else None
 
     def _identity(self) -> dict[str, Any]:
@@ -275,9 +282,7 @@ class _Epoch:
         self._loader = loader
         rank, world_size = loader._resolve_ranks()
         epoch, samples, form, pool = loader._epoch, loader._samples, loader._format, loader._pool
-        order = epoch_order(
-            len(samples), shuffle=loader.shuffle, seed=loader.seed, epoch=epoch
-        )
+        order = epoch_order(len(samples), shuffle=loader.shuffle, seed=loader.seed, epoch=epoch)
         positions, offsets = rank_batches(
             order, loader._consumed, loader.batch_size, rank, world_size, loader.drop_last
         )
@@ -384,10 +389,10 @@ def _check_output(output: str, dtype: str, device: Any) -> None:
 
 def _check_normalize(
     normalize: Any, pack: Pack, dtype: str
-) -> tuple[Sequence[float], Sequence[float]] | None:
-    """Return mean and std, or None for pixels in [0, 1]."""
+) -> tuple[bool, Sequence[float], Sequence[float]]:
+    """Return whether to normalise, and with which mean and std."""
     if isinstance(normalize, bool | np.bool_):
-        return (pack.mean, pack.std) if normalize else None
+        return bool(normalize) and dtype != "uint8", pack.mean, pack.std
     try:
         mean, std = (tuple(map(float, values)) for values in normalize)
         valid = len(mean) == len(std) == 3 and all(map(math.isfinite, mean))
@@ -402,7 +407,7 @@ def _check_normalize(
         raise ArgumentError(
             "uint8 batches are raw pixels: normalise them yourself, or choose another dtype"
         )
-    return mean, std
+    return True, mean, std
 
 
 def _check_ranks(rank: int | None, world_size: int | None) -> tuple[int, int] | None:
@@ -420,7 +425,7 @@ def _describe_split(split: Split) -> str:
     """Name a split, and a selection also by what is in it."""
     if split.rows is None:
         return split.name
-    return f"{split.name}#{hashlib.sha256(split.rows).hexdigest()[:16]}"
+    return f"{split.name}#{hashlib.sha256(split.rows.data).hexdigest()[:16]}"
 
 
 def _abridge(classes: list[str] | None) -> list[str] | str | None:

@@ -1,0 +1,472 @@
+import gc
+import hashlib
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+import cinicpack
+from cinicpack import ArgumentError, Augment, Loader, LoaderError, SelectionError, StateError
+
+AUGMENTS = [
+    None,
+    Augment(),
+    Augment(padding_mode="reflect", flip="alternating"),
+    Augment(crop_padding=0, flip=None, cutout=8),
+]
+
+
+def digest(loader):
+    """Hash what became of every sample of an epoch, whatever the order of arrival."""
+    samples = []
+    for images, labels, index in loader:
+        for image, label, row in zip(images, labels.tolist(), index.tolist(), strict=True):
+            raw = image.contiguous().view(torch.uint8).numpy().tobytes()
+            samples.append((row, label, hashlib.sha256(raw).digest()))
+    return hashlib.sha256(repr(sorted(samples)).encode()).hexdigest()
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name == "cinicpack"]
+
+
+def test_a_batch_is_images_and_labels(pack):
+    loader = Loader(pack, "train", batch_size=8)
+    images, labels = next(iter(loader))
+    assert images.shape == (8, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert images.is_contiguous()
+    assert labels.shape == (8,)
+    assert labels.dtype == torch.int64
+
+
+def test_a_pack_is_a_path_or_a_pack(pack):
+    first = next(iter(Loader(str(pack.path), "train", batch_size=8)))
+    second = next(iter(Loader(pack, pack["train"], batch_size=8)))
+    assert torch.equal(first[0], second[0])
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
+def test_an_epoch_is_every_sample_once(pack, shuffle, batch_size):
+    loader = Loader(pack, "valid", batch_size=batch_size, shuffle=shuffle, return_index=True)
+    for _ in range(2):
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        index = torch.cat([batch[2] for batch in batches])
+        labels = torch.cat([batch[1] for batch in batches])
+        assert sorted(index.tolist()) == list(range(len(pack["valid"])))
+        assert (index.tolist() == list(range(len(index)))) is not shuffle
+        assert np.array_equal(pack["valid"].labels[index.numpy()], labels.numpy())
+
+
+def test_orders_differ_by_epoch_and_seed_and_repeat(pack):
+    def order(seed, epoch):
+        loader = Loader(pack, batch_size=1000, seed=seed, return_index=True)
+        loader.set_epoch(epoch)
+        return next(iter(loader))[2].tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in (0, 1, 2**63) for epoch in range(3)}) == 9
+
+
+def test_without_augmentation_images_are_those_of_the_pack(pack):
+    loader = Loader(pack, "test", shuffle=False, batch_size=16)
+    images = torch.cat([images for images, _ in loader]).double().numpy()
+    pixels = np.asarray(pack["test"].images).transpose(0, 3, 1, 2) / 255
+    mean, std = (np.reshape(values, (3, 1, 1)) for values in (pack.mean, pack.std))
+    assert np.abs(images - (pixels - mean) / std).max() < 2e-6
+
+
+def test_normalize(pack):
+    def images(normalize):
+        loader = Loader(pack, "test", shuffle=False, batch_size=64, normalize=normalize)
+        return next(iter(loader))[0]
+
+    raw = images(False)
+    assert raw.min() >= 0
+    assert raw.max() <= 1
+    mean, std = (0.1, 0.2, 0.3), (0.5, 1.0, 2.0)
+    expected = (raw - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    assert (images((mean, std)) - expected).abs().max() < 2e-6
+    assert torch.equal(images(True), images((pack.mean, pack.std)))
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_samples_do_not_depend_on_how_they_are_loaded(pack, sharded_pack, hdf5_pack, augment):
+    def load(source, **options):
+        return digest(Loader(source, "train", augment=augment, return_index=True, **options))
+
+    expected = load(pack, batch_size=16, num_workers=1)
+    for workers in (0, 2, 4):
+        assert load(pack, batch_size=16, num_workers=workers) == expected
+    for batch_size in (1, 5, 64, 1000):
+        assert load(pack, batch_size=batch_size, num_workers=2) == expected
+    assert load(pack, batch_size=16, shuffle=False) == expected
+    assert load(sharded_pack, batch_size=16) == expected
+    assert load(hdf5_pack, batch_size=16) == expected
+    assert load(pack, batch_size=16, channels_last=True) == expected
+    if augment is not None and augment.flip == "random":
+        assert load(pack, batch_size=16, seed=1) != expected
+
+
+def test_epochs_are_augmented_differently(pack):
+    loader = Loader(pack, augment=Augment(), return_index=True)
+    assert digest(loader) != digest(loader)
+    loader.set_epoch(0)
+    first = digest(loader)
+    loader.set_epoch(0)
+    assert digest(loader) == first
+
+
+def test_a_selection_gives_the_samples_that_the_whole_gives(pack):
+    options = {"augment": Augment(), "return_index": True, "batch_size": 16, "shuffle": False}
+    whole = {
+        row: image
+        for images, _, index in Loader(pack, "train+valid", **options)
+        for row, image in zip(index.tolist(), images, strict=True)
+    }
+    classes = ["cat", "truck"]
+    count = 0
+    loader = Loader(pack, "train+valid", source="imagenet", classes=classes, **options)
+    for images, labels, index in loader:
+        for image, label, row in zip(images, labels.tolist(), index.tolist(), strict=True):
+            assert torch.equal(image, whole[row])
+            assert pack.classes[label] in classes
+            count += 1
+    assert count == len(pack["train+valid"].select(source="imagenet", classes=classes))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("float16", torch.float16), ("bfloat16", torch.bfloat16), (torch.float16, torch.float16)],
+)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_half_precision_is_float32_rounded(pack, dtype, expected, channels_last):
+    options = {"augment": Augment(), "batch_size": 32, "channels_last": channels_last}
+    half = next(iter(Loader(pack, dtype=dtype, **options)))[0]
+    full = next(iter(Loader(pack, **options)))[0]
+    assert half.dtype == expected
+    assert half.shape == full.shape
+    assert half.stride() == full.stride()
+    assert torch.equal(half, full.to(expected))
+
+
+def test_uint8_is_pixels(pack):
+    images, _ = next(iter(Loader(pack, "test", dtype="uint8", shuffle=False, batch_size=20)))
+    assert images.dtype == torch.uint8
+    pixels = np.asarray(pack["test"].images[:20]).transpose(0, 3, 1, 2)
+    assert np.array_equal(images.numpy(), pixels)
+    with pytest.raises(ArgumentError, match="uint8 batches are raw pixels"):
+        Loader(pack, dtype="uint8", normalize=((0, 0, 0), (1, 1, 1)))
+
+
+def test_channels_last(pack):
+    images, _ = next(iter(Loader(pack, batch_size=8, channels_last=True)))
+    assert images.shape == (8, 3, 32, 32)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    numpy, _ = next(iter(Loader(pack, batch_size=8, channels_last=True, output="numpy")))
+    assert numpy.shape == (8, 32, 32, 3)
+    assert np.array_equal(numpy, images.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_numpy_output(pack, dtype):
+    numpy = list(Loader(pack, batch_size=8, dtype=dtype, output="numpy", return_index=True))
+    tensors = list(Loader(pack, batch_size=8, dtype=dtype, return_index=True))
+    for arrays, expected in zip(numpy, tensors, strict=True):
+        for array, tensor in zip(arrays, expected, strict=True):
+            assert type(array) is np.ndarray
+            assert np.array_equal(array, tensor.numpy())
+
+
+def test_drop_last(pack):
+    count = len(pack["train"])
+    loader = Loader(pack, batch_size=count - 1, drop_last=True)
+    assert [len(labels) for _, labels in loader] == [count - 1]
+    assert len(loader) == 1
+    assert len(Loader(pack, batch_size=count + 1, drop_last=True)) == 0
+    empty = Loader(pack, batch_size=count + 1, drop_last=True)
+    assert list(empty) == []
+    assert empty.state_dict()["epoch"] == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("batch_size", [4, 50])
+def test_held_batches_keep_their_values(pack, num_workers, batch_size):
+    loader = Loader(pack, augment=Augment(), batch_size=batch_size, num_workers=num_workers)
+    held = [(images, images.clone(), labels, labels.clone()) for images, labels in loader]
+    views = [(images[1, :, 3:5], images[1, :, 3:5].clone()) for images, *_ in held[:-1]]
+    arrays = [images.numpy() for images, _ in loader]
+    del loader
+    gc.collect()
+    for images, copy, labels, labels_copy in held:
+        assert torch.equal(images, copy)
+        assert torch.equal(labels, labels_copy)
+    del held, images, copy
+    for _ in Loader(pack, batch_size=batch_size):
+        pass
+    assert all(torch.equal(view, copy) for view, copy in views)
+    assert all(np.isfinite(array).all() for array in arrays)
+
+
+def test_dropped_batches_are_recycled(pack):
+    loader = Loader(pack, batch_size=10, num_workers=2, augment=Augment())
+    places = set()
+    for _ in range(50):
+        for images, _ in loader:
+            places.add(images.data_ptr())
+        del images
+    slabs = loader.num_workers + 1 + 2
+    assert len(places) <= slabs * (128 // 10)
+
+
+@pytest.mark.parametrize("how", ["break", "exception", "drop", "close", "exhaust", "loader"])
+def test_no_thread_is_left(pack, how):
+    loader = Loader(pack, batch_size=4, num_workers=3)
+    iterator = iter(loader)
+    next(iterator)
+    if how == "break":
+        del iterator
+        for _ in loader:
+            assert threads()
+            break
+    elif how == "exception":
+        del iterator
+        with pytest.raises(ZeroDivisionError):
+            for _ in loader:
+                1 / 0  # noqa: B018
+    elif how == "drop":
+        del iterator
+    elif how == "close":
+        iterator.close()
+    elif how == "exhaust":
+        list(iterator)
+    else:
+        loader.close()
+        with pytest.raises(LoaderError, match="after close"):
+            iter(loader)
+    gc.collect()
+    assert not threads()
+
+
+def test_a_new_iterator_closes_the_old_one(pack):
+    loader = Loader(pack, batch_size=4)
+    old = iter(loader)
+    next(old)
+    new = iter(loader)
+    with pytest.raises(LoaderError, match="newer"):
+        next(old)
+    assert len(list(new)) == len(loader)
+    with pytest.raises(StopIteration):
+        next(new)
+
+
+def test_an_error_in_a_thread_surfaces_in_the_consumer(pack, monkeypatch):
+    from cinicpack.load.samples import Samples
+
+    def fail(self, *arguments):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(Samples, "fill", fail)
+    iterator = iter(Loader(pack))
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(iterator)
+    with pytest.raises(LoaderError):
+        next(iterator)
+    assert not threads()
+
+
+def test_epochs_count_on(pack):
+    loader = Loader(pack, batch_size=16)
+    assert loader.state_dict()["epoch"] == 0
+    for expected in range(3):
+        for _ in loader:
+            assert loader.state_dict()["epoch"] == expected or not loader._running()
+    assert loader.state_dict()["epoch"] == 3
+    loader.set_epoch(10)
+    assert loader.state_dict()["epoch"] == 10
+    for _ in loader:
+        break
+    assert loader.state_dict()["epoch"] == 10
+    iter(loader)
+    assert loader.state_dict()["epoch"] == 11
+
+
+@pytest.mark.parametrize("batch_size", [5, 16])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_resume_at_every_batch(pack, batch_size, drop_last):
+    options = {"augment": Augment(), "return_index": True, "drop_last": drop_last, "seed": 7}
+    loader = Loader(pack, "valid", batch_size=batch_size, num_workers=2, **options)
+    whole = list(loader) + list(loader)
+    per_epoch = len(loader)
+    loader = Loader(pack, "valid", batch_size=batch_size, **options)
+    iterator = iter(loader)
+    for position in range(per_epoch + 1):
+        state = json.loads(json.dumps(loader.state_dict()))
+        resumed = Loader(pack, "valid", batch_size=batch_size, num_workers=0, **options)
+        resumed.load_state_dict(state)
+        assert resumed.state_dict() == state
+        first = next(iter(resumed))
+        assert all(map(torch.equal, first, whole[position]))
+        if position < per_epoch:
+            next(iterator)
+
+
+def test_a_state_fits_any_batch_size_and_world_size(pack):
+    def rows(loader):
+        return [row for batch in loader for row in batch[2].tolist()]
+
+    options = {"return_index": True, "seed": 3}
+    loader = Loader(pack, batch_size=8, **options)
+    iterator = iter(loader)
+    for _ in range(3):
+        next(iterator)
+    state = loader.state_dict()
+    assert state["samples"] == 24
+    expected = [row for batch in iterator for row in batch[2].tolist()]
+    other = Loader(pack, batch_size=11, **options)
+    other.load_state_dict(state)
+    assert rows(other) == expected
+    gathered = []
+    for rank in range(3):
+        part = Loader(pack, batch_size=3, rank=rank, world_size=3, **options)
+        part.load_state_dict(state)
+        gathered += rows(part)
+    assert sorted(gathered) == sorted(expected)
+
+
+def test_states_are_small(pack):
+    loader = Loader(
+        pack, "train+valid+test", classes=pack.classes, source="imagenet", augment=Augment(),
+        seed=2**64 - 1, drop_last=True,
+    )  # fmt: skip
+    iter(loader)
+    assert len(json.dumps(loader.state_dict())) < 600
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"split": "valid"}, "split"),
+        ({"source": "cifar10"}, "source"),
+        ({"classes": ["cat"]}, "classes"),
+        ({"shuffle": False}, "shuffle"),
+        ({"drop_last": True}, "drop_last"),
+        ({"augment": Augment()}, "augment"),
+    ],
+)
+def test_a_state_of_other_options_is_refused_by_name(pack, options, name):
+    state = Loader(pack).state_dict()
+    with pytest.raises(StateError, match=name):
+        Loader(pack, **options).load_state_dict(state)
+
+
+def test_a_state_of_another_selection_is_refused(pack):
+    first = Loader(pack, pack["train"].select(indices=[1, 2, 3]))
+    with pytest.raises(StateError, match="split"):
+        Loader(pack, pack["train"].select(indices=[1, 2, 4])).load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("state", [None, {}, {"epoch": 0}, 5])
+def test_what_is_no_state_is_refused(pack, state):
+    with pytest.raises(StateError, match="state_dict"):
+        Loader(pack).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("epoch", "samples"), [(-1, 0), (0, -1), (0, 10**9), ("0", 0), (0, 1.5)])
+def test_a_damaged_state_is_refused(pack, epoch, samples):
+    loader = Loader(pack)
+    with pytest.raises(StateError, match="damaged"):
+        loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "samples": samples})
+
+
+def test_a_state_is_not_loaded_into_a_running_iterator(pack):
+    loader = Loader(pack, batch_size=4)
+    state = loader.state_dict()
+    iterator = iter(loader)
+    next(iterator)
+    with pytest.raises(LoaderError, match="running"):
+        loader.load_state_dict(state)
+    iterator.close()
+    loader.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"batch_size": 0}, ArgumentError, "batch_size"),
+        ({"batch_size": 2.5}, ArgumentError, "batch_size"),
+        ({"batch_size": True}, ArgumentError, "batch_size"),
+        ({"seed": -1}, ArgumentError, "seed"),
+        ({"seed": 2**64}, ArgumentError, "seed"),
+        ({"num_workers": -1}, ArgumentError, "num_workers"),
+        ({"dtype": "float64"}, ArgumentError, "float64"),
+        ({"dtype": torch.int32}, ArgumentError, "int32"),
+        ({"output": "jax"}, ArgumentError, "jax"),
+        ({"output": "numpy", "dtype": "bfloat16"}, ArgumentError, "bfloat16"),
+        ({"output": "numpy", "device": "cuda"}, ArgumentError, "cuda"),
+        ({"normalize": 3}, ArgumentError, "normalize"),
+        ({"normalize": ((0, 0), (1, 1))}, ArgumentError, "normalize"),
+        ({"normalize": ((0, 0, 0), (1, 1, 0))}, ArgumentError, "std"),
+        ({"normalize": ((0, 0, 0), (1, 1, float("nan")))}, ArgumentError, "std"),
+        ({"rank": 0}, ArgumentError, "world_size"),
+        ({"world_size": 2}, ArgumentError, "rank"),
+        ({"rank": 2, "world_size": 2}, ArgumentError, "rank"),
+        ({"augment": "crop"}, ArgumentError, "augment"),
+        ({"augment": Augment(crop_padding=32, padding_mode="reflect")}, ArgumentError, "32"),
+        ({"split": "dev"}, SelectionError, "dev"),
+        ({"source": "places"}, SelectionError, "places"),
+        ({"classes": ["cat", "cow"]}, SelectionError, "cow"),
+        ({"classes": []}, SelectionError, "no images"),
+        ({"augment_on": "gpu"}, ArgumentError, "augment_on"),
+    ],
+)
+def test_bad_arguments_are_refused_by_name(pack, options, error, text):
+    with pytest.raises(error, match=text):
+        Loader(pack, **options)
+
+
+def test_a_split_of_another_pack_is_refused(pack, small_pack):
+    with pytest.raises(SelectionError, match="of another"):
+        Loader(pack, small_pack["train"])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_ranks_share_the_epoch(pack, world_size, drop_last):
+    def load(rank):
+        loader = Loader(
+            pack, "valid", batch_size=7, rank=rank, world_size=world_size, drop_last=drop_last,
+            return_index=True,
+        )  # fmt: skip
+        return [batch[2].tolist() for batch in loader]
+
+    alone = Loader(pack, "valid", batch_size=7 * world_size, drop_last=drop_last, return_index=True)
+    expected = [batch[2].tolist() for batch in alone]
+    ranks = [load(rank) for rank in range(world_size)]
+    assert {len(batches) for batches in ranks} == {len(expected)}
+    for number, globally in enumerate(expected):
+        shares = [batches[number] for batches in ranks]
+        assert all(share == globally[rank::world_size] for rank, share in enumerate(shares))
+
+
+def test_world_size_without_a_process_group_is_an_error(pack, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    loader = Loader(pack)
+    with pytest.raises(LoaderError, match="WORLD_SIZE is 2"):
+        iter(loader)
+    assert iter(Loader(pack, rank=0, world_size=2))
+
+
+def test_an_open_loader_survives_its_pack(tree, tmp_path):
+    cinicpack.pack(tree, tmp_path / "gone.pack", progress=False)
+    loader = Loader(tmp_path / "gone.pack", augment=Augment(), return_index=True)
+    expected = digest(loader)
+    shutil.rmtree(tmp_path / "gone.pack")
+    loader.set_epoch(0)
+    assert digest(loader) == expected
