@@ -105,8 +105,8 @@ def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]
     """Build a run over ``split`` that gathers and converts only, and returns how many images.
 
     It is the least that any loader of shuffled float32 batches has to do: each image's bytes are
-    read from where they lie, converted, multiplied and added to, and written to a batch. Batches are
-    written to a few buffers in turn, as a training loop would free them.
+    read from where they lie, converted, multiplied and added to, and written to a batch, which is
+    one of a few that take turns, as a training loop would free them.
     """
     addresses = split.addresses()
     size = int(np.prod(split.pack.image_shape))
@@ -124,7 +124,6 @@ def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]
         return len(order)
 
     return run
-'''
 
 
 @jit
@@ -147,9 +146,11 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(self, root: Path, split: str, pack: Pack) -> None:
         paths = Tree(root).paths()
-        order, labels = arrange(paths).splits[split]
-        self._files = [(str(root / paths[row]), label) for row, label in zip(
-            order.tolist(), labels.tolist(), strict=True)]
+        layout = arrange(paths)
+        rows, labels = layout.rows[split].tolist(), layout.labels[split].tolist()
+        self._files = [
+            (str(root / paths[row]), label) for row, label in zip(rows, labels, strict=True)
+        ]
         self._mean = torch.tensor(pack.mean).view(3, 1, 1)
         self._std = torch.tensor(pack.std).view(3, 1, 1)
 

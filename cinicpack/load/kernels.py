@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
+import numba
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 from numpy.typing import NDArray
@@ -43,7 +43,9 @@ _LOW: Final = 0xFFFFFFFF
 
 _BYTE, _SHORT, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)
 _FLOAT, _HALF = ir.FloatType(), ir.HalfType()
-_COEFFICIENTS = types.UniTuple(types.float32, 6)
+# Numba describes its own types only in part.
+_types: Any = numba.types
+_ADDRESS, _COEFFICIENTS = _types.uint64, _types.UniTuple(_types.float32, 6)
 _ITEM_SIZES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
 
 
@@ -132,32 +134,36 @@ def draw(
 # ---- memory --------------------------------------------------------------------------------------
 
 
-@intrinsic
-def _pointer(_typing: Any, _address: Any) -> Any:
+def _type_pointer(_typing: Any, _address: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.uint8)(types.uint64), generate
+    return _types.CPointer(_types.uint8)(_ADDRESS), generate
+
+
+def _type_prefetch(_typing: Any, _address: Any) -> Any:
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], _BYTE.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
+        insert: Any = cgutils.get_or_insert_function
+        function = insert(builder.module, kind, "llvm.prefetch.p0")
+        # To read, as near to the core as possible, data.
+        builder.call(function, [pointer, _INT(0), _INT(3), _INT(1)])
+        return context.get_dummy_value()
+
+    return _types.void(_ADDRESS), generate
+
+
+_pointer: Any = intrinsic(_type_pointer)
+# Asks for the cache line at an address, which need not be mapped.
+_prefetch: Any = intrinsic(_type_prefetch)
+_carray: Any = getattr(numba, "carray")  # noqa: B009
 
 
 @register_jitable
 def bytes_at(address: Any, size: Any) -> Any:
     """View ``size`` bytes of memory as an array of uint8, in compiled code."""
-    return carray(_pointer(address), size)
-
-
-@intrinsic(prefer_literal=True)
-def _prefetch(_typing: Any, _address: Any, write: Any) -> Any:
-    """Ask for the cache line of an address, which need not be mapped."""
-
-    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        pointer = builder.inttoptr(args[0], _BYTE.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, _INT(int(write.literal_value)), _INT(3), _INT(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, write), generate
+    return _carray(_pointer(address), size)
 
 
 # ---- blocks of pixels ----------------------------------------------------------------------------
@@ -245,55 +251,51 @@ def _encode(
     return builder.or_(low, builder.and_(high, _constant(0xFFFF0000, half)))
 
 
-@intrinsic(prefer_literal=True)
-def _convert(
+def _type_convert(
     _typing: Any,
-    target: Any,
-    target_step: Any,
-    source: Any,
-    source_step: Any,
-    mask: Any,
-    coefficients: Any,
+    _target: Any,
+    _target_step: Any,
+    _source: Any,
+    _source_step: Any,
+    _mask: Any,
+    _coefficients: Any,
     dtype: Any,
     channels_last: Any,
     ties: Any,
     mirror: Any,
     lanes: Any,
 ) -> Any:
-    """Convert the pixels of one block, which is a single pixel or 16 side by side.
-
-    Channel c is read at ``source`` + c * ``source_step`` and masked; block c is written at
-    ``target`` + c * ``target_step``: a channel, or a third of the pixels with channels last.
-    """
-    n = lanes.literal_value
-    name, last, tied = dtype.literal_value, channels_last.literal_value, ties.literal_value
-    mirrored = mirror.literal_value
-    addresses = (types.uint64,) * 5
     literals = (dtype, channels_last, ties, mirror, lanes)
+    name, last, tied, mirrored, n = (literal.literal_value for literal in literals)
 
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        place, place_step, start, start_step, mask_at, values = args[:6]
+        target, target_step, source, source_step, mask, coefficients = args[:6]
         kind = _vector(_BYTE, n)
-        visible = builder.load(_at(builder, mask_at, kind), align=1)
+        visible = builder.load(_at(builder, mask, kind), align=1)
         blocks = []
         for _ in range(3):
-            pixels = builder.load(_at(builder, start, kind), align=1)
-            pixels = builder.and_(pixels, visible)
+            pixels = builder.and_(builder.load(_at(builder, source, kind), align=1), visible)
             if mirrored:
                 pixels = _shuffle_lanes(builder, pixels, pixels, range(n - 1, -1, -1))
             blocks.append(pixels)
-            start = builder.add(start, start_step)
+            source = builder.add(source, source_step)
         channels = [[channel] * n for channel in range(3)]
         if last and n > 1:
             blocks = _interleave(builder, blocks)
             channels = [[spot % 3 for spot in range(c * n, (c + 1) * n)] for c in range(3)]
         for pixels, which in zip(blocks, channels, strict=True):
-            encoded = _encode(builder, pixels, values, which, name, tied)
-            builder.store(encoded, _at(builder, place, encoded.type), align=1)
-            place = builder.add(place, place_step)
+            encoded = _encode(builder, pixels, coefficients, which, name, tied)
+            builder.store(encoded, _at(builder, target, encoded.type), align=1)
+            target = builder.add(target, target_step)
         return context.get_dummy_value()
 
-    return types.void(*addresses, _COEFFICIENTS, *literals), generate
+    return _types.void(*(_ADDRESS,) * 5, _COEFFICIENTS, *literals), generate
+
+
+# Converts one block, which is a single pixel or 16 side by side. Channel c is read at source +
+# c * source_step and masked, then mirrored; what comes out is written at target + c * target_step:
+# channel c, or with channels last the c-th third of the block. The last five are literals.
+_convert: Any = intrinsic(prefer_literal=True)(_type_convert)
 
 
 # ---- batches -------------------------------------------------------------------------------------
@@ -410,7 +412,8 @@ def _make_fill(dtype: str, channels_last: bool, ties: bool) -> Callable[..., Non
         draw(out_index, seed, epoch, height, width, crop_padding, flip, cutout, draws)
         # A mask for any shift of a row is a part of this; its start is a black row.
         ruler = np.zeros(3 * width, np.uint8)
-        ruler[width : 2 * width] = 255
+        for x in range(w):
+            ruler[w + x] = 255
         black = _u64(ruler.ctypes.data)
         scratch = np.empty(3 * height * width + 2 * width, np.uint8)
         coefficients = (scale[0], scale[1], scale[2], shift[0], shift[1], shift[2])
@@ -428,9 +431,9 @@ def _make_fill(dtype: str, channels_last: bool, ties: bool) -> Callable[..., Non
             # Rows are read shifted, so the first and last reach outside of the image by up to a
             # row. That is masked; it must only not touch a page that may not be there.
             if left and _spills(pixels, image, _u64(abs(left))):
-                bytes_at(_u64(scratch.ctypes.data) + w, 3 * height * width)[:] = bytes_at(
-                    pixels, 3 * height * width
-                )
+                found = bytes_at(pixels, 3 * height * width)
+                for byte in range(image):
+                    scratch[w + byte] = found[byte]
                 pixels = _u64(scratch.ctypes.data) + w
             mask = black + w if reflect else black + _u64(width + left)
             # Images come in random order from more memory than any cache holds: the next one is
@@ -438,7 +441,7 @@ def _make_fill(dtype: str, channels_last: bool, ties: bool) -> Callable[..., Non
             ahead = places[min(i + _u64(1), count - _u64(1))]
             for y in range(height):
                 for line in range(_u64(0), _u64(3) * w, _u64(_LINE)):
-                    _prefetch(ahead + line, False)
+                    _prefetch(ahead + line)
                 ahead += _u64(3) * w
                 r = y + top
                 if reflect:

@@ -14,8 +14,8 @@ happens to a sample is a pure function of seed, epoch and index.
     ORDER    b            low and high word of draw 2b; words 2 and 3 of draw 2b + 1
 
 A word is brought below n by ``word * n >> 32``, a draw of 64 bits by ``draw * n >> 64``. An order
-of n samples starts as 0 to n - 1; for i from n - 1 down to 1, the values at i and at draw i, brought
-below i + 1, change places.
+of n samples starts as 0 to n - 1; for i from n - 1 down to 1, the values at i and at draw i,
+brought below i + 1, change places.
 """
 
 from typing import Final

@@ -102,8 +102,9 @@ def _open(file: Path) -> Iterator[Any]:
     if not file.is_file():
         raise PackError(f"{file}: expected a directory or an HDF5 file, found neither")
     try:
-        # It never changes: no lock, so that read-only and network disks do.
-        with h5py.File(file, "r", locking=False) as h5:
+        # Opened by Python, it is not locked (it never changes, and network disks cannot), and the
+        # program may have opened it with h5py in another mode.
+        with open(file, "rb") as stream, h5py.File(stream, "r") as h5:
             yield h5
     except PackError:
         raise

@@ -73,8 +73,9 @@ def format_summary(summary: dict[str, Any]) -> str:
     table = [["", *(name for name, _ in columns)]]
     table.append(["images", *(f"{split['images']:,}" for _, split in columns)])
     table.append(["shards", *(f"{split['shards']:,}" for _, split in columns)])
+    names = {"sources": _ORIGIN_NAMES.values(), "classes": columns[0][1]["classes"]}
     for field in ("sources", "classes"):
-        keys = {key: None for _, split in columns for key in split[field]}
+        keys = [key for key in names[field] if any(key in split[field] for _, split in columns)]
         table += [[key, *(f"{split[field].get(key, 0):,}" for _, split in columns)] for key in keys]
     for field in ("mean", "std"):
         for channel, colour in enumerate(("red", "green", "blue")):

@@ -50,10 +50,10 @@ def count_intensities(pack: Pack, split: str | None = None) -> dict[str, NDArray
         _count_block(planes, origins[rows], counts)
         return counts
 
-    counts = sum(map_planes(splits, count))
+    counts = np.sum(map_planes(splits, count), axis=0)
     found = {}
     for name in _STYLES:
-        of_source = sum(counts[origin] for origin in Origin if SOURCE_NAMES[origin] == name)
+        of_source = counts[[origin for origin in Origin if SOURCE_NAMES[origin] == name]].sum(0)
         if of_source.any():
             found[name] = of_source
     return found
@@ -90,7 +90,7 @@ def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> Non
         ) from None
     shares = {name: _share_pixels(counts) for name, counts in histograms.items()}
     # Overexposed pixels would leave a third of the height to all others; what is cut off is told.
-    top = 1.4 * max(float(share[:, 1:255].max()) for share in shares.values())
+    top = 1.4 * max(float(share[:, 1:255].max()) for share in shares.values()) or 1
     # A fixed salt and no date: the same pack gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": "cinicpack", "font.size": 9}):
         figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
@@ -104,6 +104,9 @@ def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> Non
             panel.set_axisbelow(True)
             panel.spines[["top", "right"]].set_visible(False)
             panel.legend(loc="upper center", fontsize=7.5, framealpha=1, edgecolor="none")
+        names = [_STYLES[name][0] for name in shares]
+        handles = panel.get_legend_handles_labels()[0]
+        figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
         figure.supxlabel("colour intensity", fontsize=9)
         figure.supylabel("share of the pixels", fontsize=9)
         file = io.BytesIO()
@@ -115,13 +118,14 @@ def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> Non
 def _share_pixels(counts: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Turn counts (3, 256) into shares (4, 256): of all channels, then of each."""
     each = np.concatenate([counts.sum(0, keepdims=True), counts])
-    return each / each.sum(1, keepdims=True)
+    shares: NDArray[np.float64] = each / each.sum(1, keepdims=True)
+    return shares
 
 
 def _draw_curve(panel: Any, name: str, share: NDArray[np.float64]) -> None:
-    label, colour, opacity, dashes = _STYLES[name]
+    _, colour, opacity, dashes = _STYLES[name]
     mean = float(share @ np.arange(256))
-    label = f"{label}: mean {mean:.1f}; {share[0]:.1%} at 0, {share[255]:.1%} at 255"
+    label = f"mean {mean:.1f}, {share[0]:.1%} at 0, {share[255]:.1%} at 255"
     edges = np.arange(257) - 0.5
     panel.stairs(share, edges, fill=True, color=colour, alpha=opacity)
     panel.stairs(share, edges, color=colour, linewidth=1, label=label)

@@ -7,12 +7,13 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cinicpack.convert import sources
@@ -34,6 +35,7 @@ OTHERS = {
     "train/cat/png": b"no extension",
     "train/.DS_Store": b"",
 }
+FOLDERS = {"./": b"", "train/": b"", "train/cat.png/": b"", "./train/dog.png/": b""}
 
 
 def write_tree(path: Path, files: Mapping[str, bytes]) -> None:
@@ -45,12 +47,9 @@ def write_tree(path: Path, files: Mapping[str, bytes]) -> None:
 def tar_bytes(files: Mapping[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
-        for folder in sorted({os.path.dirname(name) for name in files} - {""}):
-            member = tarfile.TarInfo(folder)
-            member.type = tarfile.DIRTYPE
-            archive.addfile(member)
         for name, content in files.items():
             member = tarfile.TarInfo(name)
+            member.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return out.getvalue()
@@ -58,10 +57,413 @@ def tar_bytes(files: Mapping[str, bytes]) -> bytes:
 
 def zip_bytes(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
     out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", method) as archive:
+    with zipfile.ZipFile(out, "w") as archive:
         for name, content in files.items():
-            # Bytes that are no UTF-8 go into a zip only without the flag that says UTF-8.
-            raw = os.fsencode(name)
-            archive.writestr(zipfile.ZipInfo(raw.decode("cp437")), content, method)
+            archive.writestr(name.replace("\udcff", "\1"), content, method)
+    # zipfile writes no names that are not text; other programs do.
+    return out.getvalue().replace(b"\1.png", b"\xff.png")
+
+
+MAKERS: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {
+    "tar": tar_bytes,
+    "tar.gz": lambda files: gzip.compress(tar_bytes(files), 1),
+    "zip": zip_bytes,
+    "stored.zip": lambda files: zip_bytes(files, zipfile.ZIP_STORED),
+}
+
+
+def opened(path: Path, content: bytes) -> Archive:
+    path.write_bytes(content)
+    archive = open_source(path)
+    assert isinstance(archive, Archive)
+    return archive
+
+
+def read(path: Path, content: bytes) -> dict[str, bytes | OSError]:
+    return dict(opened(path, content))
+
+
+# What a source is
+
+
+def test_the_content_decides_and_not_the_name(tmp_path):
+    write_tree(tmp_path / "tree.zip", FILES)
+    assert isinstance(open_source(tmp_path / "tree.zip"), Tree)
+    assert isinstance(open_source(str(tmp_path / "tree.zip")), Tree)
+    for make in MAKERS.values():
+        assert read(tmp_path / "archive.png", make(FILES)) == FILES
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_an_empty_archive_has_nothing(tmp_path, make):
+    assert read(tmp_path / "empty", make({})) == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n" * 100, b"x" * 511, b"BZh9"])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "x.tar"
+    path.write_bytes(content)
+    with pytest.raises(
+        SourceError, match=r"x\.tar: expected a directory, \.tar.*found a file that"
+    ):
+        open_source(path)
+
+
+def test_special_files_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match=r"pipe: expected a directory.*found a named pipe"):
+        open_source(tmp_path / "pipe")
+
+
+def test_nothing_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_source(tmp_path / "nowhere")
+
+
+# The same files give the same images, from every kind of source
+
+parts = st.text(st.characters(exclude_characters="/\0\1", exclude_categories=["Cs"]), min_size=1)
+folders = parts.map(lambda part: part[:20]).filter(lambda part: part not in (".", ".."))
+names = st.builds(str.__add__, folders, st.sampled_from([".png", ".PNG", ".pnG", ".jpg", ""]))
+files = st.dictionaries(
+    st.tuples(
+        st.sampled_from(["train", "test", "ü"]), folders, names.filter(lambda n: n not in "..")
+    ),
+    st.binary(max_size=3000),
+    max_size=6,
+)
+
+
+@settings(deadline=None)
+@given(files)
+def test_every_kind_of_source_gives_the_same(files):
+    everything = {"/".join(path): content for path, content in files.items()}
+    images = {
+        "/".join(path): content
+        for path, content in files.items()
+        if path[2].lower().endswith(".png") and not path[2].startswith("._")
+    }
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "tree").mkdir()
+        write_tree(root / "tree", everything)
+        tree = open_source(root / "tree")
+        assert isinstance(tree, Tree)
+        paths = tree.paths()
+        assert dict(zip(paths, read_files(root / "tree", paths), strict=True)) == images
+        assert tree.ignored == len(everything) - len(images)
+        for make in MAKERS.values():
+            archive = opened(root / "archive", make(everything))
+            assert list(archive) == [*images.items()]
+            assert archive.ignored == len(everything) - len(images)
+
+
+# Trees
+
+
+def test_a_tree_lists_its_images_at_any_depth_and_counts_the_rest(tmp_path):
+    files = {**FILES, **OTHERS, "x.png": b"", "a/b/c/d/e/y.png": b"", "train/cat/.png": b""}
+    write_tree(tmp_path, files)
+    (tmp_path / "folder.png").mkdir()
+    tree = Tree(tmp_path)
+    for _ in range(2):
+        assert sorted(tree.paths()) == sorted(files.keys() - OTHERS.keys())
+        assert tree.ignored == len(OTHERS)
+
+
+def test_links_in_a_tree_are_followed(tmp_path):
+    write_tree(tmp_path / "elsewhere", {"cat/a.png": b"1", "dog/b.png": b"2"})
+    (tmp_path / "tree" / "train").mkdir(parents=True)
+    (tmp_path / "tree" / "train" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
+    (tmp_path / "tree" / "train" / "bird").symlink_to("cat")
+    (tmp_path / "tree" / "train" / "c.png").symlink_to(tmp_path / "elsewhere" / "dog" / "b.png")
+    paths = sorted(Tree(tmp_path / "tree").paths())
+    assert paths == ["train/bird/a.png", "train/c.png", "train/cat/a.png"]
+    assert read_files(tmp_path / "tree", paths) == [b"1", b"2", b"1"]
+
+
+def test_links_in_a_circle_are_refused(tmp_path):
+    write_tree(tmp_path, {"train/cat/a.png": b"1"})
+    (tmp_path / "train" / "cat" / "up").symlink_to("..")
+    with pytest.raises(SourceError, match="'train/cat/up/' leads back to a directory above it"):
+        Tree(tmp_path).paths()
+    (tmp_path / "train" / "cat" / "up").unlink()
+    (tmp_path / "train" / "cat" / "self").symlink_to("self")
+    with pytest.raises(SourceError, match=r"expected a readable tree.*symbolic links.*self"):
+        Tree(tmp_path).paths()
+
+
+def test_a_tree_that_went_away_is_refused(tmp_path):
+    with pytest.raises(SourceError, match=r"gone: expected a readable tree, found .*No such file"):
+        Tree(tmp_path / "gone").paths()
+
+
+def test_files_of_every_size_are_read_whole(tmp_path):
+    files = {f"{size}.png": os.urandom(size) for size in (0, 1, 8191, 8192, 8193, 300_000)}
+    write_tree(tmp_path, files)
+    assert read_files(tmp_path, files) == [*files.values()]
+    assert read_files(str(tmp_path), iter(["1.png"])) == [files["1.png"]]
+
+
+def test_what_cannot_be_read_gives_its_reason_and_hinders_no_other(tmp_path):
+    write_tree(tmp_path, {"a.png": b"1", "z.png": b"2"})
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "null.png").symlink_to("/dev/null")
+    (tmp_path / "broken.png").symlink_to("nowhere")
+    (tmp_path / "folder.png").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp_path / "socket.png"))
+    reasons = {
+        "pipe.png": "Illegal seek",
+        "zero.png": "expected a regular file, found a character device",
+        "null.png": "expected a regular file, found a character device",
+        "broken.png": "No such file",
+        "folder.png": "Is a directory",
+        "socket.png": "No such device",
+    }
+    assert set(reasons) - {"folder.png"} <= set(Tree(tmp_path).paths())
+    first, *errors, last = read_files(tmp_path, ["a.png", *reasons, "z.png"])
+    assert (first, last) == (b"1", b"2")
+    for error, reason in zip(errors, reasons.values(), strict=True):
+        assert isinstance(error, OSError)
+        assert reason in str(error)
+
+
+def test_a_pipe_with_a_writer_is_no_file_either(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with open(tmp_path / "pipe.png", "r+b", buffering=0) as pipe:
+        pipe.write(b"not an image")
+        (error,) = read_files(tmp_path, ["pipe.png"])
+    assert isinstance(error, OSError)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with open(tmp_path / "a.png", "wb") as file:
+        file.truncate(sources.MAX_BYTES + 1)
+    (error,) = read_files(tmp_path, ["a.png"])
+    assert str(error) == "[Errno 27] expected at most 67108864 bytes, found 67108865: 'a.png'"
+
+
+# Archives
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_an_archive_gives_its_images_in_order_and_counts_the_rest(tmp_path, make):
+    archive = opened(tmp_path / "archive", make({**FOLDERS, **FILES, **OTHERS}))
+    for _ in range(2):
+        assert list(archive) == [*FILES.items()]
+        assert archive.ignored == len(OTHERS)
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_the_fraction_grows_from_0_to_1(tmp_path, make):
+    archive = opened(
+        tmp_path / "archive", make({f"{n}.png": os.urandom(20_000) for n in range(200)})
+    )
+    fractions = [archive.fraction, *(archive.fraction for _ in archive), archive.fraction]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0
+    assert fractions[-1] == 1
+    assert 0.2 < fractions[100] < 0.8
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_names_are_brought_into_one_form(tmp_path, make):
+    files = {
+        "./a/x.png": b"1",
+        "a/./y.png": b"2",
+        "a//z.png": b"3",
+        ".b/.c.png": b"4",
+        "./._d.png": b"",
+    }
+    archive = opened(tmp_path / "archive", make(files))
+    assert [path for path, _ in archive] == ["a/x.png", "a/y.png", "a/z.png", ".b/.c.png"]
+    assert archive.ignored == 1
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize(
+    "name", ["/a/x.png", "../x.png", "a/../x.png", "a/..", "/a.txt", "../a.txt", "a/../", "/"]
+)
+def test_paths_that_lead_outside_are_refused(tmp_path, make, name):
+    with pytest.raises(SourceError, match=rf"archive: .*without '\.\.', found member '{name}'"):
+        read(tmp_path / "archive", make({"a/x.png": b"", name: b"", "b.png": b""}))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_member_twice_is_refused(tmp_path, make):
+    with pytest.raises(SourceError, match=r"archive: expected every member once, found 'a/x\.png'"):
+        read(tmp_path / "archive", make({"a/x.png": b"1", "b.png": b"", "./a/x.png": b"1"}))
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_member_that_is_too_large_is_an_error_in_its_place(tmp_path, make, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_BYTES", 1000)
+    files = {"a.png": bytes(1000), "b.png": bytes(1001), "c.png": b"3"}
+    a, b, c = opened(tmp_path / "archive", make(files))
+    assert (a, c) == (("a.png", bytes(1000)), ("c.png", b"3"))
+    assert b[0] == "b.png"
+    assert "expected at most 1000 bytes, found 1001" in str(b[1])
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_an_archive_may_be_left_early(tmp_path, make):
+    archive = opened(tmp_path / "archive", make(FILES))
+    for _ in archive:
+        break
+    assert dict(archive) == FILES
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_an_archive_cut_off_anywhere_is_refused(tmp_path, make):
+    # Nothing is lost with a tar's second block of zeros, or with those that fill it up.
+    content = make(FILES)
+    end = len(content)
+    if make is tar_bytes:
+        end = len(content.rstrip(b"\0")) // 512 * 512 + 1024
+    path = tmp_path / "archive"
+    for cut in {*range(600, end, max(1, end // 60)), end - 1, end - 5, end - 9}:
+        with pytest.raises(
+            SourceError, match="archive: expected a whole archive, found it damaged"
+        ):
+            read(path, content[:cut])
+
+
+@settings(deadline=None)
+@given(st.sampled_from([*MAKERS]), st.data())
+def test_damage_gives_no_other_error(kind, data):
+    content = bytearray(MAKERS[kind]({**FILES, **OTHERS}))
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
+    with TemporaryDirectory() as folder, suppress(SourceError):
+        read(Path(folder) / "archive", bytes(content))
+
+
+# Tars
+
+
+@pytest.mark.parametrize("kind", ["SYM", "LNK", "FIFO", "CHR", "BLK", "GNUTYPE_SPARSE"])
+def test_other_members_of_a_tar_are_refused(tmp_path, kind):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        member = tarfile.TarInfo("a/link.txt")
+        member.type = getattr(tarfile, kind if "_" in kind else f"{kind}TYPE")
+        archive.addfile(member)
+    with pytest.raises(SourceError, match=r"y\.tar: expected only files.* 'a/link\.txt' is a "):
+        read(tmp_path / "y.tar", (tmp_path / "x.tar").read_bytes())
+
+
+def test_gzip_members_are_joined_and_zeros_after_them_ignored(tmp_path):
+    content = tar_bytes(FILES)
+    halves = gzip.compress(content[:3000]) + gzip.compress(content[3000:])
+    assert read(tmp_path / "x", halves) == FILES
+    assert read(tmp_path / "x", halves + bytes(5000)) == FILES
+
+
+def test_gzip_is_checked_to_its_very_end(tmp_path):
+    content = gzip.compress(tar_bytes(FILES) + bytes(1 << 20))
+    for position in (-1, -5, -8):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        with pytest.raises(SourceError, match=r"cut off after 'test/dog/c d\.pNg'"):
+            read(tmp_path / "x", bytes(damaged))
+    with pytest.raises(SourceError, match="damaged or cut off after"):
+        read(tmp_path / "x", content + b"something else")
+    with pytest.raises(SourceError, match="nothing after the archive's end"):
+        read(tmp_path / "x", content + content)
+
+
+def test_what_is_gzipped_must_be_a_tar(tmp_path):
+    with pytest.raises(SourceError, match="expected a tar header at the start, found a wrong"):
+        read(tmp_path / "x.gz", gzip.compress(b"text" * 500))
+
+
+# Zips
+
+
+def zip_with(**fields: object) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        member = zipfile.ZipInfo("a/x.txt")
+        for field, value in fields.items():
+            setattr(member, field, value)
+        archive.writestr(member, b"content")
     return out.getvalue()
-...
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (stat.S_IFLNK, "a symbolic link"),
+        (stat.S_IFIFO, "a named pipe"),
+        (stat.S_IFCHR, "a character device"),
+        (stat.S_IFBLK, "a block device"),
+        (stat.S_IFSOCK, "a socket"),
+        (0o30000, "something else"),
+    ],
+)
+def test_other_members_of_a_zip_are_refused(tmp_path, kind, what):
+    with pytest.raises(SourceError, match=rf"expected only files.* 'a/x\.txt' is {what}"):
+        read(tmp_path / "x", zip_with(external_attr=(kind | 0o644) << 16))
+    assert read(tmp_path / "x", zip_with(external_attr=0)) == {}
+
+
+def test_encrypted_members_are_refused(tmp_path):
+    content = bytearray(zip_with())
+    content[content.rindex(b"PK\1\2") + 8] |= 1
+    with pytest.raises(SourceError, match=r"without a password, but 'a/x\.txt' is encrypted"):
+        read(tmp_path / "x", bytes(content))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_compressions_are_refused(tmp_path, method):
+    with pytest.raises(SourceError, match=rf"'a/x\.txt' is compressed by method {method}"):
+        read(tmp_path / "x", zip_with(compress_type=method))
+
+
+def test_names_in_a_zip_are_utf8_with_its_flag_or_without(tmp_path):
+    content = zip_bytes({"é.png": b"1"})
+    assert read(tmp_path / "x", content) == {"é.png": b"1"}
+    unflagged = bytearray(content)
+    for magic, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        position = unflagged.rindex(magic) + offset
+        assert unflagged[position + 1] == 0x08
+        unflagged[position + 1] = 0
+    assert read(tmp_path / "x", bytes(unflagged)) == {"é.png": b"1"}
+
+
+def test_a_name_of_a_zip_is_not_cut_at_a_zero(tmp_path):
+    with pytest.raises(SourceError, match=r"found member 'a\\x00\.png'"):
+        read(tmp_path / "x", zip_bytes({"aZ.png": b"1"}).replace(b"aZ.png", b"a\0.png"))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_must_be_what_the_directory_says(tmp_path, method):
+    content = zip_bytes({"a.png": b"first", "b.png": b"second" * 100}, method)
+    start = content.index(b"PK\3\4", 4)
+    entry = content.index(b"PK\1\2", content.index(b"PK\1\2") + 4)
+    places = {
+        "magic": start,
+        "name": start + 30,
+        "length of the name": start + 26,
+        "data": start + 38,
+        "CRC": entry + 16,
+        "compressed size": entry + 20,
+        "size": entry + 24,
+    }
+    for place in places.values():
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        with pytest.raises(SourceError, match=r"damaged or cut off after 'a\.png'"):
+            read(tmp_path / "x", bytes(damaged))
+
+
+def test_a_deflated_member_cannot_become_larger_than_it_says(tmp_path):
+    bomb = zip_bytes({"a.png": bytes(10_000_000)})
+    small = bomb.replace(struct.pack("<I", 10_000_000), struct.pack("<I", 1000))
+    small = small.replace(
+        struct.pack("<I", zlib.crc32(bytes(10_000_000))), struct.pack("<I", zlib.crc32(bytes(1000)))
+    )
+    with pytest.raises(SourceError, match="is not what the zip's directory says"):
+        read(tmp_path / "x", small)

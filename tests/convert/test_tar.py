@@ -3,7 +3,7 @@ import tarfile
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cinicpack.convert.tar import is_tar, read_members
@@ -97,6 +97,7 @@ names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
 paths = st.lists(names.map(lambda name: name[:60]), min_size=1, max_size=5).map("/".join)
 
 
+@settings(deadline=None)  # the first call may compile
 @given(
     st.dictionaries(paths, st.binary(max_size=2000), max_size=8),
     st.sampled_from(["gnu", "pax"]),
