@@ -348,6 +348,23 @@ def _has_ties(scale: NDArray[np.float32], shift: NDArray[np.float32]) -> bool:
     return bool(((pixels * scale + shift).view(np.uint32) & 0xFFFF == 0x8000).any())
 
 
+@jit
+def _copy_image(address: Any, size: Any, scratch: NDArray[np.uint8], start: Any) -> Any:
+    pixels = bytes_at(address, size)
+    for byte in range(size):
+        scratch[start + byte] = pixels[byte]
+    return _u64(scratch.ctypes.data) + start
+
+
+@jit
+def _make_ruler(width: int) -> NDArray[np.uint8]:
+    """Make what a mask for any shift of a row is a part of: three rows, the one amid visible."""
+    ruler = np.zeros(3 * width, np.uint8)
+    for x in range(_u64(width), _u64(2 * width)):
+        ruler[x] = 255
+    return ruler
+
+
 @register_jitable
 def _spills(address: Any, size: Any, margin: Any) -> Any:
     """Say whether bytes within ``margin`` of an image lie on pages that the image does not."""
@@ -355,7 +372,25 @@ def _spills(address: Any, size: Any, margin: Any) -> Any:
     return (address - margin) >> page != address >> page or (last + margin) >> page != last >> page
 
 
-@register_jitable
+@jit
+def _look_up(
+    samples: NDArray[np.int64],
+    addresses: NDArray[np.uint64],
+    indices: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    places: NDArray[np.uint64],
+    out_labels: NDArray[np.int64],
+    out_index: NDArray[np.int64],
+) -> None:
+    """Read all tables at once: their cache misses overlap here, but would not between images."""
+    for i in range(_u64(len(samples))):
+        sample = _u64(samples[i])
+        places[i] = addresses[sample]
+        out_labels[i] = labels[sample]
+        out_index[i] = indices[sample]
+
+
+@jit
 def _cut_out(
     out: Any, start: Any, height: int, width: int, cutout: int, cy: int, cx: int, filler: Any,
     channels_last: bool,
@@ -401,19 +436,11 @@ def _make_fill(dtype: str, channels_last: bool, ties: bool) -> Callable[..., Non
             return
         plane, w = _u64(height * width), _u64(width)
         image = _u64(3) * plane
-        # All tables first: their cache misses overlap here, but not between images.
         places = np.empty(len(samples), np.uint64)
-        for i in range(count):
-            sample = _u64(samples[i])
-            places[i] = addresses[sample]
-            out_labels[i] = labels[sample]
-            out_index[i] = indices[sample]
+        _look_up(samples, addresses, indices, labels, places, out_labels, out_index)
         draws = np.empty((len(samples), 5), np.int32)
         draw(out_index, seed, epoch, height, width, crop_padding, flip, cutout, draws)
-        # A mask for any shift of a row is a part of this; its start is a black row.
-        ruler = np.zeros(3 * width, np.uint8)
-        for x in range(w):
-            ruler[w + x] = 255
+        ruler = _make_ruler(width)
         black = _u64(ruler.ctypes.data)
         scratch = np.empty(3 * height * width + 2 * width, np.uint8)
         coefficients = (scale[0], scale[1], scale[2], shift[0], shift[1], shift[2])
@@ -431,10 +458,7 @@ def _make_fill(dtype: str, channels_last: bool, ties: bool) -> Callable[..., Non
             # Rows are read shifted, so the first and last reach outside of the image by up to a
             # row. That is masked; it must only not touch a page that may not be there.
             if left and _spills(pixels, image, _u64(abs(left))):
-                found = bytes_at(pixels, 3 * height * width)
-                for byte in range(image):
-                    scratch[w + byte] = found[byte]
-                pixels = _u64(scratch.ctypes.data) + w
+                pixels = _copy_image(pixels, image, scratch, w)
             mask = black + w if reflect else black + _u64(width + left)
             # Images come in random order from more memory than any cache holds: the next one is
             # asked for row by row, which is worth a quarter of the speed (all at once: half that).

@@ -30,9 +30,9 @@ Batch: TypeAlias = tuple[Any, ...]
 Normalize: TypeAlias = bool | tuple[Sequence[float], Sequence[float]]
 
 _STATE_VERSION: Final = 1
-# What a thread makes at once, several batches where these are small: 100 µs of work, beside 10 µs
-# for handing it over.
-_SLAB_IMAGES: Final = 128
+# What a thread makes at once, several batches where these are small: 512 images of float32, 1 ms of
+# work. Going back to Python and waiting for its lock takes 20 to 100 µs each time.
+_SLAB_BYTES: Final = 6 << 20
 
 
 class Loader:
@@ -42,9 +42,9 @@ class Loader:
     function of seed, epoch and index, and the order one of seed and epoch: any batch size, number
     of threads and number of ranks give the same samples with the same pixels.
 
-    Batches are made ahead in slabs of one batch, or of several that make up 128 images: at most
-    ``num_workers + 1`` slabs are under way or waiting. Memory that no batch refers to any longer is
-    used again.
+    Batches are made ahead in slabs of one batch, or of several that make up 6 MiB: at most
+    ``num_workers + 1`` slabs are under way or waiting. The memory of a slab is used again when none
+    of its batches is referred to any longer; a batch that is held keeps its slab.
 
     Args:
         pack: a path, or an open `Pack`.
@@ -145,7 +145,7 @@ class Loader:
             self.split, rows, augment, self.seed, self._format, mean, std, normalized
         )
         self._split_text = _describe_split(self.split)
-        self._slab_batches = max(1, _SLAB_IMAGES // self.batch_size)
+        self._slab_batches = max(1, _SLAB_BYTES // self._format.nbytes(self.batch_size))
         self._ahead = self.num_workers + 1
         nbytes = self._format.nbytes(self._slab_batches * self.batch_size)
         self._pool = Pool(nbytes, self._ahead + 2, allocate)

@@ -221,7 +221,7 @@ def test_dropped_batches_are_recycled(pack):
             places.add(images.data_ptr())
         del images
     slabs = loader.num_workers + 1 + 2
-    assert len(places) <= slabs * (128 // 10)
+    assert len(places) <= slabs * loader._slab_batches
 
 
 @pytest.mark.parametrize("how", ["break", "exception", "drop", "close", "exhaust", "loader"])
@@ -237,8 +237,7 @@ def test_no_thread_is_left(pack, how):
     elif how == "exception":
         del iterator
         with pytest.raises(ZeroDivisionError):
-            for _ in loader:
-                1 / 0  # noqa: B018
+            sum(1 / (batch[1].numel() - batch[1].numel()) for batch in loader)
     elif how == "drop":
         del iterator
     elif how == "close":
