@@ -145,7 +145,8 @@ class _Converter:
     ) -> None:
         count, height, width, _ = images.shape
         for position, pixels in zip(positions, images, strict=True):
-            *_, class_name, name = paths[position].split("/")
+            folder, _, name = paths[position].rpartition("/")
+            class_name = folder.rpartition("/")[2]
             header = image_header(os.fsencode(class_name), os.fsencode(name), pixels.shape)
             result.digests[position] = np.frombuffer(digest_image(header, pixels), np.uint8)
         planes = np.empty((count, 3, height, width), np.uint8)

@@ -1,11 +1,13 @@
 """Batches: what the kernels wrote, as tensors or arrays that share one block of memory."""
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DTYPES", "BatchFormat", "Block"]
+__all__ = ["DTYPES", "Batch", "BatchFormat", "Block", "Slab", "receive"]
+
+Batch: TypeAlias = tuple[Any, ...]
 
 # How the kernels see each dtype: NumPy has no bfloat16, and numba no float16.
 DTYPES: Final = {"float32": "f4", "float16": "u2", "bfloat16": "u2", "uint8": "u1"}
@@ -25,6 +27,18 @@ class Block(NamedTuple):
     images: NDArray[Any]
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
+
+
+class Slab(NamedTuple):
+    """Batches that were made at once.
+
+    Attributes:
+        batches: the first one last.
+        event: of a GPU, what the consumer's stream has to wait for; None on the host.
+    """
+
+    batches: list[Batch]
+    event: Any
 
 
 class BatchFormat(NamedTuple):
@@ -57,7 +71,7 @@ class BatchFormat(NamedTuple):
         images = memory[: count * self._image_bytes].view(DTYPES[self.dtype])
         return Block(images, memory[start:middle].view("i8"), memory[middle:end].view("i8"))
 
-    def batch(self, block: Block, start: int, stop: int) -> tuple[Any, ...]:
+    def batch(self, block: Block, start: int, stop: int) -> Batch:
         """Give samples ``start`` to ``stop`` of a block as the batch that the user receives."""
         size = 3 * self.height * self.width
         images: Any = block.images[start * size : stop * size]
@@ -89,3 +103,17 @@ class BatchFormat(NamedTuple):
     def _labels_start(self, count: int) -> int:
         size = count * self._image_bytes
         return size + -size % _CACHE_LINE
+
+
+def receive(batch: Batch, event: Any) -> None:
+    """Hand a batch that was made on a GPU over to the stream that is current there.
+
+    That stream waits for the event, the caller does not; and the memory is not given to anyone
+    else before the stream is done with it.
+    """
+    import torch
+
+    stream = torch.cuda.current_stream(batch[0].device)
+    stream.wait_event(event)
+    for tensor in batch:
+        tensor.record_stream(stream)

@@ -1,7 +1,7 @@
 """Kernels: the compiled code that makes orders, draws and batches.
 
 An image is three planes of height * width bytes at an address. It becomes pixels of a batch in
-blocks of 16, in explicit vector instructions: LLVM's own vectorisation needs the sizes to be
+blocks of up to 32, in explicit vector instructions: LLVM's own vectorisation needs the sizes to be
 constants or pays for checks in every row, which halves the speed.
 """
 
@@ -35,7 +35,8 @@ RANDOM_FLIP: Final = 1
 ALTERNATING_FLIP: Final = 2
 
 _u64 = np.uint64
-_LANES: Final = 16
+# A row is converted in blocks of the first of these that it is as wide as.
+_LANES: Final = (32, 8, 1)
 _LINE: Final = 64
 # The smallest there is; no machine maps or protects less than this.
 _PAGE_BITS: Final = 12
@@ -141,22 +142,23 @@ def _type_pointer(_typing: Any, _address: Any) -> Any:
     return _types.CPointer(_types.uint8)(_ADDRESS), generate
 
 
-def _type_prefetch(_typing: Any, _address: Any) -> Any:
+def _type_prefetch(_typing: Any, _address: Any, write: int) -> Any:
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], _BYTE.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
         insert: Any = cgutils.get_or_insert_function
         function = insert(builder.module, kind, "llvm.prefetch.p0")
-        # To read, as near to the core as possible, data.
-        builder.call(function, [pointer, _INT(0), _INT(3), _INT(1)])
+        # As near to the core as possible, data rather than code.
+        builder.call(function, [pointer, _INT(write), _INT(3), _INT(1)])
         return context.get_dummy_value()
 
     return _types.void(_ADDRESS), generate
 
 
 _pointer: Any = intrinsic(_type_pointer)
-# Asks for the cache line at an address, which need not be mapped.
-_prefetch: Any = intrinsic(_type_prefetch)
+# They ask for the cache line at an address, which need not be mapped.
+_prefetch: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address, 0))
+_prefetch_out: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address, 1))
 _carray: Any = getattr(numba, "carray")  # noqa: B009
 
 
@@ -189,11 +191,11 @@ def _shuffle_lanes(builder: Any, first: Any, second: Any, lanes: Sequence[int]) 
 
 def _interleave(builder: Any, planes: Sequence[Any]) -> Any:
     """Turn a block of each channel into three with the channels of a pixel side by side."""
-    blocks = []
+    blocks, lanes = [], planes[0].type.count
     for number in range(3):
-        spots = range(number * _LANES, (number + 1) * _LANES)
-        two = [spot // 3 + _LANES * (spot % 3) if spot % 3 < 2 else 0 for spot in spots]
-        all_ = [lane if spot % 3 < 2 else _LANES + spot // 3 for lane, spot in enumerate(spots)]
+        spots = range(number * lanes, (number + 1) * lanes)
+        two = [spot // 3 + lanes * (spot % 3) if spot % 3 < 2 else 0 for spot in spots]
+        all_ = [lane if spot % 3 < 2 else lanes + spot // 3 for lane, spot in enumerate(spots)]
         both = _shuffle_lanes(builder, planes[0], planes[1], two)
         blocks.append(_shuffle_lanes(builder, both, planes[2], all_))
     return blocks
@@ -225,20 +227,53 @@ def _round_bfloat16(builder: Any, values: Any, ties: bool) -> Any:
     return builder.add(rounded, builder.sext(even, bits.type))
 
 
+def _to_float16(builder: Any, values: Any, features: str) -> Any:
+    """Round to nearest float16, ties to even."""
+    lanes = values.type.count
+    if "+f16c" in features or "+neon" in features:
+        return builder.fptrunc(values, _vector(_HALF, lanes))
+    # LLVM would call a function here that numba does not have.
+    bits = builder.bitcast(values, _vector(_INT, lanes))
+    sign = builder.and_(bits, _constant(0x80000000, lanes))
+    size = builder.xor(bits, sign)
+    odd = builder.and_(builder.lshr(size, _constant(13, lanes)), _constant(1, lanes))
+    # The exponent's bias goes from 127 to 15; what is too large becomes infinity.
+    biased = builder.add(builder.add(size, odd), _constant(0xFFF - (112 << 23), lanes))
+    normal = builder.lshr(biased, _constant(13, lanes))
+    infinity = _constant(0x7C00, lanes)
+    normal = builder.select(builder.icmp_unsigned("<", normal, infinity), normal, infinity)
+    # Beside a half, the last bit of a float32 is that of a subnormal float16.
+    half = _vector(_FLOAT, lanes)([0.5] * lanes)
+    shifted = builder.fadd(builder.bitcast(size, half.type), half)
+    subnormal = builder.sub(builder.bitcast(shifted, bits.type), _constant(0x3F000000, lanes))
+    small = builder.icmp_unsigned("<", size, _constant(113 << 23, lanes))
+    rounded = builder.or_(
+        builder.select(small, subnormal, normal), builder.lshr(sign, _constant(16, lanes))
+    )
+    return builder.trunc(rounded, _vector(_SHORT, lanes))
+
+
 def _encode(
-    builder: Any, pixels: Any, coefficients: Any, channels: Sequence[int], dtype: str, ties: bool
+    builder: Any,
+    pixels: Any,
+    coefficients: Any,
+    channels: Sequence[int],
+    dtype: str,
+    ties: bool,
+    features: str,
 ) -> Any:
     lanes = len(channels)
     if dtype == "uint8":
         return pixels
-    wide = _vector(_INT, lanes)
-    if dtype != "bfloat16":
-        values = _affine(builder, builder.zext(pixels, wide), coefficients, channels)
-        return values if dtype == "float32" else builder.fptrunc(values, _vector(_HALF, lanes))
-    if lanes == 1:
-        values = _affine(builder, builder.zext(pixels, wide), coefficients, channels)
-        bits = builder.lshr(_round_bfloat16(builder, values, ties), _constant(16, 1))
-        return builder.trunc(bits, _vector(_SHORT, 1))
+    if dtype != "bfloat16" or lanes == 1:
+        wide = builder.zext(pixels, _vector(_INT, lanes))
+        values = _affine(builder, wide, coefficients, channels)
+        if dtype == "float32":
+            return values
+        if dtype == "float16":
+            return _to_float16(builder, values, features)
+        bits = builder.lshr(_round_bfloat16(builder, values, ties), _constant(16, lanes))
+        return builder.trunc(bits, _vector(_SHORT, lanes))
     # Even and odd lanes apart, so that their upper halves only have to be put side by side: packing
     # them would keep the two ports busy that shifts and shuffles have (a quarter slower).
     half = lanes // 2
@@ -279,12 +314,13 @@ def _type_convert(
                 pixels = _shuffle_lanes(builder, pixels, pixels, range(n - 1, -1, -1))
             blocks.append(pixels)
             source = builder.add(source, source_step)
+        features = context.codegen()._tm_features
         channels = [[channel] * n for channel in range(3)]
         if last and n > 1:
             blocks = _interleave(builder, blocks)
             channels = [[spot % 3 for spot in range(c * n, (c + 1) * n)] for c in range(3)]
         for pixels, which in zip(blocks, channels, strict=True):
-            encoded = _encode(builder, pixels, coefficients, which, name, tied)
+            encoded = _encode(builder, pixels, coefficients, which, name, tied, features)
             builder.store(encoded, _at(builder, target, encoded.type), align=1)
             target = builder.add(target, target_step)
         return context.get_dummy_value()
@@ -292,7 +328,7 @@ def _type_convert(
     return _types.void(*(_ADDRESS,) * 5, _COEFFICIENTS, *literals), generate
 
 
-# Converts one block, which is a single pixel or 16 side by side. Channel c is read at source +
+# Converts one block, which is up to 32 pixels side by side. Channel c is read at source +
 # c * source_step and masked, then mirrored; what comes out is written at target + c * target_step:
 # channel c, or with channels last the c-th third of the block. The last five are literals.
 _convert: Any = intrinsic(prefer_literal=True)(_type_convert)
@@ -302,14 +338,19 @@ _convert: Any = intrinsic(prefer_literal=True)(_type_convert)
 
 
 def fill_kernel(
-    dtype: str, channels_last: bool, scale: NDArray[np.float32], shift: NDArray[np.float32]
+    dtype: str,
+    channels_last: bool,
+    width: int,
+    scale: NDArray[np.float32],
+    shift: NDArray[np.float32],
 ) -> Callable[..., None]:
     """Return the kernel that fills batches of a type and layout.
 
     Args:
         dtype: "float32", "float16", "bfloat16" or "uint8".
         channels_last: write (H, W, 3) rather than (3, H, W).
-        scale: (3,), the ones that the kernel will be called with.
+        width: of the images, the one that the kernel will be called with.
+        scale: (3,), likewise.
         shift: (3,), likewise.
 
     The kernel's arguments, all arrays in C order and writeable (any other type of array would be
@@ -335,7 +376,8 @@ def fill_kernel(
         out_index     int64 (n,)
     """
     ties = dtype == "bfloat16" and _has_ties(scale, shift)
-    return _make_fill(dtype, bool(channels_last), ties)
+    lanes = next(lanes for lanes in _LANES if lanes <= width)
+    return _make_fill(dtype, bool(channels_last), ties, lanes)
 
 
 def _has_ties(scale: NDArray[np.float32], shift: NDArray[np.float32]) -> bool:
@@ -405,10 +447,11 @@ def _cut_out(
 
 
 @cache
-def _make_fill(dtype: str, channels_last: bool, ties: bool) -> Callable[..., None]:
+def _make_fill(dtype: str, channels_last: bool, ties: bool, lanes: int) -> Callable[..., None]:
     # Numba caches a closure by the values it closes over, so these may be strings and numbers only.
     item = _ITEM_SIZES[dtype]
     pixel_bytes = 3 * item if channels_last else item
+    prefetch_out = item < 4
 
     @jit
     def fill(
@@ -441,12 +484,10 @@ def _make_fill(dtype: str, channels_last: bool, ties: bool) -> Callable[..., Non
         draws = np.empty((len(samples), 5), np.int32)
         draw(out_index, seed, epoch, height, width, crop_padding, flip, cutout, draws)
         ruler = _make_ruler(width)
-        black = _u64(ruler.ctypes.data)
         scratch = np.empty(3 * height * width + 2 * width, np.uint8)
         coefficients = (scale[0], scale[1], scale[2], shift[0], shift[1], shift[2])
-        lanes = _u64(_LANES) if width >= _LANES else _u64(1)
-        last = w - lanes
-        step = lanes * _u64(item) if channels_last else plane * _u64(item)
+        last = w - _u64(lanes)
+        step = _u64(lanes * item) if channels_last else plane * _u64(item)
         one_step = _u64(item) if channels_last else step
         target = _u64(out.ctypes.data)
         for i in range(count):
@@ -459,14 +500,22 @@ def _make_fill(dtype: str, channels_last: bool, ties: bool) -> Callable[..., Non
             # row. That is masked; it must only not touch a page that may not be there.
             if left and _spills(pixels, image, _u64(abs(left))):
                 pixels = _copy_image(pixels, image, scratch, w)
+            # In the loop, since numba frees an array after its last use.
+            black = _u64(ruler.ctypes.data)
             mask = black + w if reflect else black + _u64(width + left)
             # Images come in random order from more memory than any cache holds: the next one is
             # asked for row by row, which is worth a quarter of the speed (all at once: half that).
             ahead = places[min(i + _u64(1), count - _u64(1))]
+            # Where batches are small, so is what is written; for float32 that gains nothing.
+            out_ahead = target + image * _u64(item)
             for y in range(height):
                 for line in range(_u64(0), _u64(3) * w, _u64(_LINE)):
                     _prefetch(ahead + line)
                 ahead += _u64(3) * w
+                if prefetch_out:
+                    for line in range(_u64(0), _u64(3 * item) * w, _u64(_LINE)):
+                        _prefetch_out(out_ahead + line)
+                    out_ahead += _u64(3 * item) * w
                 r = y + top
                 if reflect:
                     r = abs(r)
@@ -479,24 +528,19 @@ def _make_fill(dtype: str, channels_last: bool, ties: bool) -> Callable[..., Non
                     # The last block ends with the row, overlapping the one before.
                     q = last - x if mirror else x
                     spot = target + x * _u64(pixel_bytes)
-                    if lanes == _u64(1):
-                        _convert(
-                            spot, one_step, source + q, source_step, mask + q, coefficients,
-                            dtype, channels_last, ties, False, 1,
-                        )  # fmt: skip
-                    elif mirror:
+                    if mirror:
                         _convert(
                             spot, step, source + q, source_step, mask + q, coefficients,
-                            dtype, channels_last, ties, True, _LANES,
+                            dtype, channels_last, ties, True, lanes,
                         )  # fmt: skip
                     else:
                         _convert(
                             spot, step, source + q, source_step, mask + q, coefficients,
-                            dtype, channels_last, ties, False, _LANES,
+                            dtype, channels_last, ties, False, lanes,
                         )  # fmt: skip
                     if x == last:
                         break
-                    x = min(x + lanes, last)
+                    x = min(x + _u64(lanes), last)
                 if reflect:
                     # The columns that the shift left without a pixel.
                     for edge in range(abs(left)):

@@ -9,16 +9,16 @@ import os
 import sys
 import weakref
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, LoaderError, SelectionError, StateError
 from cinicpack.load.augment import Augment
-from cinicpack.load.batches import DTYPES, BatchFormat
-from cinicpack.load.memory import Pool, allocate
+from cinicpack.load.batches import DTYPES, Batch, BatchFormat, Slab, receive
+from cinicpack.load.host import HostMaker
 from cinicpack.load.order import epoch_order, rank_batches
 from cinicpack.load.pipeline import Pipeline
 from cinicpack.load.samples import Samples
@@ -26,13 +26,24 @@ from cinicpack.store.reader import Pack, PathLike, Split, open_pack
 
 __all__ = ["Loader"]
 
-Batch: TypeAlias = tuple[Any, ...]
 Normalize: TypeAlias = bool | tuple[Sequence[float], Sequence[float]]
 
 _STATE_VERSION: Final = 1
 # What a thread makes at once, several batches where these are small: 512 images of float32, 1 ms of
 # work. Going back to Python and waiting for its lock takes 20 to 100 µs each time.
 _SLAB_BYTES: Final = 6 << 20
+# What a GPU makes of resident pixels in one launch: 30 µs of its memory's time, a few launches'.
+_LAUNCH_BYTES: Final = 64 << 20
+
+
+class Maker(Protocol):
+    """What makes slabs, on the host or on a device."""
+
+    def make(self, positions: NDArray[np.int64], edges: Sequence[int], epoch: int) -> Slab:
+        """Make the samples at ``positions`` into batches with these edges."""
+
+    def clear(self) -> None:
+        """Let go of all memory that no batch needs."""
 
 
 class Loader:
@@ -145,10 +156,8 @@ class Loader:
             self.split, rows, augment, self.seed, self._format, mean, std, normalized
         )
         self._split_text = _describe_split(self.split)
-        self._slab_batches = max(1, _SLAB_BYTES // self._format.nbytes(self.batch_size))
         self._ahead = self.num_workers + 1
-        nbytes = self._format.nbytes(self._slab_batches * self.batch_size)
-        self._pool = Pool(nbytes, self._ahead + 2, allocate)
+        self._maker = self._choose_maker(device, augment_on, bool(resident))
         # Where the running epoch is, and where the next one starts if not at the epoch after it.
         self._epoch, self._consumed = 0, 0
         self._start: tuple[int, int] | None = (0, 0)
@@ -229,12 +238,35 @@ class Loader:
         if running := self._running():
             running.close()
         self._closed = True
-        self._pool.clear()
+        self._maker.clear()
 
     def __repr__(self) -> str:
         return (
             f"Loader({str(self.pack.path)!r}, {self.split.name!r}, {len(self._samples)} images, "
             f"batch_size={self.batch_size})"
+        )
+
+    def _choose_maker(self, device: Any, augment_on: str, resident: bool) -> Maker:
+        on_host = str(device) == "cpu" and augment_on == "cpu" and not resident
+        slab_bytes = _LAUNCH_BYTES if resident else _SLAB_BYTES
+        self._slab_batches = max(1, slab_bytes // self._format.nbytes(self.batch_size))
+        slab_images = self._slab_batches * self.batch_size
+        if on_host:
+            return HostMaker(self._samples, self._format, slab_images, self._ahead + 2)
+        if self._format.output == "numpy":
+            raise ArgumentError(
+                "NumPy batches are made on the CPU: expected augment_on='cpu' and resident=False"
+            )
+        from cinicpack.load.device import DeviceMaker, check_device
+
+        return DeviceMaker(
+            self._samples,
+            self._format,
+            check_device(device),
+            augment_on=augment_on,
+            resident=resident,
+            slab_images=slab_images,
+            ahead=self._ahead,
         )
 
     def _running(self) -> "_Epoch | None":
@@ -281,22 +313,22 @@ class _Epoch:
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         rank, world_size = loader._resolve_ranks()
-        epoch, samples, form, pool = loader._epoch, loader._samples, loader._format, loader._pool
-        order = epoch_order(len(samples), shuffle=loader.shuffle, seed=loader.seed, epoch=epoch)
+        epoch, maker = loader._epoch, loader._maker
+        order = epoch_order(
+            len(loader._samples), shuffle=loader.shuffle, seed=loader.seed, epoch=epoch
+        )
         positions, offsets = rank_batches(
             order, loader._consumed, loader.batch_size, rank, world_size, loader.drop_last
         )
         step = loader._slab_batches
 
-        def make(number: int) -> list[Batch]:
-            """Make the batches of one slab, the first one last."""
-            edges = offsets[number * step : (number + 1) * step + 1].tolist()
-            block = form.block(pool.lend(), edges[-1] - edges[0])
-            samples.fill(block, positions[edges[0] : edges[-1]], epoch)
-            spans = [(start - edges[0], stop - edges[0]) for start, stop in pairwise(edges)]
-            return [form.batch(block, start, stop) for start, stop in reversed(spans)]
+        def make(number: int) -> Slab:
+            edges = offsets[number * step : (number + 1) * step + 1]
+            start = edges[0]
+            return maker.make(positions[start : edges[-1]], (edges - start).tolist(), epoch)
 
         self._ready: list[Batch] = []
+        self._event: Any = None
         self._batches_left = len(offsets) - 1
         self._share = loader.batch_size * world_size
         self._pipeline = Pipeline(
@@ -311,6 +343,8 @@ class _Epoch:
         if not self._ready:
             self._refill()
         batch = self._ready.pop()
+        if self._event is not None:
+            receive(batch, self._event)
         loader = self._loader
         self._batches_left -= 1
         if self._batches_left:
@@ -337,7 +371,7 @@ class _Epoch:
             self._finish()
             raise StopIteration
         try:
-            self._ready = next(self._pipeline)
+            self._ready, self._event = next(self._pipeline)
         except Exception:
             self.close()
             raise

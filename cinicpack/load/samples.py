@@ -1,7 +1,7 @@
 """The samples of a split: what the kernels need to make batches of them."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,13 +9,39 @@ from numpy.typing import NDArray
 from cinicpack.errors import ArgumentError
 from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat, Block
-from cinicpack.load.kernels import ALTERNATING_FLIP, NO_FLIP, RANDOM_FLIP, fill_kernel
+from cinicpack.load.kernels import ALTERNATING_FLIP, NO_FLIP, RANDOM_FLIP, draw, fill_kernel
 from cinicpack.store.reader import Split
 
-__all__ = ["Samples"]
+__all__ = ["Samples", "Transform"]
 
 _FLIPS: Final = {None: NO_FLIP, "random": RANDOM_FLIP, "alternating": ALTERNATING_FLIP}
 _NOTHING: Final = Augment(crop_padding=0, flip=None)
+
+
+class Transform(NamedTuple):
+    """What happens to a sample besides what is drawn.
+
+    Attributes:
+        height: of the images.
+        width: of the images.
+        crop_padding: pixels added on every side before the crop.
+        reflect: by reflection; else they are black.
+        flip: NO_FLIP, RANDOM_FLIP or ALTERNATING_FLIP.
+        cutout: side of the square; 0: none.
+        scale: (3,) float32, what a pixel is multiplied with.
+        shift: (3,) float32, what is added then.
+        filler: (3,) what a cutout is set to, float32; uint8 for batches of that.
+    """
+
+    height: int
+    width: int
+    crop_padding: int
+    reflect: bool
+    flip: int
+    cutout: int
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+    filler: NDArray[Any]
 
 
 class Samples:
@@ -55,52 +81,90 @@ class Samples:
             )
         # The addresses hold as long as the files are mapped.
         self._split = split
-        self._indices = rows.copy()
+        self._rows = rows.copy()
         self._addresses = split.addresses()[rows]
         self._labels = split.labels[rows].astype(np.int64)
+        self._seed = np.uint64(seed)
         divisor = np.array(std if normalized else (1, 1, 1), np.float64)
         offset = np.array(mean if normalized else (0, 0, 0), np.float64)
-        scale = (1 / (255 * divisor)).astype(np.float32)
-        shift = (-offset / divisor).astype(np.float32)
-        self._kernel = fill_kernel(batch_format.dtype, batch_format.channels_last, scale, shift)
-        self._seed = np.uint64(seed)
-        self._fixed = (
-            augment.crop_padding,
-            augment.padding_mode == "reflect",
-            _FLIPS[augment.flip],
-            augment.cutout,
+        if batch_format.dtype == "uint8":
+            filler: NDArray[Any] = np.round(255 * np.array(mean)).astype(np.uint8)
+        else:
+            filler = np.array((0, 0, 0) if normalized else mean, np.float32)
+        self.transform = Transform(
+            height=height,
+            width=width,
+            crop_padding=augment.crop_padding,
+            reflect=augment.padding_mode == "reflect",
+            flip=_FLIPS[augment.flip],
+            cutout=augment.cutout,
+            scale=(1 / (255 * divisor)).astype(np.float32),
+            shift=(-offset / divisor).astype(np.float32),
+            filler=filler,
+        )
+        self._dtype = batch_format.dtype
+        self._channels_last = batch_format.channels_last
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def fill(self, block: Block, positions: NDArray[np.int64], epoch: int) -> None:
+        """Make the samples at ``positions``, (n,) int64, into the first n of a block."""
+        self._run(self._dtype, self._channels_last, self.transform, block, positions, epoch)
+
+    def gather(self, block: Block, positions: NDArray[np.int64]) -> None:
+        """Copy the planes of the samples into a block of uint8, as they are."""
+        plain = self.transform._replace(crop_padding=0, flip=NO_FLIP, cutout=0)
+        self._run("uint8", False, plain, block, positions, 0)
+
+    def look_up(
+        self, positions: NDArray[np.int64], labels: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> None:
+        """Write label and row of the samples."""
+        np.take(self._labels, positions, out=labels)
+        np.take(self._rows, positions, out=rows)
+
+    def draw(self, rows: NDArray[np.int64], epoch: int, out: NDArray[np.int32]) -> None:
+        """Write what is drawn for the samples of these rows: (n, 5), see `kernels.draw`."""
+        height, width, crop_padding, _, flip, cutout, *_ = self.transform
+        draw(rows, self._seed, np.uint64(epoch), height, width, crop_padding, flip, cutout, out)
+
+    def _run(
+        self,
+        dtype: str,
+        channels_last: bool,
+        transform: Transform,
+        block: Block,
+        positions: NDArray[np.int64],
+        epoch: int,
+    ) -> None:
+        height, width, crop_padding, reflect, flip, cutout, scale, shift, filler = transform
+        fill = fill_kernel(dtype, channels_last, scale, shift)
+        fill(
+            positions,
+            self._addresses,
+            self._rows,
+            self._labels,
+            self._seed,
+            np.uint64(epoch),
+            crop_padding,
+            reflect,
+            flip,
+            cutout,
             height,
             width,
             scale,
             shift,
-            _encode(mean, normalized, batch_format.dtype),
-        )
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def fill(self, block: Block, positions: NDArray[np.int64], epoch: int) -> None:
-        """Make the samples at ``positions``, (n,) int64, into the first n of a block."""
-        self._kernel(
-            positions,
-            self._addresses,
-            self._indices,
-            self._labels,
-            self._seed,
-            np.uint64(epoch),
-            *self._fixed,
+            _encode(filler, dtype),
             *block,
         )
 
 
-def _encode(mean: Sequence[float], normalized: bool, dtype: str) -> NDArray[np.generic]:
-    """Write what a cutout is set to, the mean, as the kernels write a pixel."""
-    if dtype == "uint8":
-        return np.round(255 * np.array(mean)).astype(np.uint8)
-    values = np.zeros(3, np.float32) if normalized else np.array(mean, np.float32)
+def _encode(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Write float32 or uint8 values as the kernels write pixels."""
     if dtype == "float16":
         return values.astype(np.float16).view(DTYPES[dtype])
     if dtype == "bfloat16":
         bits = values.view(np.uint32)
         return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
-    return values
+    return values.astype(DTYPES[dtype])

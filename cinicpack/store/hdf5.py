@@ -4,6 +4,7 @@ HDF5 is asked where the datasets lie and then left alone: reading and writing go
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,9 +29,7 @@ _DAMAGE: Final = (OSError, KeyError, RuntimeError, ValueError, TypeError, Attrib
 
 def create_arrays(file: Path, specs: list[ArraySpec]) -> list[Region]:
     """Create the HDF5 file with a dataset at full size for every one of ``specs``."""
-    import h5py
-
-    with h5py.File(file, "x", libver=("earliest", "v110"), **_ALIGNED) as h5:
+    with _writing(file, "x") as h5:
         for spec in specs:
             _create_dataset(h5, spec)
     regions = [_locate_dataset(file, spec) for spec in specs]
@@ -44,12 +43,10 @@ def create_arrays(file: Path, specs: list[ArraySpec]) -> list[Region]:
 
 def write_manifest(file: Path, manifest: Manifest) -> None:
     """Write the manifest as the last dataset, with the size that the file then has."""
-    import h5py
-
     size = len(replace(manifest, file_bytes=2**63).to_json())
     size += -size % _MANIFEST_STEP
     spec = ArraySpec(MANIFEST_NAME, np.dtype("u1"), (size,))
-    with h5py.File(file, "r+", libver=("earliest", "v110"), **_ALIGNED) as h5:
+    with _writing(file, "r+") as h5:
         _create_dataset(h5, spec)
     text = replace(manifest, file_bytes=file.stat().st_size).to_json()
     region = _locate_dataset(file, spec)
@@ -113,6 +110,20 @@ def _open(file: Path) -> Iterator[Any]:
             f"{file}: expected the HDF5 file of a pack, found one that HDF5 refuses "
             f"({error}); restore the file or pack again"
         ) from error
+
+
+@contextmanager
+def _writing(file: Path, mode: str) -> Iterator[Any]:
+    import h5py
+
+    try:
+        with h5py.File(file, mode, libver=("earliest", "v110"), **_ALIGNED) as h5:
+            yield h5
+    except RuntimeError as error:
+        # What h5py makes of a write that fails when the file is closed.
+        if (found := re.search(r"errno = (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
 
 
 def _create_dataset(h5: Any, spec: ArraySpec) -> None:

@@ -68,8 +68,8 @@ def publishing(destination: Path, *, overwrite: bool) -> Iterator[Path]:
                 raise
             raise DestinationError(
                 error.errno,
-                f"{destination}: no more can be written in its folder ({error.strerror}); make "
-                "room for twice the size of the pack",
+                f"{destination}: no more can be written in its folder "
+                f"({os.strerror(error.errno)}); make room for twice the size of the pack",
             ) from error
         finally:
             # After an exchange the former destination is in there too.

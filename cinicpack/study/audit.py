@@ -185,9 +185,9 @@ def format_audit(summary: dict[str, Any]) -> str:
         f"exact duplicates       {duplicates['images']:,} images of "
         f"{duplicates['pictures']:,} pictures",
     ]
-    lines += [f"  {count:,} pictures in {spread}" for spread, count in duplicates["spread"].items()]
+    lines += [f"  {count:,} in {spread}" for spread, count in duplicates["spread"].items()]
     for pair in duplicates["shared"]:
-        lines.append(f"  {pair['pictures']:,} pictures in both {' and '.join(pair['splits'])}")
+        lines.append(f"  {pair['pictures']:,} in both {' and '.join(pair['splits'])}")
     lines += [
         f"constant               {summary['constant']:,} images",
         f"near-constant          {summary['near_constant']:,} images",

@@ -381,10 +381,115 @@ def shift(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def compile_(parser: argparse.ArgumentParser) -> Run:
+    """Make a CINIC-10 from CIFAR-10 and ImageNet.
+
+    As its authors did: a third of CIFAR-10's images of each class to each split, all of its test
+    images to test, and ImageNet's drawn from the synsets of each class and reduced to 32x32. DEST
+    is a tree or, if it ends in .pack, .h5 or .hdf5, a pack. Tars and JPEGs that cannot be read
+    are listed and left out.
+
+    Example:
+      cinicpack compile --cifar10 cifar-10-binary.tar.gz --imagenet fall11
+      --synsets synsets-to-cifar-10-classes.txt cinic10.pack
+    """
+    parser.add_argument("destination", metavar="DEST", help="the tree or pack to make")
+    parser.add_argument(
+        "--cifar10", metavar="PATH", required=True, help="its archive, or a folder with its files"
+    )
+    parser.add_argument(
+        "--imagenet",
+        metavar="PATH",
+        required=True,
+        help="a folder with nSSSSSSSS.tar or nSSSSSSSS/ of JPEGs",
+    )
+    parser.add_argument("--synsets", metavar="FILE", help="the authors' list, to draw from")
+    parser.add_argument(
+        "--contributors", metavar="CSV", help="the authors' list of images, to take instead"
+    )
+    parser.add_argument(
+        "--per-class", type=int, default=21_000, metavar="N", help="ImageNet's (default: 21000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="what is drawn by")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")
+    add_json(parser)
+
+    def run(arguments: argparse.Namespace) -> int:
+        from cinicpack.study.compile import compile_dataset
+
+        start = time.perf_counter()
+        made = compile_dataset(
+            arguments.cifar10,
+            arguments.imagenet,
+            arguments.destination,
+            synsets=arguments.synsets,
+            contributors=arguments.contributors,
+            per_class=arguments.per_class,
+            seed=arguments.seed,
+            num_workers=arguments.workers,
+        )
+        seconds = time.perf_counter() - start
+        if arguments.json:
+            print(json.dumps(made._asdict(), indent=2))
+            return 0
+        for where, reason in made.left_out:
+            print(f"left out {where}: {reason}")
+        if made.absent:
+            print(f"{len(made.absent):,} synsets are not there: {', '.join(made.absent)}")
+        for split, count in made.cifar10.items():
+            print(f"{split:<6}{count:>9,} of CIFAR-10 {made.imagenet[split]:>9,} of ImageNet")
+        print(f"made {arguments.destination} in {seconds:.1f} s")
+        return 0
+
+    return run
+
+
+def download(parser: argparse.ArgumentParser) -> Run:
+    """Fetch the official archive of CINIC-10, 688 MB.
+
+    What breaks off is kept in DEST.part, and goes on from there when the command is run again.
+    Size and MD5 are checked. The data are under CC BY 4.0.
+
+    Example:
+      cinicpack download --pack
+    """
+    parser.add_argument(
+        "destination",
+        metavar="DEST",
+        nargs="?",
+        default=".",
+        help="the file to write, or a folder for CINIC-10.tar.gz (default: this folder)",
+    )
+    parser.add_argument("--url", help="get the same file from another place")
+    parser.add_argument(
+        "--pack", action="store_true", help="then make CINIC-10.pack beside it, without unpacking"
+    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        import cinicpack
+        from cinicpack.study.download import download
+
+        start = time.perf_counter()
+        archive = download(
+            arguments.destination, url=arguments.url or cinicpack.cinic10.ARCHIVE_URL
+        )
+        seconds = time.perf_counter() - start
+        print(f"{archive}: {archive.stat().st_size:,} bytes, MD5 as published, in {seconds:.1f} s")
+        if arguments.pack:
+            name = archive.name.removesuffix(".gz").removesuffix(".tar")
+            made = cinicpack.pack(archive, archive.with_name(f"{name}.pack"))
+            print(f"{made.path}: fingerprint {made.fingerprint}")
+        return 0
+
+    return run
+
+
 COMMANDS: Final[tuple[Command, ...]] = (
     unpack,
     cifar10,
     shift,
+    compile_,
+    download,
     stats,
     contributors,
     sheet,

@@ -115,7 +115,9 @@ def test_a_directory_has_a_slash_and_no_content():
         folder.type = tarfile.DIRTYPE
         archive.addfile(folder)
         archive.addfile(tarfile.TarInfo("folder/file"))
-    assert read(out.getvalue()) == [("folder/", 0, b""), ("folder/file", 0, b"")]
+    content = out.getvalue()
+    assert read(content) == [("folder/", 0, b""), ("folder/file", 0, b"")]
+    assert read(patch(content, NAME, b"folder")) == read(content)
 
 
 def test_v7_headers_have_no_magic_and_no_type():
@@ -149,7 +151,9 @@ def test_sizes_are_octal_or_binary(digits):
     assert read(patch(make(files), SIZE, digits)) == rows(files)
 
 
-@pytest.mark.parametrize("digits", [b"-5", b"+5", b"0o5", b"1_0", b"5\x005", b"\xff" * 12, b"8"])
+@pytest.mark.parametrize(
+    "digits", [b"-5", b"+5", b"0o5", b"1_0", b"5\x005", b"\xff" * 12, b"8", b"00000000008"]
+)
 def test_what_is_no_size_is_refused(digits):
     with pytest.raises((ValueError, EOFError)):
         read(patch(make({"a": b"12345"}), SIZE, digits))

@@ -19,6 +19,12 @@ AUGMENTS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def small_slabs(monkeypatch):
+    """Make an epoch of 90 images many slabs, as it is at full size."""
+    monkeypatch.setattr("cinicpack.load.loader._SLAB_BYTES", 100_000)
+
+
 def digest(loader):
     """Hash what became of every sample of an epoch, whatever the order of arrival."""
     samples = []

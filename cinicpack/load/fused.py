@@ -1,0 +1,88 @@
+"""Augmentation on a device: one fused kernel where Triton is, torch operations everywhere else.
+
+Both do what `load.kernels` does on the CPU, in the same order with the same roundings, and give the
+same bytes: crop, mirror, multiply, add, cut out, round to the type of the batch.
+"""
+
+from importlib.util import find_spec
+
+import torch
+
+from cinicpack.load.samples import Transform
+
+__all__ = ["augment_pixels"]
+
+
+def augment_pixels(
+    pixels: torch.Tensor,
+    positions: torch.Tensor | None,
+    draws: torch.Tensor,
+    transform: Transform,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> torch.Tensor:
+    """Make a batch on the device that the pixels are on.
+
+    Args:
+        pixels: (M, 3, H, W) uint8, contiguous.
+        positions: (n,) int64, which of them; None: all, in order.
+        draws: (n, 5) int32, see `kernels.draw`.
+        transform: what is not drawn.
+        dtype: of the batch.
+        channels_last: its memory format.
+
+    Returns:
+        (n, 3, H, W) of ``dtype``.
+    """
+    if pixels.is_cuda and find_spec("triton") is not None:
+        from cinicpack.load.triton_kernel import augment_with_triton
+
+        return augment_with_triton(pixels, positions, draws, transform, dtype, channels_last)
+    return augment_with_torch(pixels, positions, draws, transform, dtype, channels_last)
+
+
+def augment_with_torch(
+    pixels: torch.Tensor,
+    positions: torch.Tensor | None,
+    draws: torch.Tensor,
+    transform: Transform,
+    dtype: torch.dtype,
+    channels_last: bool,
+) -> torch.Tensor:
+    """Do as `augment_pixels` says, with torch operations."""
+    height, width = transform.height, transform.width
+    device = pixels.device
+    dy, dx, mirror, cy, cx = draws.to(torch.int64).unsqueeze(2).unbind(1)
+    columns = torch.arange(width, device=device).unsqueeze(0)
+    rows = torch.arange(height, device=device).unsqueeze(0)
+    y = rows + dy - transform.crop_padding
+    x = torch.where(mirror != 0, width - 1 - columns, columns) + dx - transform.crop_padding
+    visible = None
+    if transform.reflect:
+        y, x = y.abs(), x.abs()
+        y, x = torch.minimum(y, 2 * (height - 1) - y), torch.minimum(x, 2 * (width - 1) - x)
+    elif transform.crop_padding:
+        visible = ((y >= 0) & (y < height)).unsqueeze(2) & ((x >= 0) & (x < width)).unsqueeze(1)
+        y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+    chosen = pixels if positions is None else pixels[positions]
+    places = (y.unsqueeze(2) * width + x.unsqueeze(1)).flatten(1).unsqueeze(1).expand(-1, 3, -1)
+    out = chosen.flatten(2).gather(2, places).unflatten(2, (height, width))
+    if visible is not None:
+        out = out * visible.unsqueeze(1)
+    if dtype != torch.uint8:
+        scale, shift = (
+            torch.from_numpy(values).to(device).view(3, 1, 1)
+            for values in (transform.scale, transform.shift)
+        )
+        # Two operations, hence two roundings.
+        out = out.to(torch.float32) * scale
+        out = out + shift
+    if transform.cutout:
+        top, left = cy - transform.cutout // 2, cx - transform.cutout // 2
+        inside_y = (rows >= top) & (rows < top + transform.cutout)
+        inside_x = (columns >= left) & (columns < left + transform.cutout)
+        inside = (inside_y.unsqueeze(2) & inside_x.unsqueeze(1)).unsqueeze(1)
+        filler = torch.from_numpy(transform.filler).to(device).view(3, 1, 1)
+        out = torch.where(inside, filler, out)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return out.to(dtype).contiguous(memory_format=layout)

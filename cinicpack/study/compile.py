@@ -1,0 +1,353 @@
+"""Compiling: CIFAR-10 and ImageNet's synsets become a CINIC-10, as the authors made theirs."""
+
+import csv
+import hashlib
+import io
+import os
+import tarfile
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from operator import attrgetter
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import numpy as np
+
+import cinicpack
+from cinicpack.cinic10 import (
+    CLASSES,
+    IMAGE_SHAPE,
+    IMAGENET_PER_CLASS,
+    SPLITS,
+    Origin,
+    Provenance,
+    format_name,
+)
+from cinicpack.errors import ArgumentError, DestinationError, SourceError
+from cinicpack.study.batches import Cifar10, read_batches
+from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, format_synset, reduce_jpeg
+from cinicpack.study.synsets import read_synsets
+from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
+
+__all__ = ["Compilation", "compile_dataset"]
+
+_JOB_IMAGES: Final = 64
+_SHOWN: Final = 10
+_PACK_FORMATS: Final = {".pack": "npy", ".h5": "hdf5", ".hdf5": "hdf5"}
+_COLUMNS: Final = ("synset", "image_num", "cinic_set", "class")
+
+# A split and a class; what takes files for them, as names and contents; the JPEGs that are to go
+# there; those that are drawn next for a class; and what could not be read, with the reason.
+_Folder = tuple[str, str]
+_Sink = Callable[[_Folder, Sequence[str], Sequence[bytes]], None]
+_Plan = dict[_Folder, list[Jpeg]]
+_Reserve = dict[str, Iterator[Jpeg]]
+_Failure = tuple[_Folder, Jpeg, str]
+_Item = TypeVar("_Item")
+
+
+class Compilation(NamedTuple):
+    """What was compiled.
+
+    Attributes:
+        cifar10: number of images from CIFAR-10, by split.
+        imagenet: number of images from ImageNet, by split.
+        absent: synsets of the list that ImageNet's folder does not have, as ``n02691156``.
+        left_out: tars, and JPEGs that were drawn, which cannot be read, each with the reason.
+    """
+
+    cifar10: dict[str, int]
+    imagenet: dict[str, int]
+    absent: list[str]
+    left_out: list[tuple[str, str]]
+
+
+def compile_dataset(
+    cifar10: str | os.PathLike[str],
+    imagenet: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    synsets: str | os.PathLike[str] | None = None,
+    contributors: str | os.PathLike[str] | None = None,
+    per_class: int = len(SPLITS) * IMAGENET_PER_CLASS,
+    seed: int = 0,
+    num_workers: int | None = None,
+    progress: bool = True,
+) -> Compilation:
+    """Make a CINIC-10 from CIFAR-10 and ImageNet: a tree, or straight a pack.
+
+    Follows "Construction" in the README of BayesWatch/cinic-10. Of each class of CIFAR-10 a third
+    goes to each split, its test images all to the test split. Of the JPEGs of the class's synsets
+    ``per_class`` are drawn, reduced to 32x32 and dealt to the splits. A synset that is listed
+    under two classes can give an image to both.
+
+    The same images and seed give the same result: they are drawn in the order of the SHA-256 of
+    seed, class and name, and one that cannot be read is replaced by the next.
+
+    Args:
+        cifar10: one of its archives, or a folder with its files, as `read_batches` takes them.
+        imagenet: a folder with ``nSSSSSSSS.tar`` or ``nSSSSSSSS/`` of JPEGs.
+        destination: a tree, not there yet or empty; or a pack, not there yet: .pack, .h5 or .hdf5.
+        synsets: the list of the synsets of each class, as `read_synsets` takes it.
+        contributors: instead, a list of the images themselves, as ``imagenet-contributors.csv``.
+        per_class: ImageNet images of each class, a multiple of three; not with ``contributors``.
+        seed: what is drawn by.
+        num_workers: threads; None: as many as there are usable cores.
+        progress: show a bar, if standard error is a terminal.
+
+    Raises:
+        ArgumentError: ``per_class`` cannot be dealt, or there is no list, or there are two.
+        SourceError: a class has too few images that can be read, a contributor is not there or
+            cannot be read, or an input is something else.
+        DestinationError: ``destination`` is there, or cannot be written.
+    """
+    if (synsets is None) == (contributors is None):
+        raise ArgumentError(
+            "expected either a list of synsets to draw from (--synsets, synsets=) or one of "
+            "contributors to take (--contributors, contributors=), found "
+            f"{'neither' if synsets is None else 'both'}"
+        )
+    if per_class < 0 or per_class % len(SPLITS):
+        raise ArgumentError(
+            f"expected per_class to be a multiple of {len(SPLITS)}, to deal it to the splits, "
+            f"found {per_class}"
+        )
+    with _writing(Path(destination), progress) as sink:
+        original = read_batches(cifar10)
+        if contributors is not None:
+            found, plan = _look_up(Path(imagenet), Path(contributors))
+            reserve: _Reserve = {}
+        else:
+            assert synsets is not None
+            found, plan, reserve = _draw(Path(imagenet), Path(synsets), per_class, seed)
+        rows, jpegs, wanted = Counter[str](), Counter[str](), Counter[str]()
+        jobs = []
+        for (split, name), origin, mine in _deal(original, seed):
+            rows[split] += len(mine)
+            jobs += _divide(partial(_write_rows, original, (split, name), origin, sink), mine)
+        for (split, name), listed in plan.items():
+            jpegs[split] += len(listed)
+            wanted[name] += len(listed)
+        total = rows.total() + jpegs.total()
+        left_out = list(found.left_out)
+        while plan:
+            failures: list[_Failure] = []
+            for folder, listed in plan.items():
+                jobs += _divide(partial(_write_jpegs, folder, sink, failures), listed)
+            run_jobs(jobs, total, num_workers=num_workers, progress=progress)
+            left_out += [(str(jpeg), reason) for _, jpeg, reason in failures]
+            plan = _replace(failures, reserve, wanted, Path(imagenet))
+            jobs, total = [], len(failures)
+    return Compilation(
+        cifar10={split: rows[split] for split in SPLITS},
+        imagenet={split: jpegs[split] for split in SPLITS},
+        absent=[format_synset(synset) for synset in found.absent],
+        left_out=sorted(left_out),
+    )
+
+
+@contextmanager
+def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
+    """Give what takes files; make a tree of them, or afterwards a pack."""
+    container = _PACK_FORMATS.get(destination.suffix)
+    if container is None:
+        with building(destination) as work:
+            yield lambda folder, names, files: write_files(work.joinpath(*folder), names, files)
+        return
+    if os.path.lexists(destination) or not destination.parent.is_dir():
+        raise DestinationError(
+            f"{destination}: expected nothing there, in a folder that exists; choose another "
+            "name, remove it yourself, or create the folder"
+        )
+    prefix = f".{destination.name}."
+    with tempfile.TemporaryDirectory(".tmp", prefix, destination.parent) as folder:
+        path = Path(folder, f"{destination.stem}.tar")
+        lock = threading.Lock()
+        with tarfile.open(path, "w") as archive:
+
+            def add(folder: _Folder, names: Sequence[str], files: Sequence[bytes]) -> None:
+                with lock:
+                    for name, content in zip(names, files, strict=True):
+                        member = tarfile.TarInfo("/".join((*folder, name)))
+                        member.size = len(content)
+                        archive.addfile(member, io.BytesIO(content))
+
+            yield add
+        cinicpack.pack(path, destination, format=container, progress=progress)
+
+
+def _draw(
+    imagenet: Path, synsets: Path, per_class: int, seed: int
+) -> tuple[Found, _Plan, _Reserve]:
+    """Draw the images of each class, and deal them; the reserve is drawn next."""
+    classes = read_synsets(synsets)
+    if set(classes) != set(CLASSES):
+        raise SourceError(
+            f"{synsets}: expected the classes {', '.join(CLASSES)}, found {', '.join(classes)}"
+        )
+    numbers = {name: {place.number for place in places} for name, places in classes.items()}
+    found = find_jpegs(imagenet, set().union(*numbers.values()))
+    plan: _Plan = {}
+    reserve: _Reserve = {}
+    few = []
+    for name in CLASSES:
+        jpegs = [jpeg for number in numbers[name] for jpeg in found.jpegs.get(number, [])]
+        jpegs = _shuffle(jpegs, seed, name, attrgetter("name"))
+        if len(jpegs) < per_class:
+            few.append(f"{name} {len(jpegs):,}")
+        for turn, split in enumerate(SPLITS):
+            # In the order in which they lie, for the sake of disks that seek.
+            plan[split, name] = sorted(jpegs[turn : per_class : len(SPLITS)])
+        reserve[name] = iter(jpegs[per_class:])
+    if few:
+        raise SourceError(
+            f"{imagenet}: expected {per_class:,} JPEGs of every class, found "
+            f"{', '.join(few)}{_explain(found)}; add more, or take fewer with --per-class "
+            "(per_class=)"
+        )
+    return found, plan, reserve
+
+
+def _look_up(imagenet: Path, contributors: Path) -> tuple[Found, _Plan]:
+    """Find the images that a list of contributors names."""
+    listed = _read_contributors(contributors)
+    found = find_jpegs(imagenet, {synset for keys in listed.values() for synset, _ in keys})
+    there = {(jpeg.synset, jpeg.number): jpeg for jpegs in found.jpegs.values() for jpeg in jpegs}
+    missing = sorted(set().union(*listed.values()) - there.keys())
+    if missing:
+        names = [f"{format_synset(synset)}_{number}" for synset, number in missing]
+        raise SourceError(
+            f"{imagenet}: expected all images of {contributors}, found no "
+            f"{_show(names)}{_explain(found)}"
+        )
+    return found, {folder: [there[key] for key in keys] for folder, keys in listed.items()}
+
+
+def _read_contributors(path: Path) -> dict[_Folder, list[tuple[int, int]]]:
+    """Read which images, by synset and number, go to which split and class."""
+    listed: dict[_Folder, dict[tuple[int, int], None]] = {}
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        rows = csv.reader(file, skipinitialspace=True)
+        header = next(rows, [])
+        if not set(_COLUMNS) <= set(header):
+            raise SourceError(
+                f"{path}: expected the columns {', '.join(_COLUMNS)}, found {', '.join(header)}"
+            )
+        places = [header.index(column) for column in _COLUMNS]
+        for row in filter(None, rows):
+            try:
+                synset, number, split, name = (row[place].strip() for place in places)
+                key = (int(synset.removeprefix("n")), int(number))
+                if split not in SPLITS or name not in CLASSES:
+                    raise ValueError
+            except (ValueError, IndexError):
+                raise SourceError(
+                    f"{path}:{rows.line_num}: expected a line like "
+                    f"'n02691156, 10153, train, airplane', found {', '.join(row)!r}"
+                ) from None
+            keys = listed.setdefault((split, name), {})
+            if key in keys:
+                raise SourceError(
+                    f"{path}:{rows.line_num}: expected every image of a class once, "
+                    f"found {', '.join(row)!r} again"
+                )
+            keys[key] = None
+    if not listed:
+        raise SourceError(f"{path}: expected images of ImageNet, found no line")
+    return {folder: list(keys) for folder, keys in listed.items()}
+
+
+def _deal(original: Cifar10, seed: int) -> Iterator[tuple[_Folder, Origin, list[int]]]:
+    """Deal CIFAR-10's images: a third of each class to each split, all test images to test."""
+    for label, name in enumerate(CLASSES):
+        train, test = (
+            _shuffle(np.flatnonzero(part.records[:, 0] == label).tolist(), seed, name, str)
+            for part in original
+        )
+        moved = max(0, (len(train) + len(test)) // len(SPLITS) - len(test))
+        half = moved + (len(train) - moved + 1) // 2
+        yield ("train", name), Origin.CIFAR10_TRAIN, train[moved:half]
+        yield ("valid", name), Origin.CIFAR10_TRAIN, train[half:]
+        yield ("test", name), Origin.CIFAR10_TRAIN, train[:moved]
+        yield ("test", name), Origin.CIFAR10_TEST, test
+
+
+def _shuffle(
+    items: list[_Item], seed: int, class_name: str, name: Callable[[_Item], str]
+) -> list[_Item]:
+    """Order by hash: what else there is, or is lacking, changes nothing between two items."""
+
+    def rank(item: _Item) -> bytes:
+        return hashlib.sha256(f"{seed}/{class_name}/{name(item)}".encode()).digest()
+
+    return sorted(items, key=rank)
+
+
+def _divide(function: Callable[[list[_Item]], int], items: list[_Item]) -> list[Callable[[], int]]:
+    """Make jobs that each call a function with some of the items."""
+    starts = range(0, len(items), _JOB_IMAGES)
+    return [partial(function, items[start : start + _JOB_IMAGES]) for start in starts]
+
+
+def _write_rows(
+    original: Cifar10, folder: _Folder, origin: Origin, sink: _Sink, rows: list[int]
+) -> int:
+    part = original.train if origin is Origin.CIFAR10_TRAIN else original.test
+    height, width, channels = IMAGE_SHAPE
+    planes = part.records[rows, 1:].reshape(-1, channels, height, width)
+    names = [format_name(Provenance(origin, 0, row)) for row in rows]
+    sink(folder, names, encode_pngs(np.ascontiguousarray(planes.transpose(0, 2, 3, 1))))
+    return len(rows)
+
+
+def _write_jpegs(folder: _Folder, sink: _Sink, failures: list[_Failure], jpegs: list[Jpeg]) -> int:
+    names, images = [], []
+    for jpeg in jpegs:
+        image = reduce_jpeg(jpeg)
+        if isinstance(image, str):
+            failures.append((folder, jpeg, image))
+        else:
+            names.append(jpeg.name)
+            images.append(image)
+    if images:
+        sink(folder, names, encode_pngs(np.stack(images)))
+    return len(images)
+
+
+def _replace(
+    failures: list[_Failure], reserve: _Reserve, wanted: Counter[str], imagenet: Path
+) -> _Plan:
+    """Draw another image for each that could not be read."""
+    plan: _Plan = {}
+    lacking: Counter[str] = Counter()
+    for folder, _, _ in sorted(failures):
+        if jpeg := next(reserve.get(folder[1], iter(())), None):
+            plan.setdefault(folder, []).append(jpeg)
+        else:
+            lacking[folder[1]] += 1
+    if lacking:
+        few = [
+            f"{name} {wanted[name] - count:,} of {wanted[name]:,}"
+            for name, count in lacking.items()
+        ]
+        reasons = [f"{jpeg}: {reason}" for _, jpeg, reason in sorted(failures)]
+        raise SourceError(
+            f"{imagenet}: expected JPEGs that can be read, found too few of {', '.join(few)}: "
+            f"{_show(reasons)}"
+        )
+    return plan
+
+
+def _explain(found: Found) -> str:
+    absent = f"; {len(found.absent):,} synsets are not there" if found.absent else ""
+    left_out = [f"{where}: {reason}" for where, reason in found.left_out]
+    return absent + (f"; left out: {_show(left_out)}" if left_out else "")
+
+
+def _show(items: list[str]) -> str:
+    more = f" and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more

@@ -1,0 +1,255 @@
+"""Downloading the archive of CINIC-10: what breaks off goes on later, and the MD5 is checked."""
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+import cinicpack
+from cinicpack.cinic10 import ARCHIVE_BYTES, ARCHIVE_MD5, ARCHIVE_URL
+from cinicpack.errors import ArgumentError, DestinationError, SourceError
+from cinicpack.store.region import write_all
+
+__all__ = ["download"]
+
+_BLOCK: Final = 1 << 20
+_TIMEOUT: Final = 60.0
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)")
+# Answers after which the next try may succeed.
+_PASSING: Final = (408, 429, 500, 502, 503, 504)
+
+Bar: TypeAlias = Any  # tqdm's; it has no types
+
+
+def download(
+    destination: str | os.PathLike[str] = ".",
+    *,
+    url: str = ARCHIVE_URL,
+    nbytes: int = ARCHIVE_BYTES,
+    md5: str = ARCHIVE_MD5,
+    pauses: Sequence[float] = (1, 3, 10, 30),
+    progress: bool = True,
+) -> Path:
+    """Fetch the archive of CINIC-10 and check it, as an alternative to the authors' wget.
+
+    What has come is kept in ``NAME.part``: when a connection breaks, and in a later call, the
+    download goes on from there, or from the start where the server cannot do that. An archive that
+    is there already is checked.
+
+    Address, size and MD5 are those of https://datashare.ed.ac.uk/handle/10283/3192 (README of
+    BayesWatch/cinic-10, "Download").
+
+    Args:
+        destination: the file to write, or a directory to write ``CINIC-10.tar.gz`` in.
+        url: where to get it; at another place has to be the same file.
+        nbytes: its size.
+        md5: its MD5.
+        pauses: seconds to wait before each further try, while not a byte comes.
+        progress: show a bar, if standard error is a terminal.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        SourceError: the server does not answer, or has not the file.
+        DestinationError: another file is there, the disk is full or cannot be written, or another
+            process is downloading to the same place.
+        ArgumentError: ``url`` is no http or https address.
+
+    >>> download("data")  # doctest: +SKIP
+    PosixPath('data/CINIC-10.tar.gz')
+    """
+    if not _is_web_address(url):
+        raise ArgumentError(f"expected an address like {ARCHIVE_URL}, found {url!r}")
+    destination = Path(destination)
+    if destination.is_dir():
+        destination /= ARCHIVE_URL.rpartition("/")[2]
+    if os.path.lexists(destination):
+        _check_existing(destination, nbytes, md5)
+        return destination
+    with _opening(destination.with_name(f"{destination.name}.part")) as part:
+        _check_space(part, nbytes)
+        bar = tqdm(
+            total=nbytes,
+            initial=part.size,
+            unit="B",
+            unit_scale=True,
+            desc=destination.name,
+            disable=None if progress else True,
+        )
+        with bar:
+            _fill(part, url, nbytes, pauses, bar)
+        if (found := part.digest.hexdigest()) != md5:
+            os.unlink(part.path)
+            raise SourceError(
+                f"{url}: expected MD5 {md5}, found {found}: another file, or damaged on the way; "
+                f"it is deleted; run again, or get it elsewhere with --url (url=)"
+            )
+        os.fsync(part.descriptor)
+        os.rename(part.path, destination)
+    return destination
+
+
+@dataclass
+class _Part:
+    """What has come so far."""
+
+    path: Path
+    descriptor: int
+    size: int
+    digest: "hashlib._Hash"
+
+    def append(self, block: bytes) -> None:
+        try:
+            write_all(self.descriptor, memoryview(block), self.size)
+        except OSError as error:
+            raise DestinationError(
+                error.errno,
+                f"{self.path}: cannot write more than {self.size:,} bytes: {error.strerror}; make "
+                "room and run again to go on from there",
+            ) from None
+        self.digest.update(block)
+        self.size += len(block)
+
+    def clear(self) -> None:
+        os.truncate(self.descriptor, 0)
+        self.size = 0
+        self.digest = _md5()
+
+
+@contextlib.contextmanager
+def _opening(path: Path) -> Iterator[_Part]:
+    """Open a file for as long as no other process does, and read what is in it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise DestinationError(error.errno, f"cannot write {path}: {error.strerror}") from None
+    with open(descriptor, "rb") as file:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DestinationError(
+                f"{path}: another process is downloading to it; wait for it to end"
+            ) from None
+        digest = hashlib.file_digest(file, _md5)
+        yield _Part(path, descriptor, file.tell(), digest)
+
+
+def _fill(part: _Part, url: str, nbytes: int, pauses: Sequence[float], bar: Bar) -> None:
+    """Fetch what is lacking, in as many requests as it takes while something comes."""
+    waiting = iter(pauses)
+    if part.size > nbytes:
+        part.clear()
+    while part.size < nbytes:
+        before = part.size
+        problem = _fetch(part, url, nbytes, bar)
+        if part.size > before:
+            waiting = iter(pauses)
+        if part.size < nbytes:
+            pause = next(waiting, None)
+            if pause is None:
+                raise SourceError(
+                    f"{url}: expected {nbytes:,} bytes, found {part.size:,}, and then: {problem}; "
+                    "run again to go on from there, or get it elsewhere with --url (url=)"
+                )
+            bar.set_postfix_str(f"{problem}, trying again")
+            time.sleep(pause)
+
+
+def _fetch(part: _Part, url: str, nbytes: int, bar: Bar) -> str:
+    """Append what one request gives; say why it gave no more."""
+    try:
+        with _request(url, part.size, nbytes) as response:
+            if response.status == HTTPStatus.OK:
+                # From the start, also where the rest was asked for: a server without ranges.
+                part.clear()
+                bar.reset()
+            while part.size < nbytes and (block := response.read1(_BLOCK)):
+                part.append(block[: nbytes - part.size])
+                bar.update(len(block))
+    except DestinationError:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__
+    return "the connection ended"
+
+
+def _request(url: str, start: int, nbytes: int) -> http.client.HTTPResponse:
+    """Ask for the file from ``start`` on; refuse an answer that is something else."""
+    headers = {"User-Agent": f"cinicpack/{cinicpack.__version__}", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code in _PASSING:
+                raise
+            raise SourceError(
+                f"{url}: expected the archive, found that the server answers {error.code} "
+                f"{error.reason}; get it elsewhere with --url (url=)"
+            ) from None
+    length = response.headers["Content-Length"]
+    if response.status == HTTPStatus.OK and length in (None, str(nbytes)):
+        return response
+    span = _CONTENT_RANGE.fullmatch(response.headers["Content-Range"] or "")
+    if response.status == HTTPStatus.PARTIAL_CONTENT and span:
+        first, total = span.groups()
+        if first == str(start) and total in ("*", str(nbytes)):
+            return response
+    response.close()
+    found = span[0] if span else f"{length} bytes (status {response.status})"
+    raise SourceError(
+        f"{url}: expected {nbytes:,} bytes from {start:,} on, found {found}: another file; get it "
+        "elsewhere with --url (url=)"
+    )
+
+
+def _check_existing(path: Path, nbytes: int, md5: str) -> None:
+    if not path.is_file() or path.stat().st_size != nbytes or _hash_file(path) != md5:
+        raise DestinationError(
+            f"{path}: expected nothing there, or the archive ({nbytes:,} bytes, MD5 {md5}), found "
+            "something else; choose another name, or remove it yourself"
+        )
+
+
+def _check_space(part: _Part, nbytes: int) -> None:
+    free = shutil.disk_usage(part.path.parent).free
+    if free < nbytes - part.size:
+        raise DestinationError(
+            f"{part.path}: expected room for {nbytes - part.size:,} bytes, found {free:,}; make "
+            "more, or choose another place"
+        )
+
+
+def _hash_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, _md5).hexdigest()
+
+
+def _md5() -> "hashlib._Hash":
+    # It tells this file from others by mistake; whoever wants to forge it could as well.
+    return hashlib.md5(usedforsecurity=False)
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)

@@ -1,0 +1,135 @@
+"""The JPEGs of ImageNet's synsets: where they are in tars and folders, and reducing them."""
+
+import os
+import re
+import tarfile
+from collections.abc import Iterable
+from io import BytesIO
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cinicpack.cinic10 import IMAGE_SHAPE, Origin, Provenance, format_name
+from cinicpack.errors import SourceError
+
+__all__ = ["Found", "Jpeg", "find_jpegs", "format_synset", "reduce_jpeg"]
+
+_NAME: Final = re.compile(r"n([0-9]{8})_([0-9]{1,9})\.jpe?g", re.IGNORECASE)
+
+
+class Jpeg(NamedTuple):
+    """One JPEG: its synset and number, and the bytes of a file that it is."""
+
+    synset: int
+    number: int
+    file: Path
+    offset: int
+    nbytes: int
+
+    @property
+    def name(self) -> str:
+        """The file name that CINIC-10 gives to the image."""
+        return format_name(Provenance(Origin.IMAGENET, self.synset, self.number))
+
+    def __str__(self) -> str:
+        return str(self.file) if self.file.suffix != ".tar" else f"{self.file}:{self.name[:-4]}"
+
+
+class Found(NamedTuple):
+    """What there is of some synsets.
+
+    Attributes:
+        jpegs: by synset, in the order of their numbers.
+        absent: synsets of which there is neither tar nor folder.
+        left_out: tars and files that are broken or named otherwise, each with the reason.
+    """
+
+    jpegs: dict[int, list[Jpeg]]
+    absent: list[int]
+    left_out: list[tuple[str, str]]
+
+
+def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
+    """Find the JPEGs of synsets in a folder, in ``nSSSSSSSS.tar`` or ``nSSSSSSSS/`` there.
+
+    They are named ``nSSSSSSSS_NUMBER.JPEG``, as ImageNet's Fall 2011 release has them. Of a tar
+    only the headers are read; one that is empty, broken or compressed is left out as a whole.
+
+    Raises `SourceError` if ``folder`` is no directory.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: expected a directory with ImageNet's nSSSSSSSS.tar in it")
+    found = Found({}, [], [])
+    for synset in sorted(set(synsets)):
+        inner, tar = folder / format_synset(synset), folder / f"{format_synset(synset)}.tar"
+        if inner.is_dir():
+            entries = [(path, path.name, 0, path.stat().st_size) for path in inner.iterdir()]
+        elif tar.is_file():
+            try:
+                entries = _list_tar(tar)
+            except (tarfile.TarError, EOFError, OSError) as error:
+                found.left_out.append((str(tar), f"expected a whole tar, found {error}"))
+                continue
+        else:
+            found.absent.append(synset)
+            continue
+        jpegs = {}
+        for file, name, offset, nbytes in entries:
+            match = _NAME.fullmatch(name)
+            if match is None or int(match[1]) != synset:
+                where = str(file) if file.is_relative_to(inner) else f"{file}:{name}"
+                reason = f"expected a name like {format_synset(synset)}_1.JPEG"
+                found.left_out.append((where, reason))
+                continue
+            jpegs[int(match[2])] = Jpeg(synset, int(match[2]), file, offset, nbytes)
+        found.jpegs[synset] = [jpegs[number] for number in sorted(jpegs)]
+    found.left_out.sort()
+    return found
+
+
+def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:
+    """Reduce an image to (32, 32, 3) uint8, or say why it cannot be read.
+
+    With Pillow's Box filter, as CINIC-10's authors did, "in the same manner as Imagenet32x32"
+    (README of BayesWatch/cinic-10).
+    """
+    try:
+        with open(jpeg.file, "rb") as file:
+            file.seek(jpeg.offset)
+            data = file.read(jpeg.nbytes)
+        with Image.open(BytesIO(data)) as image:
+            height, width, _ = IMAGE_SHAPE
+            small = image.convert("RGB").resize((width, height), Image.Resampling.BOX)
+        return np.asarray(small)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Anything, since Pillow lets through whatever its parsers stumble over.
+        return f"Pillow cannot decode it: {str(error) or type(error).__name__}"
+
+
+def format_synset(number: int) -> str:
+    """Write a synset's number as WordNet does.
+
+    >>> format_synset(2691156)
+    'n02691156'
+    """
+    return f"n{number:08d}"
+
+
+def _list_tar(path: Path) -> list[tuple[Path, str, int, int]]:
+    """List the files in a tar: where, name, offset and size."""
+    with tarfile.open(path, "r:") as archive:
+        members = [member for member in archive if member.isfile()]
+    end = path.stat().st_size
+    for member in members:
+        if member.offset_data + member.size > end:
+            raise EOFError(f"that it ends within {member.name}")
+    return [
+        (path, member.name.rsplit("/", 1)[-1], member.offset_data, member.size)
+        for member in members
+    ]

@@ -1,0 +1,145 @@
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import cinicpack
+from cinicpack.errors import PackError
+from cinicpack.store import npy
+from cinicpack.store.format import SOURCE_DTYPE, ArraySpec
+
+DTYPES = [np.dtype("u1"), np.dtype("<u2"), SOURCE_DTYPE, np.dtype("S1"), np.dtype("S255")]
+
+
+@given(st.sampled_from(DTYPES), st.lists(st.integers(1, 10**12), min_size=1, max_size=5))
+def test_headers_are_those_that_numpy_reads_and_writes(dtype, sizes):
+    header = npy.npy_header(ArraySpec("x", dtype, tuple(sizes)))
+    assert len(header) % 64 == 0
+    stream = io.BytesIO(header)
+    assert np.lib.format.read_magic(stream) == (1, 0)
+    assert np.lib.format.read_array_header_1_0(stream) == (tuple(sizes), False, dtype)
+    assert not stream.read()
+
+
+def test_numpy_reads_every_file_without_pickle(tree, npy_pack):
+    files = sorted(npy_pack.rglob("*.npy"))
+    assert len(files) == 12
+    for file in files:
+        array = np.load(file, allow_pickle=False)
+        assert array.flags.c_contiguous
+        assert len(array) == 12
+    assert np.load(npy_pack / "train/images-00000.npy").shape == (12, 3, 12, 12)
+
+
+def test_files_are_created_at_full_size(tmp_path):
+    specs = [ArraySpec("a/x", np.dtype("u1"), (1000, 7)), ArraySpec("a/y", np.dtype("S3"), (5,))]
+    for spec, (same, file, offset) in zip(specs, npy.create_arrays(tmp_path, specs), strict=True):
+        assert same == spec
+        assert file.stat().st_size == offset + spec.nbytes
+        # As many blocks as a file has that was written whole.
+        assert file.stat().st_blocks * 512 >= spec.nbytes
+        assert not np.load(file).any()
+    with pytest.raises(FileExistsError):
+        npy.create_arrays(tmp_path, specs[:1])
+
+
+@pytest.fixture
+def copy(npy_pack, tmp_path) -> Path:
+    for file in npy_pack.rglob("*"):
+        target = tmp_path / file.relative_to(npy_pack)
+        if file.is_dir():
+            target.mkdir()
+        else:
+            target.write_bytes(file.read_bytes())
+    return Path(tmp_path)
+
+
+NAMES = ["train/images-00000", "valid/labels", "test/sources", "train/names"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", [-1, 1, 4096, -10_000])
+def test_a_truncated_or_extended_file_is_refused(copy, name, change):
+    file = copy / f"{name}.npy"
+    content = file.read_bytes()
+    size = max(0, len(content) + change)
+    file.write_bytes((content + bytes(4096))[:size])
+    with pytest.raises(PackError) as caught:
+        cinicpack.open_pack(copy)
+    expected = (
+        f"{file}: expected {len(content)} bytes, found {size}; restore the file or pack again"
+    )
+    assert str(caught.value) == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\x93NUMPY", b"\x92NUMPY"),
+        (b"NUMPY\x01\x00", b"NUMPY\x02\x00"),
+        (b"'fortran_order': False", b"'fortran_order': True "),
+        (b"(12,", b"(21,"),
+        (b"|", b">"),
+        (b" \n", b"\n\n"),
+    ],
+)
+def test_another_header_is_refused(copy, name, old, new):
+    file = copy / f"{name}.npy"
+    content = file.read_bytes()
+    assert old in content[:128]
+    file.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(PackError, match=r"expected the header .*, found .*; restore the file") as e:
+        cinicpack.open_pack(copy)
+    assert str(e.value).startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_file_is_named(copy, name):
+    file = copy / f"{name}.npy"
+    file.unlink()
+    for make in (lambda: None, file.mkdir):
+        make()
+        with pytest.raises(
+            PackError, match=r"missing from the pack; restore it or pack again"
+        ) as e:
+            cinicpack.open_pack(copy)
+        assert str(e.value).startswith(f"{file}: ")
+
+
+def test_a_folder_in_place_of_a_split_and_a_file_in_place_of_a_folder(copy):
+    for file in (copy / "valid").iterdir():
+        file.unlink()
+    (copy / "valid").rmdir()
+    (copy / "valid").write_bytes(b"")
+    with pytest.raises(PackError, match=r"images-00000\.npy: missing from the pack"):
+        cinicpack.open_pack(copy)
+
+
+@pytest.mark.parametrize("make", [lambda path: path.unlink(), None])
+def test_a_directory_without_a_manifest_is_no_pack(copy, make):
+    file = copy / "pack.json"
+    file.unlink()
+    if make is None:
+        file.mkdir()
+    with pytest.raises(PackError, match=r"found a directory without pack\.json; make one with"):
+        cinicpack.open_pack(copy)
+
+
+def test_the_manifest_names_itself_in_errors(copy):
+    text = (copy / "pack.json").read_bytes()
+    (copy / "pack.json").write_bytes(text.replace(b"airplane", b"airplana", 1))
+    with pytest.raises(PackError) as caught:
+        cinicpack.open_pack(copy)
+    assert str(caught.value).startswith(f"{copy / 'pack.json'}: the manifest was changed")
+
+
+def test_a_split_that_the_manifest_has_and_the_disk_has_not(npy_pack, tmp_path):
+    manifest = npy.read_manifest(npy_pack)
+    splits = {**manifest.splits, "extra": manifest.splits["train"]}
+    with pytest.raises(PackError, match=r"extra/images-00000\.npy: missing"):
+        npy.locate_arrays(npy_pack, replace(manifest, splits=splits))

@@ -1,0 +1,351 @@
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cinicpack
+from cinicpack.errors import DestinationError
+from cinicpack.store import publish
+from cinicpack.store.publish import publishing, recover
+from tests.png_images import png
+
+
+def put(work: Path, name: str, text: str, *, folder: bool = True) -> None:
+    if folder:
+        (work / name).mkdir()
+        (work / name / "text").write_text(text)
+    else:
+        (work / name).write_text(text)
+
+
+def read(path: Path) -> str:
+    return (path / "text" if path.is_dir() else path).read_text()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+@pytest.fixture(params=[True, False], ids=["exchange", "no exchange"])
+def exchange(request, monkeypatch) -> None:
+    if not request.param:
+        monkeypatch.setattr(publish, "_exchange", lambda first, second: False)
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_it_appears_at_the_end_with_nothing_beside_it(tmp_path, folder):
+    target = tmp_path / "x.pack"
+    with publishing(target, overwrite=False) as work:
+        assert work.parent == tmp_path
+        put(work, "x.pack", "new", folder=folder)
+        (work / "scratch").write_text("more")
+        assert not target.exists()
+    assert read(target) == "new"
+    assert names(tmp_path) == ["x.pack"]
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["old folder", "old file"])
+@pytest.mark.parametrize("new", [True, False], ids=["new folder", "new file"])
+def test_overwriting_replaces_anything(tmp_path, exchange, old, new):
+    target = tmp_path / "x"
+    put(tmp_path, "x", "old", folder=old)
+    with publishing(target, overwrite=True) as work:
+        put(work, "x", "new", folder=new)
+        assert read(target) == "old"
+    assert read(target) == "new"
+    assert target.is_dir() == new
+    assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, OSError])
+def _fail(target: Path, error: BaseException) -> None:
+    with publishing(target, overwrite=True) as work:
+        put(work, target.name, "new")
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, OSError])
+def test_after_an_error_all_is_as_it_was(tmp_path, error):
+    put(tmp_path, "x", "old")
+    for target in (tmp_path / "x", tmp_path / "y"):
+        with pytest.raises(error):
+            _fail(target, error())
+        assert names(tmp_path) == ["x"]
+        assert read(tmp_path / "x") == "old"
+
+
+def test_an_error_while_it_is_renamed_leaves_all_as_it_was(tmp_path, monkeypatch):
+    put(tmp_path, "x", "old")
+
+    def fail(first: Path, second: Path) -> bool:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    monkeypatch.setattr(publish, "_exchange", fail)
+    with pytest.raises(OSError, match=r"gone"), publishing(tmp_path / "x", overwrite=True) as work:
+        put(work, "x", "new")
+    assert names(tmp_path) == ["x"]
+    assert read(tmp_path / "x") == "old"
+
+
+def test_what_exists_is_refused(tmp_path):
+    put(tmp_path, "folder", "old")
+    put(tmp_path, "file", "old", folder=False)
+    (tmp_path / "empty").mkdir()
+    before = names(tmp_path)
+    for name in before:
+        with (
+            pytest.raises(DestinationError, match=r"already exists; choose another name, or pass"),
+            publishing(tmp_path / name, overwrite=False),
+        ):
+            raise AssertionError
+    assert names(tmp_path) == before
+
+
+def _meet_another(target: Path) -> None:
+    with publishing(target, overwrite=False) as work:
+        put(work, "x", "new")
+        put(target.parent, "x", "of another program")
+
+
+def test_what_appears_meanwhile_is_refused(tmp_path):
+    with pytest.raises(DestinationError, match=r"already exists"):
+        _meet_another(tmp_path / "x")
+    assert names(tmp_path) == ["x"]
+    assert read(tmp_path / "x") == "of another program"
+
+
+@pytest.mark.parametrize("parent", ["missing", "missing/twice", "file"])
+def test_a_parent_that_is_no_folder_is_refused(tmp_path, parent):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(DestinationError, match=r"the folder .* does not exist; create it first"),
+        publishing(tmp_path / parent / "x", overwrite=False),
+    ):
+        raise AssertionError
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("target", ["/proc/x.pack", "/", "x" * 300])
+def test_where_nothing_can_be_written(tmp_path, monkeypatch, target):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DestinationError), publishing(Path(target), overwrite=False):
+        raise AssertionError
+    assert not names(tmp_path)
+
+
+def test_a_link_is_kept_and_what_it_leads_to_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    put(tmp_path / "disk", "x", "old")
+    for name, leads_to in [("link", "disk/x"), ("dangling", "disk/y")]:
+        link = tmp_path / name
+        link.symlink_to(leads_to)
+        with publishing(link, overwrite=True) as work:
+            assert work.parent == tmp_path / "disk"
+            put(work, leads_to[5:], "new")
+        assert link.is_symlink()
+        assert read(link) == "new"
+    assert names(tmp_path) == ["dangling", "disk", "link"]
+    assert names(tmp_path / "disk") == ["x", "y"]
+
+
+def test_the_second_of_two_is_told(tmp_path):
+    with publishing(tmp_path / "x", overwrite=True) as work:
+        put(work, "x", "first")
+        with (
+            pytest.raises(DestinationError, match=r"another process is writing it; wait for it"),
+            publishing(tmp_path / "x", overwrite=True),
+        ):
+            raise AssertionError
+        with publishing(tmp_path / "y", overwrite=True) as other:
+            put(other, "y", "another name")
+    assert read(tmp_path / "x") == "first"
+    assert names(tmp_path) == ["x", "y"]
+
+
+def _race(target: Path, text: str, start: threading.Barrier, won: list[str]) -> None:
+    start.wait()
+    try:
+        with publishing(target, overwrite=False) as work:
+            put(work, target.name, text)
+            time.sleep(0.001)
+    except DestinationError:
+        return
+    won.append(text)
+
+
+def test_of_many_at_once_exactly_one_wins(tmp_path):
+    for turn in range(20):
+        target, won = tmp_path / f"x{turn}", list[str]()
+        start = threading.Barrier(5)
+        threads = [
+            threading.Thread(target=_race, args=(target, str(n), start, won)) for n in range(5)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert won == [read(target)]
+    assert names(tmp_path) == sorted(f"x{turn}" for turn in range(20))
+
+
+def test_litter_of_the_dead_is_swept(tmp_path):
+    put(tmp_path, "x", "old")
+    (tmp_path / ".x.lock").write_text("")
+    put(tmp_path, ".x.tmp", "half of it")
+    put(tmp_path, ".x.old", "the one before")
+    put(tmp_path, ".y.tmp", "someone else's")
+    with publishing(tmp_path / "x", overwrite=True) as work:
+        assert not names(work)
+        put(work, "x", "new")
+    assert read(tmp_path / "x") == "new"
+    assert names(tmp_path) == [".y.tmp", "x"]
+
+
+def test_litter_is_swept_where_it_is_refused_too(tmp_path):
+    put(tmp_path, "x", "old")
+    put(tmp_path, ".x.tmp", "half of it")
+    with pytest.raises(DestinationError), publishing(tmp_path / "x", overwrite=False):
+        raise AssertionError
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_writer_that_died_between_two_renames(tmp_path):
+    put(tmp_path, ".x.old", "old")
+    (tmp_path / ".x.lock").write_text("")
+    recover(tmp_path / "x")
+    assert read(tmp_path / "x") == "old"
+    assert names(tmp_path) == ["x"]
+    put(tmp_path, ".y.old", "old")
+    with pytest.raises(DestinationError), publishing(tmp_path / "y", overwrite=False):
+        raise AssertionError
+    assert read(tmp_path / "y") == "old"
+
+
+def test_a_writer_between_two_renames_is_waited_for(tmp_path, monkeypatch):
+    put(tmp_path, "x", "old")
+    between, finish = threading.Event(), threading.Event()
+    rename = os.rename
+
+    def rename_slowly(first: Path, second: Path) -> None:
+        rename(first, second)
+        if Path(second).name == ".x.old":
+            between.set()
+            finish.wait(10)
+
+    def write() -> None:
+        with publishing(tmp_path / "x", overwrite=True) as work:
+            put(work, "x", "new")
+
+    monkeypatch.setattr(publish, "_exchange", lambda first, second: False)
+    monkeypatch.setattr(os, "rename", rename_slowly)
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert between.wait(10)
+    assert not (tmp_path / "x").exists()
+    reader = threading.Thread(target=recover, args=(tmp_path / "x",))
+    reader.start()
+    reader.join(0.05)
+    assert reader.is_alive()
+    finish.set()
+    writer.join()
+    reader.join()
+    assert read(tmp_path / "x") == "new"
+    assert names(tmp_path) == ["x"]
+
+
+def test_it_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    events: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def note_sync(descriptor: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def note_rename(first: Path, second: Path) -> None:
+        rename(first, second)
+        events.append("rename")
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "rename", note_rename)
+    with publishing(tmp_path / "x", overwrite=False) as work:
+        put(work, "x", "new")
+        (work / "x" / "sub").mkdir()
+        (work / "x" / "sub" / "more").write_text("")
+    assert sorted(events[:4]) == ["more", "sub", "text", "x"]
+    assert events[4:] == ["rename", tmp_path.name]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_one_clear_error(tmp_path, code):
+    message = r"x: no more can be written in its folder \(.*\); make room for twice the size"
+    with pytest.raises(DestinationError, match=message) as caught:
+        _fail(tmp_path / "x", OSError(code, os.strerror(code)))
+    assert caught.value.errno == code
+    assert os.strerror(code) in str(caught.value)
+    assert not names(tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cinicpack.store.publish import publishing
+with publishing(Path(sys.argv[1]), overwrite=True) as work:
+    (work / "scratch").write_text("x" * 1000)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_writer_leaves_the_old_one_and_the_next_sweeps(tmp_path):
+    put(tmp_path, "x", "old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "x")], check=False)
+    assert killed.returncode == -9
+    assert names(tmp_path) == [".x.lock", ".x.tmp", "x"]
+    assert read(tmp_path / "x") == "old"
+    with publishing(tmp_path / "x", overwrite=True) as work:
+        put(work, "x", "new")
+    assert names(tmp_path) == ["x"]
+
+
+def _open_again_and_again(
+    path: Path, stop: threading.Event, seen: set[str], bad: list[str]
+) -> None:
+    while not stop.is_set():
+        try:
+            split = cinicpack.open_pack(path)["train"]
+            if split.images[0, 0, 0, 0] != split.names[0][0]:
+                bad.append(f"{split!r} mixes two packs")
+            seen.add(split.fingerprint)
+        except Exception as error:
+            bad.append(repr(error))
+
+
+@pytest.mark.parametrize("container", ["npy", "hdf5"])
+def test_readers_see_one_pack_or_the_other(tmp_path, exchange, container):
+    # Two packs of equal shape, of which each image begins with the first letter of its file name.
+    path, fingerprints = tmp_path / "x.pack", set()
+    options = {"format": container, "overwrite": True, "progress": False}
+    for letter in "ab":
+        folder = tmp_path / letter / "class"
+        folder.mkdir(parents=True)
+        pixels = np.full((4, 4, 3), ord(letter), np.uint16)
+        (folder / f"{letter}.png").write_bytes(png(pixels))
+        pack = cinicpack.pack(tmp_path / letter, path, **options)
+        fingerprints.add(pack["train"].fingerprint)
+    stop, seen, bad = threading.Event(), set[str](), list[str]()
+    arguments = (path, stop, seen, bad)
+    readers = [threading.Thread(target=_open_again_and_again, args=arguments) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    for turn in range(12):
+        cinicpack.pack(tmp_path / "ab"[turn % 2], path, **options)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert not bad
+    assert seen == fingerprints

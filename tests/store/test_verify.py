@@ -1,0 +1,179 @@
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cinicpack
+from cinicpack.errors import ArgumentError, PackError
+from cinicpack.store import verify
+from cinicpack.store.format import ArraySpec
+from cinicpack.store.reader import locate_pack
+from cinicpack.store.region import Region
+from cinicpack.store.verify import hash_regions, verify_pack
+
+
+def copy_of(pack: Path, folder: Path) -> Path:
+    target = folder / pack.name
+    (shutil.copytree if pack.is_dir() else shutil.copy)(pack, target)
+    return target
+
+
+def flip(file: Path, position: int, mask: int = 1) -> None:
+    with open(file, "r+b") as stream:
+        stream.seek(position)
+        (value,) = stream.read(1)
+        stream.seek(position)
+        stream.write(bytes([value ^ mask]))
+
+
+@pytest.mark.parametrize("num_workers", [None, 0, 1, 3])
+def test_a_whole_pack_is_whole(any_pack, num_workers):
+    manifest, _ = locate_pack(any_pack)
+    nbytes, problems = verify_pack(any_pack, num_workers=num_workers)
+    assert problems == []
+    assert (
+        nbytes
+        == sum(spec.nbytes for spec in manifest.specs())
+        == 3 * 12 * (432 + 1 + 9) + sum(12 * info.name_bytes for info in manifest.splits.values())
+    )
+
+
+def test_each_array_that_differs_is_named(any_pack, tmp_path):
+    path = copy_of(any_pack, tmp_path)
+    _, regions = locate_pack(path)
+    damaged = [region for region in regions if not region.spec.name.endswith("sources")]
+    for region in damaged:
+        flip(region.file, region.offset + region.spec.nbytes - 1)
+    nbytes, problems = verify_pack(path)
+    assert nbytes == sum(region.spec.nbytes for region in regions)
+    assert problems == [
+        f"{file if path.is_dir() else f'{file}:{spec.name}'}: differs from the manifest within "
+        f"bytes {offset}...{offset + spec.nbytes}"
+        for spec, file, offset in damaged
+    ]
+
+
+def test_large_arrays_are_hashed_in_pieces_which_are_told(npy_pack, tmp_path, monkeypatch):
+    # The same check in pieces of 100 bytes instead of 16 MiB.
+    monkeypatch.setattr(verify, "PIECE_BYTES", 100)
+    file = tmp_path / "data"
+    file.write_bytes(bytes(range(256)) * 2)
+    region = Region(ArraySpec("a", np.dtype("u1"), (430,)), file, 64)
+    content = file.read_bytes()[64:494]
+    expected = tuple(
+        hashlib.sha256(content[start : start + 100]).hexdigest() for start in range(0, 430, 100)
+    )
+    assert hash_regions([region], num_workers=2) == {"a": expected}
+
+
+def test_blocks_do_not_matter(tmp_path, monkeypatch):
+    file = tmp_path / "data"
+    content = bytes(range(256)) * 9
+    file.write_bytes(content)
+    region = Region(ArraySpec("a", np.dtype("u1"), (len(content),)), file, 0)
+    for block in (1, 100, len(content), 10**6):
+        monkeypatch.setattr(verify, "_BLOCK_BYTES", block)
+        assert hash_regions([region]) == {"a": (hashlib.sha256(content).hexdigest(),)}
+
+
+@pytest.mark.parametrize("num_workers", [-1, -8])
+def test_workers_cannot_be_negative(npy_pack, num_workers):
+    with pytest.raises(ArgumentError, match=r"expected num_workers of at least 0, found -"):
+        verify_pack(npy_pack, num_workers=num_workers)
+
+
+def test_what_cannot_be_opened_cannot_be_verified(npy_pack, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no such pack"):
+        verify_pack(tmp_path / "no")
+    path = copy_of(npy_pack, tmp_path)
+    (path / "train/names.npy").unlink()
+    with pytest.raises(PackError, match=r"names\.npy: missing"):
+        verify_pack(path)
+
+
+def test_a_pack_that_is_replaced_meanwhile_is_verified_again(
+    npy_pack, sharded_pack, tmp_path, monkeypatch
+):
+    path, other = copy_of(npy_pack, tmp_path), tmp_path / "other"
+    shutil.copytree(sharded_pack, other)
+    calls = []
+
+    def replace_first(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            path.rename(tmp_path / "former")
+            other.rename(path)
+        return hash_regions(*arguments, **options)
+
+    monkeypatch.setattr(verify, "hash_regions", replace_first)
+    assert verify_pack(path).problems == []
+    assert len(calls) == 2
+
+
+def problems_of(path: Path) -> list[str]:
+    """Say what verifying finds, or why the pack cannot even be opened."""
+    try:
+        return verify_pack(path, num_workers=1).problems
+    except PackError as error:
+        return [str(error)]
+
+
+@pytest.fixture(scope="module")
+def npy_copy(npy_pack, tmp_path_factory) -> Path:
+    return copy_of(npy_pack, tmp_path_factory.mktemp("flipped"))
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_no_flipped_byte_of_an_npy_pack_goes_unnoticed(npy_copy, data):
+    files = sorted(file for file in npy_copy.rglob("*") if file.is_file())
+    file = data.draw(st.sampled_from(files))
+    # Headers as often as all the rest.
+    size = file.stat().st_size
+    position = data.draw(st.one_of(st.integers(0, min(size, 128) - 1), st.integers(0, size - 1)))
+    mask = data.draw(st.integers(1, 255))
+    flip(file, position, mask)
+    problems = problems_of(npy_copy)
+    flip(file, position, mask)
+    assert len(problems) == 1
+    assert str(file) in problems[0]
+
+
+def content_of(path: Path) -> list[bytes]:
+    pack = cinicpack.open_pack(path)
+    return [
+        np.asarray(getattr(pack[split], field)).tobytes()
+        for split in pack.splits
+        for field in ("images", "labels", "sources", "names")
+    ]
+
+
+@pytest.fixture(scope="module")
+def hdf5_copy(hdf5_pack, tmp_path_factory) -> tuple[Path, list[int], list[bytes]]:
+    """A copy, the places of HDF5's own structures in it, and what it holds."""
+    path = copy_of(hdf5_pack, tmp_path_factory.mktemp("flipped"))
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    # Outside of the arrays most bytes are zero and mean nothing.
+    outside = content != 0
+    for region in locate_pack(path)[1]:
+        outside[region.offset : region.offset + region.spec.nbytes] = False
+    return path, np.flatnonzero(outside).tolist(), content_of(path)
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_no_flipped_byte_of_an_hdf5_pack_changes_what_is_read(hdf5_copy, data):
+    path, structures, expected = hdf5_copy
+    anywhere = st.integers(0, path.stat().st_size - 1)
+    position = data.draw(st.one_of(st.sampled_from(structures), anywhere))
+    mask = data.draw(st.integers(1, 255))
+    flip(path, position, mask)
+    problems = problems_of(path)
+    found = expected if problems else content_of(path)
+    flip(path, position, mask)
+    assert all(str(path) in problem for problem in problems)
+    assert found == expected

@@ -1,0 +1,435 @@
+import hashlib
+import io
+import json
+import os
+import pickle
+import subprocess
+import tarfile
+import warnings
+from pathlib import Path
+from shutil import which
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import cinicpack
+from cinicpack import Pack, cinic10
+from cinicpack.cli import main
+from cinicpack.errors import ArgumentError, DestinationError, SelectionError, SourceError
+from cinicpack.study.batches import (
+    BLOB_IDS,
+    Cifar10,
+    Part,
+    compute_blob_id,
+    read_batches,
+    split_batches,
+    write_batches,
+)
+from cinicpack.study.cifar10 import extract_cifar10, recover_cifar10
+from cinicpack.synthetic import write_tree
+from tests.torchvision_here import import_torchvision
+
+SMALL = "ignore:.* has the first:UserWarning"
+pytestmark = pytest.mark.filterwarnings(SMALL)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tree") / "cinic"
+    write_tree(root, 9)
+    return root
+
+
+@pytest.fixture(scope="module")
+def pack(tree: Path) -> Pack:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cinicpack.pack(tree, tree.with_name("a.pack"), progress=False)
+
+
+def read_set(tree: Path, origin: str) -> bytes:
+    """Build records from the files of a tree, one after the other."""
+    found = {
+        int(path.stem.rpartition("-")[2]): path for path in tree.rglob(f"cifar10-{origin}-*.png")
+    }
+    records = b""
+    for row in range(len(found)):
+        label = cinic10.CLASSES.index(found[row].parent.name)
+        pixels = np.asarray(Image.open(found[row]).convert("RGB"))
+        records += bytes([label]) + pixels.transpose(2, 0, 1).tobytes()
+    return records
+
+
+def repack(tree: Path) -> Pack:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return cinicpack.pack(tree, tree.with_suffix(".pack"), progress=False)
+
+
+def test_binary_files_are_the_records_in_order(tree, pack, tmp_path):
+    recovery = recover_cifar10(pack, tmp_path / "bin")
+    assert recovery.images == {"train": 50, "test": 10}
+    assert recovery.missing == {"train": [], "test": []}
+    assert recovery.reference is None
+    contents = {path.name: path.read_bytes() for path in (tmp_path / "bin").iterdir()}
+    assert contents.pop("batches.meta.txt") == (
+        b"airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n\n"
+    )
+    assert contents == {
+        "data_batch_1.bin": read_set(tree, "train"),
+        **{f"data_batch_{number}.bin": b"" for number in range(2, 6)},
+        "test_batch.bin": read_set(tree, "test"),
+    }
+
+
+def test_python_files_are_what_readers_expect(tree, pack, tmp_path):
+    recover_cifar10(pack, tmp_path / "py", layout="py")
+    records = np.frombuffer(read_set(tree, "train"), np.uint8).reshape(-1, 3073)
+    # As Keras reads them.
+    batch = pickle.loads((tmp_path / "py" / "data_batch_1").read_bytes(), encoding="bytes")
+    assert list(batch) == [b"batch_label", b"labels", b"data", b"filenames"]
+    assert batch[b"batch_label"] == b"training batch 1 of 5"
+    assert batch[b"labels"] == records[:, 0].tolist()
+    assert np.array_equal(batch[b"data"], records[:, 1:])
+    assert batch[b"filenames"] == [f"cifar10-train-{row}.png".encode() for row in range(50)]
+    last = pickle.loads((tmp_path / "py" / "data_batch_5").read_bytes(), encoding="latin1")
+    assert last["batch_label"] == "training batch 5 of 5"
+    assert last["data"].shape == (0, 3072)
+    test = pickle.loads((tmp_path / "py" / "test_batch").read_bytes(), encoding="latin1")
+    assert test["batch_label"] == "testing batch 1 of 1"
+    assert test["filenames"][9] == "cifar10-test-9.png"
+    meta = (tmp_path / "py" / "batches.meta").read_bytes()
+    assert hashlib.md5(meta).hexdigest() == "5ff9c542aee3614f3951f8cda6e48888"
+
+
+def test_torchvision_loads_them(tree, pack, tmp_path):
+    datasets = import_torchvision().datasets
+    recover_cifar10(pack, tmp_path / "cifar-10-batches-py", layout="py")
+
+    class CIFAR10(datasets.CIFAR10):  # type: ignore[misc, name-defined]
+        """A class of its own, so that torchvision's stays as it is."""
+
+    CIFAR10.train_list = [[name, None] for name, _ in CIFAR10.train_list]
+    CIFAR10.test_list = [[name, None] for name, _ in CIFAR10.test_list]
+    for train in (True, False):
+        loaded = CIFAR10(tmp_path, train=train)
+        records = read_set(tree, "train" if train else "test")
+        expected = np.frombuffer(records, np.uint8).reshape(-1, 3073)
+        assert loaded.classes == list(cinic10.CLASSES)
+        assert loaded.targets == expected[:, 0].tolist()
+        planes = loaded.data.transpose(0, 3, 1, 2).reshape(-1, 3072)
+        assert np.array_equal(planes, expected[:, 1:])
+
+
+def test_arrays(tree, pack, tmp_path):
+    recover_cifar10(pack, tmp_path / "npy", layout="npy")
+    arrays = {path.name: np.load(path) for path in (tmp_path / "npy").iterdir()}
+    assert {name: (array.dtype.str, array.shape) for name, array in arrays.items()} == {
+        "train-images.npy": ("|u1", (50, 32, 32, 3)),
+        "train-labels.npy": ("|u1", (50,)),
+        "test-images.npy": ("|u1", (10, 32, 32, 3)),
+        "test-labels.npy": ("|u1", (10,)),
+    }
+    records = np.frombuffer(read_set(tree, "test"), np.uint8).reshape(-1, 3073)
+    assert np.array_equal(arrays["test-labels.npy"], records[:, 0])
+    planes = arrays["test-images.npy"].transpose(0, 3, 1, 2).reshape(-1, 3072)
+    assert np.array_equal(planes, records[:, 1:])
+
+
+def test_shards_hdf5_and_the_other_prefix_make_no_difference(tree, pack, tmp_path):
+    other = tmp_path / "tree"
+    for path in tree.rglob("*.png"):
+        target = other / path.relative_to(tree)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.with_name(target.name.replace("cifar10-", "cifar-10-")).symlink_to(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = cinicpack.pack(
+            other, tmp_path / "b.h5", format="hdf5", shard_rows=7, progress=False
+        )
+    first = recover_cifar10(pack, tmp_path / "a", layout="bin")
+    assert recover_cifar10(str(again.path), tmp_path / "b") == first
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+# Missing, double and foreign images
+
+
+@pytest.fixture
+def copied(tree: Path, tmp_path: Path) -> Path:
+    root = tmp_path / "copied"
+    for path in tree.rglob("*.png"):
+        target = root / path.relative_to(tree)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    return root
+
+
+def find(tree: Path, name: str) -> Path:
+    [path] = tree.rglob(name)
+    return path
+
+
+def test_missing_images_are_listed(tree, copied, tmp_path):
+    for row in (3, 4, 5, 17):
+        find(copied, f"cifar10-train-{row}.png").unlink()
+    pack = repack(copied)
+    with pytest.raises(
+        SelectionError, match=r"4 train images are missing: 3-5, 17; --allow-missing"
+    ):
+        recover_cifar10(pack, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    recovery = recover_cifar10(pack, tmp_path / "out", allow_missing=True)
+    assert recovery.images == {"train": 46, "test": 10}
+    assert recovery.missing == {"train": [3, 4, 5, 17], "test": []}
+    whole = np.frombuffer(read_set(tree, "train"), np.uint8).reshape(-1, 3073)
+    expected = np.delete(whole, [3, 4, 5, 17], axis=0).tobytes()
+    assert (tmp_path / "out" / "data_batch_1.bin").read_bytes() == expected
+
+
+def test_fewer_images_than_cifar10_has_are_warned_of(pack, tmp_path):
+    with (
+        warnings.catch_warnings(),
+        pytest.warns(UserWarning, match=r"has the first 50 of CIFAR-10's 50,000 train images"),
+    ):
+        recover_cifar10(pack, tmp_path / "out")
+
+
+def test_a_set_that_is_not_there(copied, tmp_path):
+    for path in copied.rglob("cifar10-test-*.png"):
+        path.unlink()
+    pack = repack(copied)
+    with pytest.raises(SelectionError, match=r"there are no test images; --allow-missing"):
+        recover_cifar10(pack, tmp_path / "out")
+    assert recover_cifar10(pack, tmp_path / "out", allow_missing=True).images["test"] == 0
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_double_and_foreign_images_are_refused(tree, copied, tmp_path, allow_missing):
+    (copied / "train" / "cat" / "cifar-10-test-7.png").symlink_to(find(tree, "cifar10-test-7.png"))
+    (copied / "train" / "cat" / "cifar-10-test-10000.png").symlink_to(
+        find(tree, "cifar10-test-7.png")
+    )
+    with pytest.raises(
+        SelectionError,
+        match=r"10,000 test images, these do not exist: 10000\n"
+        r"  1 test images are there more than once: 7",
+    ):
+        recover_cifar10(repack(copied), tmp_path / "out", allow_missing=allow_missing)
+
+
+def test_other_packs_are_refused(tmp_path):
+    write_tree(tmp_path / "large", 2, classes=["cat"], size=64)
+    with pytest.raises(SelectionError, match=r"images of \(64, 64, 3\)"):
+        recover_cifar10(repack(tmp_path / "large"), tmp_path / "out")
+    write_tree(tmp_path / "foreign", 2, classes=["cat"])
+    for path in (tmp_path / "foreign").iterdir():
+        (path / "cat").rename(path / "lion")
+    with pytest.raises(SelectionError, match=r"expected CIFAR-10's classes .* found lion"):
+        recover_cifar10(repack(tmp_path / "foreign"), tmp_path / "out")
+
+
+def test_a_part_of_the_classes_keeps_cifar10s_labels(tmp_path):
+    write_tree(tmp_path / "two", 9, classes=["dog", "truck"])
+    recover_cifar10(repack(tmp_path / "two"), tmp_path / "out")
+    records = (tmp_path / "out" / "data_batch_1.bin").read_bytes()
+    assert records == read_set(tmp_path / "two", "train")
+    assert set(records[::3073]) == {5, 9}
+
+
+# References
+
+
+@pytest.fixture(scope="module")
+def folders(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("references")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for layout in ("bin", "py"):
+            recover_cifar10(pack, root / f"cifar-10-batches-{layout}", layout=layout)
+            with tarfile.open(root / f"{layout}.tar.gz", "w:gz") as archive:
+                archive.add(root / f"cifar-10-batches-{layout}", f"cifar-10-batches-{layout}")
+    return root
+
+
+@pytest.mark.parametrize(
+    "name", ["bin.tar.gz", "py.tar.gz", "cifar-10-batches-bin", "cifar-10-batches-py", ""]
+)
+def test_references_of_all_kinds_are_identical(pack, folders, tmp_path, name):
+    reference = recover_cifar10(pack, tmp_path / "out", reference=folders / name).reference
+    assert reference is not None
+    assert reference.identical
+    assert (reference.compared, reference.absent, reference.official) == (60, 0, None)
+
+
+@pytest.mark.parametrize("layout", ["bin", "py"])
+def test_every_other_pixel_and_label_is_found(pack, tmp_path, layout):
+    def spoil(part: Part, *places: tuple[int, int]) -> Part:
+        records = part.records.copy()
+        for place in places:
+            records[place] ^= 1
+        return part._replace(records=records)
+
+    cifar10 = extract_cifar10(pack)
+    spoiled = Cifar10(spoil(cifar10.train, (3, 3072), (49, 0)), spoil(cifar10.test, (9, 0), (9, 1)))
+    (tmp_path / "other").mkdir()
+    write_batches(spoiled, tmp_path / "other", layout)
+    reference = recover_cifar10(pack, tmp_path / "out", reference=tmp_path / "other").reference
+    assert reference is not None
+    mine, other = cifar10.train.records[49, 0], spoiled.train.records[49, 0]
+    a, b = cifar10.test.records[9, 0], spoiled.test.records[9, 0]
+    assert reference.differences == [
+        "train 3: other pixels",
+        f"train 49: label {mine} instead of {other}",
+        f"test 9: label {a} instead of {b}, other pixels",
+    ]
+    assert not reference.identical
+
+
+def test_references_with_fewer_and_more_images(pack, tmp_path):
+    train, test = extract_cifar10(pack)
+    other = Cifar10(
+        Part(train.rows[:48], train.records[:48], []),
+        Part(np.arange(12), np.concatenate([test.records, test.records[:2]]), []),
+    )
+    (tmp_path / "other").mkdir()
+    write_batches(other, tmp_path / "other", "bin")
+    reference = recover_cifar10(pack, tmp_path / "out", reference=tmp_path / "other").reference
+    assert reference is not None
+    assert (reference.compared, reference.absent) == (58, 2)
+    assert reference.differences == [
+        "train 48: not in the reference",
+        "train 49: not in the reference",
+    ]
+
+
+def test_official_archives_are_known_by_their_md5(pack, folders, tmp_path, monkeypatch):
+    digest = hashlib.md5((folders / "bin.tar.gz").read_bytes()).hexdigest()
+    monkeypatch.setattr("cinicpack.study.cifar10.ARCHIVE_MD5S", {digest: "the official one"})
+    reference = recover_cifar10(pack, tmp_path / "out", reference=folders / "bin.tar.gz").reference
+    assert reference is not None
+    assert reference.official == "the official one"
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"folder/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+ALL = [f"data_batch_{number}.bin" for number in range(1, 6)] + ["test_batch.bin"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"expected a .tar.gz of CIFAR-10, or a folder, found"),
+        (b"GIF89a", r"expected a .tar.gz of CIFAR-10, or a folder, found"),
+        (tar_of({"readme": b""}), r"found none of them"),
+        (tar_of(dict.fromkeys(ALL[1:], b"")), r"found data_batch_2.bin, .*, test_batch.bin$"),
+        (tar_of(dict.fromkeys(ALL, b"x")), r"data_batch_1.bin: .* 3073 bytes, found 1 bytes"),
+        (tar_of(dict.fromkeys(ALL, b"\x0a" * 3073)), r"expected labels below 10, found 10"),
+        (tar_of(dict.fromkeys(ALL, bytes(3073)))[:-40], r"expected a .tar.gz of CIFAR-10"),
+        (tar_of({name[:-4]: b"(dp1\n." for name in ALL}), r"'labels' and as many rows"),
+        (tar_of({name[:-4]: b"cos\nabort\n(tR." for name in ALL}), r"a call of os.abort"),
+    ],
+)
+def test_other_references_are_refused_and_nothing_is_written(pack, tmp_path, content, message):
+    (tmp_path / "reference.tar.gz").write_bytes(content)
+    with pytest.raises(SourceError, match=rf"reference.tar.gz: .*{message}"):
+        recover_cifar10(pack, tmp_path / "out", reference=tmp_path / "reference.tar.gz")
+    assert os.listdir(tmp_path) == ["reference.tar.gz"]
+
+
+def test_destination_and_layout_are_checked(pack, tmp_path):
+    with pytest.raises(ArgumentError, match=r"expected layout 'bin' or 'py' or 'npy', found 'x'"):
+        recover_cifar10(pack, tmp_path / "out", layout="x")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    with pytest.raises(DestinationError, match="expected nothing there"):
+        recover_cifar10(pack, tmp_path / "out")
+    with pytest.raises(FileNotFoundError):
+        recover_cifar10(pack, tmp_path / "new", reference=tmp_path / "none")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+# Batches
+
+
+@given(st.integers(0, 50_000), st.lists(st.integers(0, 49_999), max_size=20))
+def test_rows_stay_in_their_batches(count, missing):
+    rows = np.setdiff1d(np.arange(count), missing)
+    records = np.repeat((rows % 251).astype(np.uint8)[:, None], 3, axis=1)
+    names = [b"%d" % row for row in rows.tolist()]
+    parts = split_batches(Cifar10(Part(rows, records, names), Part(rows[:0], records[:0], [])))
+    assert list(parts) == list(BLOB_IDS)
+    for number, part in enumerate(list(parts.values())[:5]):
+        expected = rows[rows // 10_000 == number]
+        assert part.rows.tolist() == expected.tolist()
+        assert part.records[:, 0].tolist() == (expected % 251).tolist()
+        assert part.names == [b"%d" % row for row in expected.tolist()]
+
+
+def test_blob_ids_are_gits(tmp_path):
+    records = np.arange(2 * 3073, dtype=np.uint8).reshape(2, 3073)
+    assert compute_blob_id(records[:0]) == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+    if which("git"):
+        records.tofile(tmp_path / "file")
+        command = ["git", "hash-object", str(tmp_path / "file")]
+        found = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        assert compute_blob_id(records) == found.strip()
+
+
+def test_blob_ids_are_those_of_the_binary_files_in_any_layout(pack, tmp_path):
+    recovery = recover_cifar10(pack, tmp_path / "npy", layout="npy")
+    recover_cifar10(pack, tmp_path / "bin")
+    for name, found in recovery.blob_ids.items():
+        content = (tmp_path / "bin" / f"{name}.bin").read_bytes()
+        assert hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == found
+
+
+def test_reading_gives_what_was_written(pack, tmp_path):
+    cifar10 = extract_cifar10(pack)
+    for layout in ("bin", "py"):
+        (tmp_path / layout).mkdir()
+        write_batches(cifar10, tmp_path / layout, layout)
+        for mine, again in zip(cifar10, read_batches(tmp_path / layout), strict=True):
+            assert np.array_equal(mine.rows, again.rows)
+            assert np.array_equal(mine.records, again.records)
+
+
+# The command
+
+
+def test_command(pack, folders, tmp_path, capsys):
+    assert main(["cifar10", str(pack.path), str(tmp_path / "a")]) == 0
+    out = capsys.readouterr().out
+    assert "50 train and 10 test images" in out
+    assert "data_batch_1.bin  git id " in out
+    assert "published is da09f891072747be90e69e4f00ba7cba870dc87e" in out
+    reference = ["--reference", str(folders)]
+    assert main(["cifar10", str(pack.path), str(tmp_path / "b"), "--json", *reference]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"] == {"train": 50, "test": 10}
+    assert report["batches"]["test_batch"]["same"] is False
+    assert report["reference"]["identical"] is True
+
+
+def test_command_fails_if_images_differ(pack, tmp_path, capsys):
+    train, test = extract_cifar10(pack)
+    (tmp_path / "other").mkdir()
+    records = test.records.copy()
+    records[:, 1:] ^= 1
+    write_batches(Cifar10(train, test._replace(records=records)), tmp_path / "other", "bin")
+    command = ["cifar10", str(pack.path), str(tmp_path / "out"), "--reference"]
+    assert main([*command, str(tmp_path / "other")]) == 1
+    out = capsys.readouterr().out
+    assert "(not an official archive): 60 images compared; 10 differ:\n  test 0: other pix" in out

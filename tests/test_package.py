@@ -1,0 +1,154 @@
+import ast
+import importlib
+import importlib.metadata
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cinicpack
+
+ROOT = Path(cinicpack.__file__).parent
+SOURCES = {
+    file.relative_to(ROOT).with_suffix("").as_posix(): ast.parse(file.read_text(), str(file))
+    for file in sorted(ROOT.rglob("*.py"))
+}
+FACTS = {"cinic10", "errors", "cores", "jit"}
+# What each room may import from, besides itself.
+GRAPH = {
+    **dict.fromkeys(FACTS, FACTS),
+    "store": FACTS,
+    "convert": FACTS | {"store"},
+    "load": FACTS | {"store"},
+    # The figure of augmentation shows what the loader does.
+    "study": FACTS | {"store", "load"},
+    "synthetic": FACTS,
+    "bench": FACTS | {"store", "convert", "load", "synthetic"},
+    "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
+}
+# These show everything, and import it when it is used.
+DOORS = ("__init__", "cli", "study/commands")
+
+
+def imports_of(module: ast.Module) -> Iterator[str]:
+    """Iterate over the modules of this package that a module imports, wherever in it."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "cinicpack":
+            # What the package as a whole shows is imported from where it is.
+            shown = getattr(cinicpack, node.attr)
+            yield getattr(shown, "__module__", f"cinicpack.{node.attr}")
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in DOORS])
+def test_imports_go_one_way(name):
+    room = name.split("/")[0]
+    for imported in imports_of(SOURCES[name]):
+        package, _, module = imported.partition(".")
+        if package == "cinicpack" and not module.startswith("__") and module:
+            assert module.split(".")[0] in GRAPH[room] | {room}, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_module_starts_with_a_sentence(name):
+    docstring = ast.get_docstring(SOURCES[name]) or ""
+    sentence = docstring.split("\n\n")[0].replace("\n", " ")
+    assert sentence.endswith((".", ":")), name
+    assert sentence[0].isupper()
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if not name.endswith("__init__")])
+def test_every_all_is_sorted_and_complete(name):
+    tree = SOURCES[name]
+    [exported] = [
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    assert exported == _sorted(exported)
+    assert len(set(exported)) == len(exported)
+    defined = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            defined |= {ast.unparse(target) for target in targets}
+    assert set(exported) <= defined
+
+
+def _sorted(names: list[str]) -> list[str]:
+    """Sort as ruff does: constants, classes, then the rest."""
+    return sorted(names, key=lambda n: (0 if n.isupper() else 1 if n[0].isupper() else 2, n))
+
+
+def test_the_public_names_are_there():
+    assert cinicpack.__all__ == _sorted(cinicpack.__all__)
+    assert dir(cinicpack) == sorted(cinicpack.__all__)
+    for name in cinicpack.__all__:
+        assert getattr(cinicpack, name) is not None
+        assert getattr(cinicpack, name) is getattr(cinicpack, name)
+    with pytest.raises(AttributeError, match=r"module 'cinicpack' has no attribute 'nope'"):
+        cinicpack.nope  # noqa: B018
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_module_can_be_imported(name):
+    importlib.import_module(f"cinicpack.{name}".replace("/", ".").removesuffix(".__init__"))
+
+
+HEAVY = ("torch", "numba", "h5py", "PIL", "tqdm", "isal")
+RUN = "from cinicpack.cli import main; status = main(ARGUMENTS)"
+OPEN = "import cinicpack; pack = cinicpack.open_pack(PACK)"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import cinicpack; dir(cinicpack), cinicpack.cinic10.MEAN, cinicpack.PackError",
+        f"{OPEN}; pack['train'].select(classes='cat').images[0]",
+        "import cinicpack.cli",
+        f"ARGUMENTS = ['info', PACK]; {RUN}",
+        f"ARGUMENTS = ['info', '--json', PACK]; {RUN}",
+        f"ARGUMENTS = ['verify', PACK]; {RUN}",
+        f"ARGUMENTS = ['--help']; {RUN}",
+        f"ARGUMENTS = ['pack', '--help']; {RUN}",
+    ],
+)
+def test_nothing_heavy_is_imported_before_it_is_used(npy_pack, code):
+    # As it exits, for --help does.
+    listing = f"atexit.register(lambda: print(*[x for x in {HEAVY!r} if x in sys.modules]))"
+    program = f"import atexit, sys; PACK = {str(npy_pack)!r}; {listing}; {code}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_the_version_is_that_of_the_project():
+    assert importlib.metadata.version("cinicpack") == cinicpack.__version__
+
+
+def test_the_wheel_has_the_package_and_its_types(tmp_path):
+    # Built by the project's own backend, without the isolation that would fetch it anew.
+    build = pytest.importorskip("hatchling.build", reason="needs hatchling")
+    project = ROOT.parent
+    if not (project / "pyproject.toml").is_file():
+        pytest.skip("needs the project's source")
+    program = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
+    assert build
+    subprocess.run([sys.executable, "-c", program, tmp_path], cwd=project, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    assert wheel.name == f"cinicpack-{cinicpack.__version__}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {f"cinicpack/{name}.py" for name in SOURCES} <= names
+    assert "cinicpack/py.typed" in names
+    assert not [name for name in names if not name.startswith(("cinicpack/", "cinicpack-"))]
