@@ -37,15 +37,17 @@ def check_device(device: Any) -> torch.device:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ArgumentError(f"expected a torch device, found {device!r} ({error})") from None
-    kind = str(found.type)
-    if kind not in ("cpu", "cuda"):
+    if found.type not in ("cpu", "cuda"):
         raise ArgumentError(f"expected device 'cpu' or 'cuda', found {device!r}")
-    if kind == "cuda":
+    if found.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (found.index or 0) >= count:
+        # Without a number the current one is meant; torch's stubs do not know that case.
+        index: int | None = found.index
+        if count:
+            index = torch.cuda.current_device() if index is None else index
+        if index is None or index >= count:
             raise ArgumentError(f"device {str(found)!r} is not there: torch sees {count} GPUs")
-        if found.index is None:
-            found = torch.device("cuda", torch.cuda.current_device())
+        found = torch.device("cuda", index)
     return found
 
 
@@ -92,7 +94,8 @@ class DeviceMaker:
         self._raw = batch_format._replace(dtype="uint8", channels_last=False)
         self._augment = resident or augment_on == "device"
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        stream: Any = torch.cuda.Stream
+        self._stream = stream(device) if device.type == "cuda" else None
         self._ahead = ahead
         self._transit: deque[_Transit] = deque()
         self._lock = threading.Lock()

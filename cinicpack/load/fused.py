@@ -66,7 +66,7 @@ def augment_with_torch(
         y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     chosen = pixels if positions is None else pixels[positions]
     places = (y.unsqueeze(2) * width + x.unsqueeze(1)).flatten(1).unsqueeze(1).expand(-1, 3, -1)
-    out = chosen.flatten(2).gather(2, places).unflatten(2, (height, width))
+    out = chosen.flatten(2).gather(2, places).view(-1, 3, height, width)
     if visible is not None:
         out = out * visible.unsqueeze(1)
     if dtype != torch.uint8:
@@ -85,4 +85,5 @@ def augment_with_torch(
         filler = torch.from_numpy(transform.filler).to(device).view(3, 1, 1)
         out = torch.where(inside, filler, out)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return out.to(dtype).contiguous(memory_format=layout)
+    batch: torch.Tensor = out.to(dtype).contiguous(memory_format=layout)
+    return batch

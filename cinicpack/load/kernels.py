@@ -35,8 +35,11 @@ RANDOM_FLIP: Final = 1
 ALTERNATING_FLIP: Final = 2
 
 _u64 = np.uint64
-# A row is converted in blocks of the first of these that it is as wide as.
-_LANES: Final = (32, 8, 1)
+# A row is converted in blocks of the first of these that it is as wide as. Blocks of 16 make
+# float32 a tenth faster than blocks of 32, and the smaller types a tenth slower.
+_LANES: Final = {"float32": (16, 8, 1)} | dict.fromkeys(
+    ("float16", "bfloat16", "uint8"), (32, 8, 1)
+)
 _LINE: Final = 64
 # The smallest there is; no machine maps or protects less than this.
 _PAGE_BITS: Final = 12
@@ -376,7 +379,7 @@ def fill_kernel(
         out_index     int64 (n,)
     """
     ties = dtype == "bfloat16" and _has_ties(scale, shift)
-    lanes = next(lanes for lanes in _LANES if lanes <= width)
+    lanes = next(lanes for lanes in _LANES[dtype] if lanes <= width)
     return _make_fill(dtype, bool(channels_last), ties, lanes)
 
 

@@ -139,7 +139,7 @@ class Samples:
         epoch: int,
     ) -> None:
         height, width, crop_padding, reflect, flip, cutout, scale, shift, filler = transform
-        fill = fill_kernel(dtype, channels_last, scale, shift)
+        fill = fill_kernel(dtype, channels_last, width, scale, shift)
         fill(
             positions,
             self._addresses,

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ def load_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def _pack(tree: Path, folder: Path, name: str, **options: object) -> cinicpack.Pack:
+def _pack(tree: Path, folder: Path, name: str, **options: Any) -> cinicpack.Pack:
     with pytest.warns(UserWarning, match="like CINIC-10, but"):
         return cinicpack.pack(tree, folder / name, progress=False, **options)
 

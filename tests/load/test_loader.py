@@ -3,6 +3,7 @@ import hashlib
 import json
 import shutil
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +130,12 @@ def test_epochs_are_augmented_differently(pack):
 
 
 def test_a_selection_gives_the_samples_that_the_whole_gives(pack):
-    options = {"augment": Augment(), "return_index": True, "batch_size": 16, "shuffle": False}
+    options: dict[str, Any] = {
+        "augment": Augment(),
+        "return_index": True,
+        "batch_size": 16,
+        "shuffle": False,
+    }
     whole = {
         row: image
         for images, _, index in Loader(pack, "train+valid", **options)
@@ -152,7 +158,11 @@ def test_a_selection_gives_the_samples_that_the_whole_gives(pack):
 )
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_half_precision_is_float32_rounded(pack, dtype, expected, channels_last):
-    options = {"augment": Augment(), "batch_size": 32, "channels_last": channels_last}
+    options: dict[str, Any] = {
+        "augment": Augment(),
+        "batch_size": 32,
+        "channels_last": channels_last,
+    }
     half = next(iter(Loader(pack, dtype=dtype, **options)))[0]
     full = next(iter(Loader(pack, **options)))[0]
     assert half.dtype == expected
@@ -304,7 +314,12 @@ def test_epochs_count_on(pack):
 @pytest.mark.parametrize("batch_size", [5, 16])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_resume_at_every_batch(pack, batch_size, drop_last):
-    options = {"augment": Augment(), "return_index": True, "drop_last": drop_last, "seed": 7}
+    options: dict[str, Any] = {
+        "augment": Augment(),
+        "return_index": True,
+        "drop_last": drop_last,
+        "seed": 7,
+    }
     loader = Loader(pack, "valid", batch_size=batch_size, num_workers=2, **options)
     whole = list(loader) + list(loader)
     per_epoch = len(loader)
@@ -325,7 +340,7 @@ def test_a_state_fits_any_batch_size_and_world_size(pack):
     def rows(loader):
         return [row for batch in loader for row in batch[2].tolist()]
 
-    options = {"return_index": True, "seed": 3}
+    options: dict[str, Any] = {"return_index": True, "seed": 3}
     loader = Loader(pack, batch_size=8, **options)
     iterator = iter(loader)
     for _ in range(3):

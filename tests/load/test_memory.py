@@ -42,7 +42,7 @@ def test_the_last_to_come_back_is_lent_first(pool):
         lambda array: array[:96].view(np.float32).reshape(4, 6)[1],
         lambda array: torch.from_numpy(array[:96].view(np.int64)),
         lambda array: torch.from_numpy(array)[3:].numpy(),
-        lambda array: torch.from_dlpack(torch.from_numpy(array)),
+        lambda array: torch.utils.dlpack.from_dlpack(torch.from_numpy(array)),
         lambda array: memoryview(array)[5:],
         lambda array: torch.from_numpy(array[:8].view(np.float32)).requires_grad_().exp().grad_fn,
     ],

@@ -23,7 +23,7 @@ def test_results_come_in_order(num_threads, count):
 
 
 def test_no_more_than_ahead_are_made_before_they_are_asked_for():
-    made = []
+    made: list[int] = []
     pipeline = Pipeline(made.append, 100, 2, 3)
     time.sleep(0.05)
     assert len(made) == 3
