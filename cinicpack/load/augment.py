@@ -7,7 +7,8 @@ from cinicpack.errors import ArgumentError
 
 __all__ = ["Augment"]
 
-_PADDING_MODES: Final = {"constant": "constant", "zeros": "constant", "reflect": "reflect"}
+# So that places in the padded image fit into 32 bits.
+_STOP: Final = 2**30
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,9 @@ class Augment:
             uniform offset; 0: no crop.
         padding_mode: what the added pixels are: "constant", black as torchvision's RandomCrop has
             it ("zeros" means the same), or "reflect", the image without its edge repeated.
-        flip: "random": mirrored left to right in half of the epochs at random; "alternating": a
-            coin decides the first epoch, from then on every other is mirrored; None: never.
+        flip: "random": a coin decides in every epoch whether an image is mirrored left to right;
+            "alternating": it decides the first epoch, and from then on the image is mirrored in
+            every other one; None: never mirrored.
         cutout: side of a square with a uniform centre, clipped by the image, that is set to the
             mean; 0: none.
 
@@ -38,16 +40,18 @@ class Augment:
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout"):
             value = getattr(self, name)
-            if type(value) is not int or value < 0:
+            if type(value) is not int or not 0 <= value < _STOP:
                 raise ArgumentError(
-                    f"expected {name} to be a whole number of at least 0, found {value!r}"
+                    f"expected {name} to be a whole number of at least 0 and below {_STOP}, "
+                    f"found {value!r}"
                 )
-        if self.padding_mode not in _PADDING_MODES:
+        if self.padding_mode not in ("constant", "zeros", "reflect"):
             raise ArgumentError(
                 "expected padding_mode to be 'constant' (or 'zeros') or 'reflect', found "
                 f"{self.padding_mode!r}"
             )
-        object.__setattr__(self, "padding_mode", _PADDING_MODES[self.padding_mode])
+        if self.padding_mode == "zeros":
+            object.__setattr__(self, "padding_mode", "constant")
         if self.flip not in ("random", "alternating", None):
             raise ArgumentError(
                 f"expected flip to be 'random', 'alternating' or None, found {self.flip!r}"

@@ -126,11 +126,10 @@ class PackedDataset(Dataset[tuple[Any, Any]]):
 
 
 def _make_pictures(pixels: NDArray[np.uint8]) -> list[Any]:
-    """Make PIL images of pixels (n, H, W, 3).
-
-    They are cut from one tall picture: 7 µs each, where ``Image.fromarray`` takes 20.
-    """
+    """Make PIL images of pixels (n, H, W, 3), all in one picture that is then cut."""
     count, height, width, _ = pixels.shape
     planes = pixels.transpose(3, 0, 1, 2).reshape(3, count * height, width)
     tall = Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
-    return [tall.crop((0, top, width, top + height)) for top in range(0, count * height, height)]
+    # 4 µs an image. Image.crop, which checks every box, makes it 7, and Image.fromarray takes 20.
+    wrap, cut = tall._new, tall.im.crop
+    return [wrap(cut((0, top, width, top + height))) for top in range(0, count * height, height)]

@@ -56,6 +56,7 @@ import math
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -277,17 +278,24 @@ def is_folder_name(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & set("/\0")
 
 
-def image_header(class_name: bytes, name: bytes, image_shape: tuple[int, int, int]) -> bytes:
+def image_header(class_name: bytes, name: bytes, image_shape: tuple[int, ...]) -> bytes:
     """Build what is hashed before the pixels of an image (see Fingerprints above)."""
-    return b"".join(
-        (
-            struct.pack("<I", len(class_name)),
-            class_name,
-            struct.pack("<I", len(name)),
-            name,
-            struct.pack("<3I", *image_shape),
-        )
+    return b"%b%b%b%b" % (
+        _sized(class_name),
+        len(name).to_bytes(4, "little"),
+        name,
+        _shape_bytes(image_shape),
     )
+
+
+@lru_cache
+def _sized(text: bytes) -> bytes:
+    return len(text).to_bytes(4, "little") + text
+
+
+@lru_cache
+def _shape_bytes(shape: tuple[int, ...]) -> bytes:
+    return struct.pack("<3I", *shape)
 
 
 def digest_image(header: bytes, pixels: NDArray[np.uint8]) -> bytes:

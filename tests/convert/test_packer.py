@@ -340,14 +340,13 @@ def test_where_nothing_is_left_nothing_is_packed(tmp_path):
     assert os.listdir(tmp_path) == ["tree"]
 
 
-@pytest.mark.parametrize("content", [b"", png(random_samples(2, 8, 1, 1))])
-def test_a_worker_that_had_bad_images_only(tmp_path, monkeypatch, content):
+def test_workers_that_had_bad_images_only(tmp_path, monkeypatch):
     monkeypatch.setattr(packer, "_TASK_IMAGES", 1)
-    put(tmp_path / "tree", {"a/1.png": WHOLE, "a/2.png": content, "a/3.png": WHOLE})
-    with pytest.warns(UserWarning, match=r"1 images that cannot be packed are left out"):
-        two = pack(tmp_path / "tree", tmp_path / "b", skip_bad=True, num_workers=2)
-    assert two["train"].names.tolist() == [b"1.png", b"3.png"]
-    assert (two["train"].images[0] == two["train"].images[1]).all()
+    # Nothing of the second can be kept, and of the third less than an image.
+    put(tmp_path / "tree", {"a/1.png": WHOLE, "a/2.png": b"", "a/3.png": tiny(1, 1, 1)})
+    with pytest.warns(UserWarning, match=r"2 images that cannot be packed are left out"):
+        one = pack(tmp_path / "tree", tmp_path / "b", skip_bad=True, num_workers=3)
+    assert one["train"].names.tolist() == [b"1.png"]
 
 
 # What is, and is not, CINIC-10.
@@ -585,7 +584,7 @@ FULL_DISK = """
 import os, subprocess, sys
 import cinicpack
 source, disk, container = sys.argv[1:]
-for size in range(8, 400, 4):
+for size in range(8, 400, 8):
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", disk]
     if subprocess.run(mount, stderr=subprocess.DEVNULL).returncode:
         sys.exit("cannot mount")
@@ -650,11 +649,11 @@ def test_a_script_needs_no_guard_around_its_main_part(tree, npy_pack, tmp_path):
 
 @pytest.fixture(scope="module")
 def long_tree(tmp_path_factory) -> Path:
-    """60,000 images that take seconds to pack: the same few, in folders that are links."""
+    """30,000 images that take a second to pack: the same few, in folders that are links."""
     root: Path = tmp_path_factory.mktemp("long")
     put(root / "images", {f"{n:03}.png": tiny(n, 16, 16) for n in range(500)})
     (root / "tree").mkdir()
-    for n in range(120):
+    for n in range(60):
         (root / "tree" / f"{n:03}").symlink_to(root / "images")
     return root / "tree"
 
