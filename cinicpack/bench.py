@@ -1,5 +1,6 @@
 """A benchmark: how fast a pack loads on this machine, and what holds it back."""
 
+import itertools
 import os
 import statistics
 import time
@@ -26,6 +27,8 @@ from cinicpack.store.reader import Pack, Split
 __all__ = ["Bench", "FileDataset", "format_bench", "make_bound", "run_bench"]
 
 _ROUNDS = 5
+_ROUND_SECONDS = 0.5
+_FILE_SECONDS = 5.0
 _PADDING = 4
 
 
@@ -66,12 +69,13 @@ def run_bench(
     loader = Loader(pack, split, batch_size=batch_size, augment=Augment(), num_workers=threads)
     bound = make_bound(split, batch_size, threads)
     rates: dict[str, list[float]] = {"loader": [], "bound": []}
-    for warm in (False, *[True] * _ROUNDS):
-        for kind, run in (("loader", lambda: _count(loader)), ("bound", bound)):
-            rate = _rate(run)
-            # The first round compiles kernels and brings the images into memory.
-            if warm:
-                rates[kind].append(rate)
+    runs = {"loader": lambda: _count(loader), "bound": bound}
+    # The first runs compile the kernels and bring the images into memory.
+    for run in runs.values():
+        run()
+    for _ in range(_ROUNDS):
+        for kind, run in runs.items():
+            rates[kind].append(_rate(run))
     return Bench(
         split=name,
         images=len(split),
@@ -172,20 +176,21 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
         return pixels.to(torch.float32).div(255).sub_(self._mean).div_(self._std), label
 
 
-def _measure_files(
-    tree: Path, split: str, pack: Pack, batch_size: int, threads: int, seconds: float = 5.0
-) -> float:
+def _measure_files(tree: Path, split: str, pack: Pack, batch_size: int, processes: int) -> float:
     loader = DataLoader(
-        FileDataset(tree, split, pack), batch_size, shuffle=True, num_workers=threads
+        FileDataset(tree, split, pack),
+        batch_size,
+        shuffle=True,
+        num_workers=processes,
+        persistent_workers=True,
     )
-    batches = iter(loader)
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    # Comes when the processes have started.
     next(batches)
     count, start = 0, time.perf_counter()
-    for _, labels in batches:
-        count += len(labels)
-        if time.perf_counter() - start > seconds:
-            break
-    return count / (time.perf_counter() - start)
+    while (seconds := time.perf_counter() - start) < _FILE_SECONDS:
+        count += len(next(batches)[1])
+    return count / seconds
 
 
 def _count(loader: Loader) -> int:
@@ -193,9 +198,11 @@ def _count(loader: Loader) -> int:
 
 
 def _rate(run: Callable[[], int]) -> float:
-    start = time.perf_counter()
-    count = run()
-    return count / (time.perf_counter() - start)
+    """Run whole epochs for a while; return images per second."""
+    count, start = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - start) < _ROUND_SECONDS:
+        count += run()
+    return count / seconds
 
 
 def _name_bottleneck(bench: Bench) -> str:
@@ -205,9 +212,10 @@ def _name_bottleneck(bench: Bench) -> str:
         text += "the bottleneck is memory, and no loader of float32 batches would be much faster."
     else:
         text += (
-            "the bottleneck is the work per batch; larger batches or fewer other programs on "
-            "these cores would bring it closer."
+            "the bottleneck is not memory but the work for each batch and epoch, or other programs "
+            "on these cores; larger batches bring it closer."
         )
     if bench.files is not None:
-        text += f" Reading files is {bench.loader / bench.files:,.0f} times slower, for decoding."
+        times = bench.loader / bench.files
+        text += f" Reading PNG files is {times:,.0f} times slower: its bottleneck is decoding."
     return text

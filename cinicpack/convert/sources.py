@@ -236,13 +236,11 @@ def _read_zip_member(file: BinaryIO, member: zipfile.ZipInfo, raw: bytes) -> byt
         magic, name_size, extra_size = _ZIP_LOCAL.unpack(header)
         if magic == b"PK\3\4" and file.read(name_size + extra_size)[:name_size] == raw:
             data = file.read(member.compress_size)
-            whole = len(data) == member.compress_size
             if member.compress_type == zipfile.ZIP_DEFLATED:
                 # One byte more than there should be, so that a stream that goes on is noticed.
                 inflate = isal_zlib.decompressobj(-15)
                 data = inflate.decompress(data, member.file_size + 1)
-                whole = inflate.eof and not inflate.unused_data
-            if whole and len(data) == member.file_size and isal_zlib.crc32(data) == member.CRC:
+            if len(data) == member.file_size and isal_zlib.crc32(data) == member.CRC:
                 return data
     raise zipfile.BadZipFile(f"{member.filename!r} is not what the zip's directory says")
 

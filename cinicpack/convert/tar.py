@@ -183,8 +183,8 @@ def _parse_pax(data: bytes) -> dict[bytes, bytes]:
     while at < len(data):
         digits = data[at : at + 20].split(b" ", 1)[0]
         end = at + _parse_digits(digits, 10)
-        key, equals, value = data[at + len(digits) + 1 : end].partition(b"=")
-        if not equals or end > len(data) or not value.endswith(b"\n"):
+        key, _, value = data[at + len(digits) + 1 : end].partition(b"=")
+        if end > len(data) or not value.endswith(b"\n"):
             raise ValueError(f"expected a pax record, found {data[at : at + 40]!r}")
         if key in (b"path", b"size") or key.startswith(b"GNU.sparse."):
             records[key] = value[:-1]

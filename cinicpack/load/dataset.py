@@ -39,6 +39,8 @@ class PackedDataset(Dataset[tuple[Any, Any]]):
     (<PIL.Image.Image image mode=RGB size=32x32 at ...>, 0)
     """
 
+    _pickled_split: bytes
+
     def __init__(
         self,
         pack: PathLike | Pack,

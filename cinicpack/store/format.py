@@ -15,6 +15,10 @@ For every split S of N images of H x W pixels:
 Row i of a split is image i of ``torchvision.datasets.ImageFolder(S)``: classes in the order of
 their names, within a class files in the order of theirs. All arrays are in C order.
 
+Splits are named as visible folders, in UTF-8, without ``+`` or a backslash, and not "pack.json".
+Classes and files are named as folders and files can be; a byte that is not UTF-8 is in JSON the
+surrogate that Python's surrogateescape makes of it.
+
 In a directory, array S/x is the file ``S/x.npy`` (npy format 1.0, with exactly the header that
 `store.npy` writes) and the manifest is ``pack.json``. In HDF5, it is the contiguous, unfiltered
 dataset ``S/x``, and the manifest is the uint8 dataset ``pack.json`` (padded with spaces).

@@ -17,7 +17,6 @@ from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
-import cinicpack
 from cinicpack.cinic10 import (
     CLASSES,
     IMAGE_SHAPE,
@@ -27,6 +26,7 @@ from cinicpack.cinic10 import (
     Provenance,
     format_name,
 )
+from cinicpack.convert.packer import pack
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
 from cinicpack.study.batches import Cifar10, read_batches
 from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, format_synset, reduce_jpeg
@@ -177,7 +177,7 @@ def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
                         archive.addfile(member, io.BytesIO(content))
 
             yield add
-        cinicpack.pack(path, destination, format=container, progress=progress)
+        pack(path, destination, format=container, progress=progress)
 
 
 def _draw(

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, DestinationError
+from cinicpack.store.region import write_all
 
 __all__ = ["building", "encode_pngs", "run_jobs", "write_files"]
 
@@ -82,17 +83,27 @@ def run_jobs(
 
 
 def write_files(folder: Path, names: Sequence[str], contents: Sequence[bytes]) -> None:
-    """Write new files into a folder, which is made if needed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # A name relative to an open folder is found in a third of the time of a whole path.
-    directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Write new files into a folder, which is made if needed.
+
+    Raises `DestinationError` if that fails, as on a full disk.
+    """
     try:
-        for name, content in zip(names, contents, strict=True):
-            file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
-            with open(file, "wb", buffering=0) as stream:
-                stream.write(content)
-    finally:
-        os.close(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        # By names within an open folder: whole paths take 8 us more a file.
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for name, content in zip(names, contents, strict=True):
+                file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
+                try:
+                    write_all(file, memoryview(content), 0)
+                finally:
+                    os.close(file)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise DestinationError(
+            error.errno, f"cannot write {len(names)} files in {folder}: {error.strerror}"
+        ) from error
 
 
 def encode_pngs(images: NDArray[np.uint8]) -> list[bytes]:

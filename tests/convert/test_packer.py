@@ -343,7 +343,7 @@ def test_where_nothing_is_left_nothing_is_packed(tmp_path):
 def test_workers_that_had_bad_images_only(tmp_path, monkeypatch):
     monkeypatch.setattr(packer, "_TASK_IMAGES", 1)
     # Nothing of the second can be kept, and of the third less than an image.
-    put(tmp_path / "tree", {"a/1.png": WHOLE, "a/2.png": b"", "a/3.png": tiny(1, 1, 1)})
+    put(tmp_path / "tree", {"a/1.png": WHOLE, "a/2.png": b"", "a/3.png": tiny(1, 3, 1)})
     with pytest.warns(UserWarning, match=r"2 images that cannot be packed are left out"):
         one = pack(tmp_path / "tree", tmp_path / "b", skip_bad=True, num_workers=3)
     assert one["train"].names.tolist() == [b"1.png"]

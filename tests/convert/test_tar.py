@@ -193,6 +193,8 @@ def test_shared_pax_headers_hold_until_taken_back():
     [
         b"9 path=a",
         b"11 path=abc\n",
+        b"13 path=abc\n",
+        b"7 path\n",
         b"8 path=a\n",
         b"5 path\n",
         b"x path=a\n",

@@ -1,0 +1,127 @@
+"""Train a small network on several ranks, and test it on each source of CINIC-10.
+
+    torchrun --nproc-per-node 2 examples/train_ddp.py [PACK]
+
+Without a pack it makes a small synthetic one. It runs on the CPU, or on a GPU per rank.
+"""
+
+import argparse
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import distributed, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+import cinicpack
+from cinicpack.synthetic import write_tree
+
+
+def main() -> None:
+    """Train, and print loss and accuracy after every epoch."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("pack", nargs="?", help="a pack with splits train and test")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=64, help="per rank (default: 64)")
+    parser.add_argument("--lr", type=float, default=0.005, help="at its highest (default: 0.005)")
+    args = parser.parse_args()
+
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    with tempfile.TemporaryDirectory(prefix="cinicpack-ddp-") as folder:
+        try:
+            train(args.pack or share_demo(Path(folder)), args.epochs, args.batch_size, args.lr)
+        finally:
+            distributed.destroy_process_group()
+
+
+def share_demo(folder: Path) -> str:
+    """Make a pack on rank 0 and tell every rank where it is."""
+    message = [""]
+    if distributed.get_rank() == 0:
+        print("making a synthetic pack of 6,000 images", flush=True)
+        write_tree(folder / "tree", 300, splits=["train", "test"])
+        with warnings.catch_warnings():
+            # That it is smaller than CINIC-10.
+            warnings.simplefilter("ignore")
+            made = cinicpack.pack(folder / "tree", folder / "demo.pack", progress=False)
+        message = [str(made.path)]
+    distributed.broadcast_object_list(message)
+    return message[0]
+
+
+def train(path: str, epochs: int, batch_size: int, lr: float) -> None:
+    """Train on a pack's train split; every rank calls it."""
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+    pack = cinicpack.open_pack(path)
+    # Every loader takes rank and world size from torch.distributed.
+    loader = cinicpack.Loader(
+        pack, "train", batch_size=batch_size, augment=cinicpack.Augment(), drop_last=True
+    )
+    tests = {
+        source: cinicpack.Loader(pack, "test", source=source, shuffle=False, batch_size=500)
+        for source in ("cifar10", "imagenet")
+    }
+    torch.manual_seed(0)
+    network = make_network(len(pack.classes)).to(device)
+    model = DistributedDataParallel(network)
+    optimizer = torch.optim.AdamW(model.parameters(), lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * len(loader))
+    for epoch in range(epochs):
+        start = time.perf_counter()
+        network.train()
+        total = torch.zeros((), device=device)
+        for images, labels in loader:
+            loss = functional.cross_entropy(model(images.to(device)), labels.to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+        seconds = time.perf_counter() - start
+        distributed.all_reduce(total)
+        scores = {source: measure(network, loader, device) for source, loader in tests.items()}
+        if rank == 0:
+            shown = ", ".join(f"{source} {score:.1%}" for source, score in scores.items())
+            mean = total.item() / (len(loader) * world_size)
+            print(f"epoch {epoch}: {seconds:.1f} s, loss {mean:.3f}, accuracy {shown}", flush=True)
+
+
+def make_network(num_classes: int) -> nn.Sequential:
+    """Make a convolutional network for images of 32x32, with 60,000 parameters."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((3, 16), (16, 32), (32, 64), (64, 64)):
+        layers += [
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * 64, num_classes))
+
+
+@torch.no_grad()
+def measure(
+    network: nn.Module, loader: Iterable[tuple[torch.Tensor, torch.Tensor]], device: torch.device
+) -> float:
+    """Return the share of a loader's images, over all ranks, that the network gets right.
+
+    No image is counted twice: ranks have no more than their share, which may be an empty batch.
+    """
+    network.eval()
+    counts = torch.zeros(2, dtype=torch.int64, device=device)
+    for images, labels in loader:
+        right = network(images.to(device)).argmax(1) == labels.to(device)
+        counts += torch.stack([right.sum(), torch.tensor(len(right), device=device)])
+    distributed.all_reduce(counts)
+    return (counts[0] / counts[1]).item()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+import hashlib
+import os
+import signal
+import struct
+import subprocess
+import sys
+from multiprocessing.connection import Pipe
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cinicpack.convert import worker
+from cinicpack.convert.worker import Converted, Task, starting_workers
+from cinicpack.errors import CinicPackError
+from tests.png_images import png, random_samples
+
+PIXELS = {
+    "train/cat/n02123045_7.png": random_samples(2, 8, 3, 5, 1),
+    "train/dog/cifar10-test-9.png": random_samples(2, 8, 3, 5, 2),
+    "dog/small.png": random_samples(2, 8, 1, 2, 3),
+    "train/dog/white.png": np.full((40, 40, 3), 255, np.uint16),
+    "train/cat/last.png": random_samples(2, 8, 3, 5, 4),
+}
+PATHS = [*PIXELS]
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    for path, pixels in PIXELS.items():
+        (tmp_path / "tree" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / path).write_bytes(png(pixels))
+    return Path(tmp_path / "tree")
+
+
+def check(result: Converted, paths: list[str]) -> None:
+    """Compare with what plain NumPy makes of the images."""
+    scratch = Path(result.scratch).read_bytes()
+    for position, path in enumerate(paths):
+        pixels = PIXELS[path].astype(np.uint8)
+        height, width, _ = pixels.shape
+        offset = int(result.offsets[position])
+        planes = np.frombuffer(scratch, np.uint8, pixels.size, offset).reshape(3, height, width)
+        np.testing.assert_array_equal(planes, pixels.transpose(2, 0, 1))
+        assert result.shapes[position].tolist() == [height, width]
+        flat = pixels.reshape(-1, 3).astype(int)
+        assert result.sums[position].tolist() == [*flat.sum(0), *(flat**2).sum(0)]
+        class_name, name = path.encode().split(b"/")[-2:]
+        header = struct.pack("<I", len(class_name)) + class_name
+        header += struct.pack("<I", len(name)) + name + struct.pack("<3I", height, width, 3)
+        digest = hashlib.sha256(header + pixels.tobytes()).digest()
+        assert result.digests[position].tobytes() == digest
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_images_of_several_sizes_are_converted(root, tmp_path, count):
+    with starting_workers(count, root, tmp_path) as workers:
+        [convert] = workers
+        first = convert(Task(PATHS, None))
+        again = convert(Task(PATHS[1:3], [png(PIXELS[path]) for path in PATHS[1:3]]))
+    check(first, PATHS)
+    check(again, PATHS[1:3])
+    assert first.scratch == again.scratch == str(tmp_path / "scratch-0")
+    assert first.sources.tolist()[:3] == [(3, 2123045, 7), (2, 0, 9), (0, 0, 0)]
+    assert not first.bad
+    assert not first.reduced
+    total = sum(pixels.size for pixels in PIXELS.values())
+    assert again.offsets.min() == total
+    assert os.path.getsize(again.scratch) == total + 45 + 6
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_bad_images_have_no_place_and_a_reason(root, tmp_path, count):
+    (root / "dog/small.png").write_bytes(b"GIF89a")
+    (root / "train/dog/deep.png").write_bytes(png(random_samples(2, 16, 3, 5), 2, 16))
+    paths = ["no/such.png", *PATHS, "train/dog/deep.png"]
+    with starting_workers(count, root, tmp_path) as [convert]:
+        result = convert(Task(paths, None))
+        unread = OSError(27, "expected at most 5 bytes, found 7", "train/a.png")
+        other = convert(Task(["train/a.png"], [unread]))
+    assert result.bad == [
+        (0, "No such file or directory"),
+        (3, "not a PNG file: it starts with b'GIF89a'"),
+    ]
+    assert (result.offsets < 0).nonzero()[0].tolist() == [0, 3]
+    assert result.reduced == [6]
+    assert other.bad == [(0, "expected at most 5 bytes, found 7")]
+
+
+def test_an_image_in_no_folder_is_converted_too(tmp_path):
+    # What is wrong with it is for the layout to say.
+    with starting_workers(0, tmp_path, tmp_path) as [convert]:
+        assert convert(Task(["a.png"], [png(PIXELS[PATHS[0]])])).bad == []
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_errors_come_back(root, tmp_path, count):
+    with starting_workers(count, root / "gone", tmp_path) as [convert]:
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError, match=r"gone"):
+                convert(Task(PATHS, None))
+
+
+def test_a_process_that_died_is_told_with_its_status(root, tmp_path):
+    with starting_workers(1, root, tmp_path) as [convert]:
+        process = convert._process  # type: ignore[attr-defined]
+        convert(Task(PATHS, None))
+        process.send_signal(signal.SIGTERM)
+        for _ in range(2):
+            with pytest.raises(CinicPackError, match=r"a worker process ended with status -15 "):
+                convert(Task(PATHS, None))
+
+
+def test_processes_end_with_the_block(root, tmp_path):
+    with starting_workers(2, root, tmp_path) as workers:
+        processes = [convert._process for convert in workers]  # type: ignore[attr-defined]
+        assert [process.poll() for process in processes] == [None, None]
+    assert None not in [process.poll() for process in processes]
+
+
+def test_the_callers_path_is_the_workers(root, tmp_path, monkeypatch):
+    # As os.PathLike and as the empty string that means the working directory.
+    monkeypatch.setattr(sys, "path", ["", tmp_path, *sys.path])
+    with starting_workers(1, root, tmp_path) as [convert]:
+        check(convert(Task(PATHS, None)), PATHS)
+
+
+@pytest.mark.parametrize("when", ["before a task", "before the answer"])
+def test_a_worker_whose_caller_is_gone_ends_without_a_word(root, tmp_path, when):
+    ours, theirs = Pipe()
+    arguments = (theirs.fileno(), str(root), str(tmp_path / "scratch"))
+    program = f"from {worker.__name__} import serve; serve(*{arguments!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        pass_fds=[theirs.fileno()],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        theirs.close()
+        if when == "before the answer":
+            ours.send(Task(PATHS * 2_000, None))
+        ours.close()
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")

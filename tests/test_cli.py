@@ -1,0 +1,216 @@
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cinicpack
+from cinicpack.cli import main
+from cinicpack.store.summary import describe_pack
+
+PROGRAM = (sys.executable, "-c", "import sys; from cinicpack.cli import main; sys.exit(main())")
+
+
+def test_pack(tree, npy_pack, tmp_path, capsys):
+    assert main(["pack", str(tree), str(tmp_path / "a.pack")]) == 0
+    out, errors = capsys.readouterr()
+    fingerprint = cinicpack.open_pack(npy_pack).fingerprint
+    first, second = out.splitlines()
+    assert re.fullmatch(r"packed 36 images in \d+\.\d s \([\d,]+ images/s\)", first)
+    assert second == f"{tmp_path / 'a.pack'}: fingerprint {fingerprint}"
+    assert errors == ""
+
+
+def test_the_options_of_pack(tree, tmp_path, capsys):
+    path = tmp_path / "a"
+    command = ["pack", str(tree), str(path), "--format", "hdf5", "--splits", "test,train"]
+    assert main([*command, "--workers", "0", "--shard-rows", "7"]) == 0
+    pack = cinicpack.open_pack(path)
+    assert pack.format == "hdf5"
+    assert pack.splits == ("train", "test")
+    assert pack.manifest.splits["test"].shards == (7, 5)
+    assert main([*command, "--overwrite"]) == 0
+    assert cinicpack.open_pack(path).manifest.splits["test"].shards == (12,)
+    capsys.readouterr()
+    assert main([*command, "--overwrite", "--expect", "cinic10"]) == 1
+    assert "expected CINIC-10, found classes airplane, cat" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_bad_images_are_all_listed(tree, tmp_path, capsys):
+    shutil.copytree(tree, tmp_path / "tree")
+    for n in range(30):
+        (tmp_path / f"tree/test/cat/{n:02}.png").write_bytes(b"")
+    command = ["pack", str(tmp_path / "tree"), str(tmp_path / "a")]
+    assert main(command) == 1
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"cinicpack: error: {tmp_path / 'tree'}: 30 of 66 images cannot be")
+    assert [line.split(":")[0] for line in lines] == [f"  test/cat/{n:02}.png" for n in range(30)]
+    assert main([*command, "--skip-bad"]) == 0
+    assert capsys.readouterr().err == (
+        f"cinicpack: warning: {tmp_path / 'tree'}: 30 images that cannot be packed are left out; "
+        "the manifest lists them\n"
+    )
+    assert main(["info", str(tmp_path / "a")]) == 0
+    assert "left out when packing: 30 images" in capsys.readouterr().out
+
+
+def test_info(any_pack, capsys):
+    assert main(["info", str(any_pack)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"{any_pack}: ")
+    assert main(["info", "--json", str(any_pack)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    expected = describe_pack(cinicpack.open_pack(any_pack))
+    assert found == json.loads(json.dumps(expected))
+    assert found["fingerprint"] in text
+
+
+@pytest.mark.parametrize("options", [[], ["--workers", "1"]])
+def test_verify(any_pack, tmp_path, capsys, options):
+    path = tmp_path / any_pack.name
+    (shutil.copytree if any_pack.is_dir() else shutil.copy)(any_pack, path)
+    assert main(["verify", str(path), *options]) == 0
+    out, errors = capsys.readouterr()
+    assert re.fullmatch(
+        rf"{path}: [\d,]+ bytes in \d+\.\d\d s \(\d+\.\d GB/s\), all as recorded\n", out
+    )
+    assert errors == ""
+    split = cinicpack.open_pack(path)["valid"]
+    where = bytes(np.array(split.images[-1]).transpose(2, 0, 1))
+    name = "images-00002.npy" if "sharded" in str(any_pack) else "images-00000.npy"
+    file = path / "valid" / name if path.is_dir() else path
+    file.write_bytes(file.read_bytes().replace(where, where[::-1]))
+    assert main(["verify", str(path), *options]) == 1
+    out, errors = capsys.readouterr()
+    assert out.endswith(" GB/s), 1 arrays differ\n")
+    assert errors.startswith(f"cinicpack: error: {file}")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pack", "no", "a"], r"No such file or directory: 'no'"),
+        (["pack", ".", "a"], r"\.: expected all PNG files at .*; found no PNG file at all"),
+        (["pack", ".", "no/a"], r"the folder .*/no does not exist; create it first"),
+        (["pack", ".", "a.h5"], r"a\.h5: format 'npy' makes a directory, the name says HDF5"),
+        (["pack", ".", "a", "--workers", "-1"], r"expected num_workers of at least 0, found -1"),
+        (["pack", ".", "a", "--shard-rows", "0"], r"expected shard_rows of at least 1, found 0"),
+        (["info", "no"], r"no: there is no such pack; make one with 'cinicpack pack SOURCE no'"),
+        (["info", "."], r"\.: expected a pack, found a directory without pack\.json; make one"),
+        (["verify", "no"], r"no: there is no such pack"),
+        (["verify", "PACK", "--workers", "-1"], r"expected num_workers of at least 0, found -1"),
+        (["info", "file"], r"file: expected the HDF5 file of a pack, found one that HDF5 refuses"),
+    ],
+)
+def test_errors_are_one_message(npy_pack, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("text")
+    assert main([str(npy_pack) if word == "PACK" else word for word in arguments]) == 1
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"cinicpack: error: .*{message}.*\n", errors)
+    assert os.listdir() == ["file"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nope"],
+        ["pack"],
+        ["pack", "a"],
+        ["pack", "a", "b", "c"],
+        ["pack", "a", "b", "--format", "zarr"],
+        ["pack", "a", "b", "--workers", "two"],
+        ["pack", "a", "b", "--expect", "cifar10"],
+        ["info"],
+        ["verify", "a", "--json"],
+    ],
+)
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: cinicpack")
+
+
+def test_version_and_help(capsys):
+    for arguments in (["--version"], ["--help"], ["pack", "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+    version, *_ = lines = capsys.readouterr().out.splitlines()
+    assert version == f"cinicpack {cinicpack.__version__}"
+    assert any(line.strip().startswith("cinicpack pack CINIC-10.tar.gz") for line in lines)
+
+
+def test_every_command_has_an_example(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    commands = re.findall(r"^    ([a-z0-9-]+)  ", text, re.MULTILINE)
+    assert {"pack", "info", "verify", "bench", "demo"} <= set(commands)
+    for command in commands:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        shown = capsys.readouterr().out
+        assert re.search(rf"Examples?:\n +cinicpack {command}\b", shown), command
+
+
+def test_names_in_no_encoding_can_be_shown(tree, tmp_path):
+    shutil.copytree(tree / "train", tmp_path / "tree")
+    (tmp_path / "tree/cat").rename(tmp_path / "tree/\udcff")
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for command in (["pack", "tree", "\udcfe.pack"], ["info", "\udcfe.pack"]):
+        done = subprocess.run(
+            [*PROGRAM, *command], cwd=tmp_path, env=environment, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"\\udcfe.pack" in done.stdout
+    assert b"\\udcff" in done.stdout
+
+
+def test_a_reader_that_had_enough(npy_pack):
+    with subprocess.Popen(
+        [*PROGRAM, "info", npy_pack], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (1, b"")
+
+
+def test_ctrl_c(monkeypatch, capsys):
+    def interrupt(path: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cinicpack.store.reader.open_pack", interrupt)
+    assert main(["info", "a"]) == 130
+    assert capsys.readouterr().err == "cinicpack: interrupted\n"
+
+
+def test_progress_is_for_terminals(tree, tmp_path):
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    command = [*PROGRAM, "pack", tree, tmp_path / "a"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, check=True)
+    os.close(theirs)
+    shown = b""
+    # Linux ends the stream of a terminal that is gone with an error.
+    with contextlib.suppress(OSError), open(ours, "rb", buffering=0) as stream:
+        while chunk := stream.read(1000):
+            shown += chunk
+    assert b"packed 36 images" in done.stdout
+    assert re.search(rb"decode: 100%.* 36\.0/36\.0 \[.*images/s\]", shown)
+    done = subprocess.run([*command, "--overwrite"], capture_output=True, check=True)
+    assert done.stderr == b""
