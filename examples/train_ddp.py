@@ -6,6 +6,7 @@ Without a pack it makes a small synthetic one. It runs on the CPU, or on a GPU p
 """
 
 import argparse
+import os
 import tempfile
 import time
 import warnings
@@ -30,10 +31,15 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.005, help="at its highest (default: 0.005)")
     args = parser.parse_args()
 
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    distributed.init_process_group("gloo" if device.type == "cpu" else "nccl")
     with tempfile.TemporaryDirectory(prefix="cinicpack-ddp-") as folder:
         try:
-            train(args.pack or share_demo(Path(folder)), args.epochs, args.batch_size, args.lr)
+            pack = cinicpack.open_pack(args.pack or share_demo(Path(folder)))
+            train(pack, device, args.epochs, args.batch_size, args.lr)
         finally:
             distributed.destroy_process_group()
 
@@ -42,8 +48,8 @@ def share_demo(folder: Path) -> str:
     """Make a pack on rank 0 and tell every rank where it is."""
     message = [""]
     if distributed.get_rank() == 0:
-        print("making a synthetic pack of 6,000 images", flush=True)
-        write_tree(folder / "tree", 300, splits=["train", "test"])
+        print("making a synthetic pack of 4,000 images", flush=True)
+        write_tree(folder / "tree", 200, splits=["train", "test"])
         with warnings.catch_warnings():
             # That it is smaller than CINIC-10.
             warnings.simplefilter("ignore")
@@ -53,19 +59,23 @@ def share_demo(folder: Path) -> str:
     return message[0]
 
 
-def train(path: str, epochs: int, batch_size: int, lr: float) -> None:
+def train(
+    pack: cinicpack.Pack, device: torch.device, epochs: int, batch_size: int, lr: float
+) -> None:
     """Train on a pack's train split; every rank calls it."""
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda":
-        torch.cuda.set_device(rank % torch.cuda.device_count())
-    pack = cinicpack.open_pack(path)
     # Every loader takes rank and world size from torch.distributed.
     loader = cinicpack.Loader(
-        pack, "train", batch_size=batch_size, augment=cinicpack.Augment(), drop_last=True
+        pack,
+        "train",
+        batch_size=batch_size,
+        augment=cinicpack.Augment(),
+        drop_last=True,
+        device=device,
     )
     tests = {
-        source: cinicpack.Loader(pack, "test", source=source, shuffle=False, batch_size=500)
+        source: cinicpack.Loader(
+            pack, "test", source=source, shuffle=False, batch_size=500, device=device
+        )
         for source in ("cifar10", "imagenet")
     }
     torch.manual_seed(0)
@@ -78,18 +88,18 @@ def train(path: str, epochs: int, batch_size: int, lr: float) -> None:
         network.train()
         total = torch.zeros((), device=device)
         for images, labels in loader:
-            loss = functional.cross_entropy(model(images.to(device)), labels.to(device))
+            loss = functional.cross_entropy(model(images), labels)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += loss.detach()
         seconds = time.perf_counter() - start
         distributed.all_reduce(total)
         scores = {source: measure(network, loader, device) for source, loader in tests.items()}
-        if rank == 0:
+        if distributed.get_rank() == 0:
             shown = ", ".join(f"{source} {score:.1%}" for source, score in scores.items())
-            mean = total.item() / (len(loader) * world_size)
+            mean = total.item() / (len(loader) * distributed.get_world_size())
             print(f"epoch {epoch}: {seconds:.1f} s, loss {mean:.3f}, accuracy {shown}", flush=True)
 
 
@@ -117,7 +127,7 @@ def measure(
     network.eval()
     counts = torch.zeros(2, dtype=torch.int64, device=device)
     for images, labels in loader:
-        right = network(images.to(device)).argmax(1) == labels.to(device)
+        right = network(images).argmax(1) == labels
         counts += torch.stack([right.sum(), torch.tensor(len(right), device=device)])
     distributed.all_reduce(counts)
     return (counts[0] / counts[1]).item()

@@ -24,6 +24,7 @@ GRAPH = {
     "convert": FACTS | {"store"},
     "load": FACTS | {"store"},
     "study": FACTS | {"store", "convert", "load"},
+    "lightning": FACTS | {"store", "load"},
     "synthetic": FACTS,
     "bench": FACTS | {"store", "convert", "load", "synthetic"},
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},

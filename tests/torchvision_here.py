@@ -19,8 +19,10 @@ _libraries: list[torch.library.Library] = []
 
 def import_torchvision() -> ModuleType:
     """Import torchvision, or skip the test where it is not installed."""
+    torchvision: ModuleType
     try:
-        return pytest.importorskip("torchvision")
+        torchvision = pytest.importorskip("torchvision")
+        return torchvision
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
@@ -30,4 +32,5 @@ def import_torchvision() -> ModuleType:
     for operator in _OPERATORS:
         library.define(operator)
     _libraries.append(library)
-    return pytest.importorskip("torchvision")
+    torchvision = pytest.importorskip("torchvision")
+    return torchvision

@@ -63,6 +63,13 @@ def test_pickles_of_any_python_are_read(batch, protocol, order):
     assert same(content["data"], batch[b"data"])
 
 
+def test_as_many_strings_as_a_batch_has():
+    names = [b"%d.png" % row for row in range(70_000)]
+    pickled = dump_pickle({b"filenames": names})
+    assert pickle.loads(pickled, encoding="bytes") == {b"filenames": names}
+    assert load_pickle(pickled, "here")["filenames"][-1] == "69999.png"
+
+
 class Call:
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)

@@ -6,7 +6,8 @@ from cinicpack import cinic10
 from cinicpack.errors import SourceError
 from cinicpack.study.synsets import Synset, read_synsets
 
-AUTHORS = Path("../shared/synsets/synsets-to-cifar-10-classes.txt")
+SHARED = Path(__file__).parents[3] / "shared"
+AUTHORS = SHARED / "synsets" / "synsets-to-cifar-10-classes.txt"
 
 LIST = """\
 bird
