@@ -4,13 +4,14 @@ import pickle
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from operator import index as as_int
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from cinicpack.errors import SelectionError
 from cinicpack.store.reader import Pack, PathLike, Split, open_pack
 
 __all__ = ["PackedDataset"]
@@ -28,6 +29,8 @@ class PackedDataset(Dataset[tuple[Any, Any]]):
         split: name of a split, several joined by ``+``, or a `Split`.
         transform: takes a PIL image (RGB), gives what a sample's first member is to be.
         target_transform: takes a label, gives what its second member is to be.
+
+    Raises `SelectionError` for a split that the pack does not have, and what `open_pack` raises.
 
     Attributes:
         classes: class names in label order.
@@ -50,6 +53,10 @@ class PackedDataset(Dataset[tuple[Any, Any]]):
     ) -> None:
         pack = pack if isinstance(pack, Pack) else open_pack(pack)
         self.split = split if isinstance(split, Split) else pack[split]
+        if self.split.pack.fingerprint != pack.fingerprint:
+            raise SelectionError(
+                f"expected a split of {pack!r}, found {split!r}, which is of another"
+            )
         self.transform = transform
         self.target_transform = target_transform
         self.classes = list(pack.classes)
@@ -76,24 +83,18 @@ class PackedDataset(Dataset[tuple[Any, Any]]):
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, index: int) -> tuple[Any, Any]:
+    def __getitem__(self, index: SupportsIndex) -> tuple[Any, Any]:
         """Return one image and its label, transformed; raises IndexError out of range."""
-        return self.__getitems__([index])[0]
+        row = as_int(index)
+        pixels = np.ascontiguousarray(self.split.images[row])
+        return self._transform(Image.fromarray(pixels), self.targets[row])
 
-    def __getitems__(self, indices: Iterable[int]) -> list[tuple[Any, Any]]:
+    def __getitems__(self, indices: Iterable[SupportsIndex]) -> list[tuple[Any, Any]]:
         """Return several samples, fetched at once; DataLoader calls this."""
         rows = list(map(as_int, indices))
         images = _make_pictures(self.split.images[rows])
         targets = [self.targets[row] for row in rows]
-        if self.transform is None and self.target_transform is None:
-            return list(zip(images, targets, strict=True))
-        return [
-            (
-                image if self.transform is None else self.transform(image),
-                target if self.target_transform is None else self.target_transform(target),
-            )
-            for image, target in zip(images, targets, strict=True)
-        ]
+        return list(map(self._transform, images, targets))
 
     def __repr__(self) -> str:
         lines = [
@@ -119,6 +120,13 @@ class PackedDataset(Dataset[tuple[Any, Any]]):
             if state.get("targets") == split.labels.tolist():
                 del state["targets"]
         return state
+
+    def _transform(self, image: Any, target: Any) -> tuple[Any, Any]:
+        if self.transform is not None:
+            image = self.transform(image)
+        if self.target_transform is not None:
+            target = self.target_transform(target)
+        return image, target
 
     @cached_property
     def _data(self) -> NDArray[np.uint8]:

@@ -390,8 +390,7 @@ def compile_(parser: argparse.ArgumentParser) -> Run:
     are listed and left out.
 
     Example:
-      cinicpack compile --cifar10 cifar-10-binary.tar.gz --imagenet fall11
-      --synsets synsets-to-cifar-10-classes.txt cinic10.pack
+      cinicpack compile --cifar10 cifar.tar.gz --imagenet fall11 --synsets list.txt cinic10.pack
     """
     parser.add_argument("destination", metavar="DEST", help="the tree or pack to make")
     parser.add_argument(
