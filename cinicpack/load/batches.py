@@ -1,5 +1,9 @@
 """Batches: what the kernels wrote, as tensors or arrays that share one block of memory."""
 
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+from types import ModuleType
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -71,30 +75,33 @@ class BatchFormat(NamedTuple):
         images = memory[: count * self._image_bytes].view(DTYPES[self.dtype])
         return Block(images, memory[start:middle].view("i8"), memory[middle:end].view("i8"))
 
-    def batch(self, block: Block, start: int, stop: int) -> Batch:
-        """Give samples ``start`` to ``stop`` of a block as the batch that the user receives."""
-        size = 3 * self.height * self.width
-        images: Any = block.images[start * size : stop * size]
-        labels: Any = block.labels[start:stop]
-        index: Any = block.rows[start:stop]
+    def batches(self, block: Block, edges: Sequence[int]) -> list[Batch]:
+        """Give a filled block as the batches that the user receives, the first one last.
+
+        Batch k is samples ``edges[k]`` to ``edges[k + 1]``. Every tensor has a storage of its own,
+        so that saving one batch does not save them all.
+        """
+        images: Any = block.images
         if self.dtype == "float16":
             images = images.view(np.float16)
-        planes = (stop - start, 3, self.height, self.width)
+        height, width = self.height, self.width
         images = images.reshape(
-            (stop - start, self.height, self.width, 3) if self.channels_last else planes
+            (-1, height, width, 3) if self.channels_last else (-1, 3, height, width)
         )
-        if self.output == "torch":
-            import torch
-
-            images = torch.from_numpy(images)
-            if self.dtype == "bfloat16":
-                images = images.view(torch.bfloat16)
-            if self.channels_last:
-                images = images.permute(0, 3, 1, 2)
-            labels = torch.from_numpy(labels)
-            if self.return_index:
-                index = torch.from_numpy(index)
-        return (images, labels, index) if self.return_index else (images, labels)
+        columns = (images, block.labels, block.rows)[: 3 if self.return_index else 2]
+        spans = [slice(start, stop) for start, stop in pairwise(edges)]
+        spans.reverse()
+        if self.output == "numpy":
+            return [tuple([column[span] for column in columns]) for span in spans]
+        from_numpy = _torch().from_numpy
+        batches = [[from_numpy(column[span]) for column in columns] for span in spans]
+        if self.dtype == "bfloat16":
+            for batch in batches:
+                batch[0] = batch[0].view(_torch().bfloat16)
+        if self.channels_last:
+            for batch in batches:
+                batch[0] = batch[0].permute(0, 3, 1, 2)
+        return [tuple(batch) for batch in batches]
 
     @property
     def _image_bytes(self) -> int:
@@ -105,15 +112,22 @@ class BatchFormat(NamedTuple):
         return size + -size % _CACHE_LINE
 
 
+@cache
+def _torch() -> ModuleType:
+    # Not at the top: those who ask for NumPy arrays need no torch, and looking an import up costs
+    # as much as making a tensor.
+    import torch
+
+    return torch
+
+
 def receive(batch: Batch, event: Any) -> None:
     """Hand a batch that was made on a GPU over to the stream that is current there.
 
     That stream waits for the event, the caller does not; and the memory is not given to anyone
     else before the stream is done with it.
     """
-    import torch
-
-    stream = torch.cuda.current_stream(batch[0].device)
+    stream = _torch().cuda.current_stream(batch[0].device)
     stream.wait_event(event)
     for tensor in batch:
         tensor.record_stream(stream)

@@ -1,7 +1,6 @@
 """Batches in the host's memory: the kernels write them there, and there they are given."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +33,7 @@ class HostMaker:
         """Make the samples at ``positions`` into batches with these edges."""
         block = self._format.block(self._pool.lend(), len(positions))
         self._samples.fill(block, positions, epoch)
-        batches = [self._format.batch(block, start, stop) for start, stop in pairwise(edges)]
-        return Slab(batches[::-1], None)
+        return Slab(self._format.batches(block, edges), None)
 
     def clear(self) -> None:
         """Let go of all memory that no batch needs."""

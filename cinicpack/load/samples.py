@@ -1,7 +1,7 @@
 """The samples of a split: what the kernels need to make batches of them."""
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from cinicpack.store.reader import Split
 __all__ = ["Samples", "Transform"]
 
 _FLIPS: Final = {None: NO_FLIP, "random": RANDOM_FLIP, "alternating": ALTERNATING_FLIP}
+# A kernel, and those of its arguments that do not change.
+_Prepared: TypeAlias = tuple[Callable[..., None], tuple[Any, ...]]
 _NOTHING: Final = Augment(crop_padding=0, flip=None)
 
 
@@ -102,20 +104,20 @@ class Samples:
             shift=(-offset / divisor).astype(np.float32),
             filler=filler,
         )
-        self._dtype = batch_format.dtype
-        self._channels_last = batch_format.channels_last
+        plain = self.transform._replace(crop_padding=0, flip=NO_FLIP, cutout=0)
+        self._fill = _prepare(batch_format.dtype, batch_format.channels_last, self.transform)
+        self._gather = _prepare("uint8", False, plain)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def fill(self, block: Block, positions: NDArray[np.int64], epoch: int) -> None:
         """Make the samples at ``positions``, (n,) int64, into the first n of a block."""
-        self._run(self._dtype, self._channels_last, self.transform, block, positions, epoch)
+        self._run(self._fill, block, positions, epoch)
 
     def gather(self, block: Block, positions: NDArray[np.int64]) -> None:
         """Copy the planes of the samples into a block of uint8, as they are."""
-        plain = self.transform._replace(crop_padding=0, flip=NO_FLIP, cutout=0)
-        self._run("uint8", False, plain, block, positions, 0)
+        self._run(self._gather, block, positions, 0)
 
     def look_up(
         self, positions: NDArray[np.int64], labels: NDArray[np.int64], rows: NDArray[np.int64]
@@ -130,34 +132,29 @@ class Samples:
         draw(rows, self._seed, np.uint64(epoch), height, width, crop_padding, flip, cutout, out)
 
     def _run(
-        self,
-        dtype: str,
-        channels_last: bool,
-        transform: Transform,
-        block: Block,
-        positions: NDArray[np.int64],
-        epoch: int,
+        self, prepared: _Prepared, block: Block, positions: NDArray[np.int64], epoch: int
     ) -> None:
-        height, width, crop_padding, reflect, flip, cutout, scale, shift, filler = transform
-        fill = fill_kernel(dtype, channels_last, width, scale, shift)
-        fill(
-            positions,
-            self._addresses,
-            self._rows,
-            self._labels,
-            self._seed,
-            np.uint64(epoch),
-            crop_padding,
-            reflect,
-            flip,
-            cutout,
-            height,
-            width,
-            scale,
-            shift,
-            _encode(filler, dtype),
-            *block,
-        )
+        kernel, transform = prepared
+        tables = (self._addresses, self._rows, self._labels)
+        kernel(positions, *tables, self._seed, np.uint64(epoch), *transform, *block)
+
+
+def _prepare(dtype: str, channels_last: bool, transform: Transform) -> _Prepared:
+    """Choose the kernel and collect its constant arguments, which takes longer than a launch."""
+    height, width, crop_padding, reflect, flip, cutout, scale, shift, filler = transform
+    kernel = fill_kernel(dtype, channels_last, width, scale, shift)
+    encoded = _encode(filler, dtype)
+    return kernel, (
+        crop_padding,
+        reflect,
+        flip,
+        cutout,
+        height,
+        width,
+        scale,
+        shift,
+        encoded,
+    )
 
 
 def _encode(values: NDArray[Any], dtype: str) -> NDArray[Any]:

@@ -331,6 +331,14 @@ def test_a_signed_split_that_makes_no_sense_is_refused(manifest, changed):
         Manifest.from_json(resign(content), "here")
 
 
+def test_a_split_without_images_is_refused(manifest):
+    content = json.loads(manifest.to_json())
+    content["splits"]["a"]["shards"] = []
+    content["arrays"] = {name: [] for name in content["arrays"]}
+    with pytest.raises(PackError, match=r"not a valid manifest .*shards of a"):
+        Manifest.from_json(resign(content), "here")
+
+
 BAD_SPLITS = ["", ".", "..", "../a", "a/b", "/etc", ".hidden", "a+b", "a\\b", "a\0", "pack.json"]
 
 

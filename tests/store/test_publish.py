@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -192,6 +193,24 @@ def test_of_many_at_once_exactly_one_wins(tmp_path):
             thread.join()
         assert won == [read(target)]
     assert names(tmp_path) == sorted(f"x{turn}" for turn in range(20))
+
+
+def test_a_lock_file_that_is_removed_meanwhile_locks_nothing(tmp_path, monkeypatch):
+    flock, calls = fcntl.flock, list[int]()
+
+    def lose_first(descriptor: int, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            # What the former holder does at its end.
+            (tmp_path / ".x.lock").unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lose_first)
+    with publishing(tmp_path / "x", overwrite=False) as work:
+        put(work, "x", "new")
+        assert (tmp_path / ".x.lock").exists()
+        assert len(calls) == 2
+    assert names(tmp_path) == ["x"]
 
 
 def test_litter_of_the_dead_is_swept(tmp_path):

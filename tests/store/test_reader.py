@@ -81,6 +81,7 @@ def test_where_the_rows_lie_in_one_run_images_are_a_view(pack, any_pack):
         assert np.shares_memory(within, images)
     assert isinstance(pack["train"].select(indices=[5, 7]).images, Images)
     assert isinstance(pack["train"].select(indices=[6, 5]).images, Images)
+    assert isinstance(pack["train"].select(indices=[5, 7, 6, 8]).images, Images)
 
 
 def test_nothing_can_be_written(pack):

@@ -57,15 +57,16 @@ def test_each_array_that_differs_is_named(any_pack, tmp_path):
     ]
 
 
-def test_large_arrays_are_hashed_in_pieces_which_are_told(npy_pack, tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [1, 99, 100, 101, 400, 401, 430])
+def test_large_arrays_are_hashed_in_pieces(tmp_path, monkeypatch, size):
     # The same check in pieces of 100 bytes instead of 16 MiB.
     monkeypatch.setattr(verify, "PIECE_BYTES", 100)
     file = tmp_path / "data"
     file.write_bytes(bytes(range(256)) * 2)
-    region = Region(ArraySpec("a", np.dtype("u1"), (430,)), file, 64)
-    content = file.read_bytes()[64:494]
+    region = Region(ArraySpec("a", np.dtype("u1"), (size,)), file, 64)
+    content = file.read_bytes()[64 : 64 + size]
     expected = tuple(
-        hashlib.sha256(content[start : start + 100]).hexdigest() for start in range(0, 430, 100)
+        hashlib.sha256(content[start : start + 100]).hexdigest() for start in range(0, size, 100)
     )
     assert hash_regions([region], num_workers=2) == {"a": expected}
 
