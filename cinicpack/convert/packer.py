@@ -6,25 +6,23 @@ arrays of the pack, in ImageFolder's order. Last, every array is hashed as it st
 """
 
 import itertools
-import math
-import mmap
 import os
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cinicpack import cinic10
+from cinicpack.convert.assembly import Images, Rows, write_pack
 from cinicpack.convert.layout import Layout, arrange
 from cinicpack.convert.sources import Archive, Tree, open_source
 from cinicpack.convert.worker import Converted, Task, Worker, starting_workers
@@ -37,20 +35,9 @@ from cinicpack.errors import (
     SourceError,
 )
 from cinicpack.store import hdf5, npy
-from cinicpack.store.format import (
-    Group,
-    Manifest,
-    Normalization,
-    SplitInfo,
-    channel_statistics,
-    fingerprint_images,
-    fingerprint_splits,
-    is_split_name,
-)
+from cinicpack.store.format import is_split_name
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import Pack, is_pack, open_pack
-from cinicpack.store.region import Region, write_all
-from cinicpack.store.verify import hash_regions
 
 __all__ = ["pack"]
 
@@ -60,7 +47,6 @@ _TASK_IMAGES: Final = 512
 # Below this a source is converted before worker processes would have started (1 s).
 _ALONE_IMAGES: Final = 8_000
 _ALONE_BYTES: Final = 20 << 20
-_COPY_BYTES: Final = 8 << 20
 _SHOWN: Final = 20
 _CONTAINERS: Final[dict[str, ModuleType]] = {"npy": npy, "hdf5": hdf5}
 
@@ -115,37 +101,8 @@ def pack(
         images = _convert(Path(source), work, splits, num_workers, progress)
         images = _drop_bad(images, str(source), skip_bad)
         _judge(images, str(source), splits is None, expect)
-        _write(images, work / destination.name, _CONTAINERS[format], shard_rows, num_workers)
+        write_pack(images, work / destination.name, _CONTAINERS[format], shard_rows, num_workers)
     return open_pack(destination)
-
-
-class _Rows(NamedTuple):
-    """Which images are the rows of a split, in order, and their labels."""
-
-    order: NDArray[np.int64]
-    labels: NDArray[np.uint8 | np.uint16]
-
-
-@dataclass(frozen=True)
-class _Images:
-    """All images of a source, converted, in the order in which they came.
-
-    ``splits`` has for every split the numbers of its images in that order, and their labels.
-    """
-
-    paths: list[str]
-    classes: tuple[str, ...]
-    splits: dict[str, _Rows]
-    scratches: list[str]
-    scratch: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    shapes: NDArray[np.int32]
-    digests: NDArray[np.uint8]
-    sums: NDArray[np.int64]
-    sources: NDArray[np.void]
-    bad: dict[int, str]
-    reduced: list[int]
-    skipped: tuple[tuple[str, str], ...] = ()
 
 
 def _check_options(
@@ -178,7 +135,7 @@ def _check_options(
 
 def _convert(
     source: Path, work: Path, splits: Sequence[str] | None, num_workers: int | None, progress: bool
-) -> _Images:
+) -> Images:
     opened = open_source(source)
     paths: list[str] = []
     results: list[Converted] = []
@@ -266,16 +223,16 @@ def _run(workers: list[Worker], tasks: Iterable[Task]) -> Generator[Converted, N
             threads.shutdown(cancel_futures=True)
 
 
-def _join(paths: list[str], layout: Layout, results: list[Converted]) -> _Images:
+def _join(paths: list[str], layout: Layout, results: list[Converted]) -> Images:
     scratches = sorted({result.scratch for result in results})
     starts = np.cumsum([0, *(len(result.offsets) for result in results)]).tolist()
     of_result = [
         np.full(len(result.offsets), scratches.index(result.scratch)) for result in results
     ]
-    return _Images(
+    return Images(
         paths=paths,
         classes=layout.classes,
-        splits={name: _Rows(rows, layout.labels[name]) for name, rows in layout.rows.items()},
+        splits={name: Rows(rows, layout.labels[name]) for name, rows in layout.rows.items()},
         scratches=scratches,
         scratch=np.concatenate(of_result),
         offsets=np.concatenate([result.offsets for result in results]),
@@ -296,15 +253,17 @@ def _join(paths: list[str], layout: Layout, results: list[Converted]) -> _Images
     )
 
 
-def _drop_bad(images: _Images, source: str, skip_bad: bool) -> _Images:
+def _drop_bad(images: Images, source: str, skip_bad: bool) -> Images:
     """Take out the images that cannot be read or have another size than most."""
     selected = np.concatenate([rows.order for rows in images.splits.values()])
     readable = selected[images.offsets[selected] >= 0]
     bad = {number: images.bad[number] for number in selected.tolist() if number in images.bad}
     if len(readable):
-        sizes, counts = np.unique(images.shapes[readable], axis=0, return_counts=True)
-        height, width = sizes[counts.argmax()].tolist()
-        for number in readable[(images.shapes[readable] != (height, width)).any(1)].tolist():
+        # As one number each: np.unique of pairs takes half a second for 270,000.
+        sizes = images.shapes[readable].astype(np.int64) @ (1 << 32, 1)
+        found_sizes, counts = np.unique(sizes, return_counts=True)
+        height, width = divmod(int(found_sizes[counts.argmax()]), 1 << 32)
+        for number in readable[sizes != (height << 32) + width].tolist():
             found = "x".join(map(str, images.shapes[number].tolist()))
             bad[number] = f"has {found} pixels (height x width), most images {height}x{width}"
     if not bad:
@@ -328,7 +287,7 @@ def _drop_bad(images: _Images, source: str, skip_bad: bool) -> _Images:
     return replace(
         images,
         splits={
-            name: _Rows(rows.order[good[name]], rows.labels[good[name]])
+            name: Rows(rows.order[good[name]], rows.labels[good[name]])
             for name, rows in images.splits.items()
         },
         skipped=tuple(listed),
@@ -340,7 +299,7 @@ def _name_alike(path: str) -> str:
     return "/".join(path.split("/")[-3:])
 
 
-def _judge(images: _Images, source: str, whole: bool, expect: str | None) -> None:
+def _judge(images: Images, source: str, whole: bool, expect: str | None) -> None:
     """Warn of what a user would want to know; raise if CINIC-10 is expected and not found."""
     if images.skipped:
         warnings.warn(
@@ -363,7 +322,7 @@ def _judge(images: _Images, source: str, whole: bool, expect: str | None) -> Non
         warnings.warn(f"{source}: like CINIC-10, but with {'; '.join(differences)}", stacklevel=3)
 
 
-def _differences(images: _Images, whole: bool) -> Iterator[str]:
+def _differences(images: Images, whole: bool) -> Iterator[str]:
     """Say in what the images differ from CINIC-10, as far as names, numbers and sizes tell.
 
     ``whole`` says that all of its splits should be there.
@@ -388,127 +347,3 @@ def _differences(images: _Images, whole: bool) -> Iterator[str]:
             images.sources["origin"][rows.order] == cinic10.Origin.UNKNOWN
         ):
             yield f"{unknown:,} images in {name} that are not named as in CINIC-10"
-
-
-def _write(
-    images: _Images,
-    new: Path,
-    container: ModuleType,
-    shard_rows: int | None,
-    num_workers: int | None,
-) -> None:
-    """Write the whole pack as ``new``."""
-    manifest = _describe(images, shard_rows)
-    arrays = list(manifest.specs())
-    if container is npy:
-        new.mkdir()
-    regions = container.create_arrays(new, arrays)
-    threads = (usable_cores() if num_workers is None else num_workers) or 1
-    _copy_planes(images, manifest, regions, threads)
-    for region in regions:
-        split, field = region.spec.name.rsplit("/", 1)
-        if field in ("labels", "sources", "names"):
-            order, labels = images.splits[split]
-            if field == "labels":
-                values: Any = labels
-            elif field == "sources":
-                values = images.sources[order]
-            else:
-                values = [os.fsencode(_file_name(images.paths[i])) for i in order.tolist()]
-            _write_region(region, np.asarray(values, region.spec.dtype))
-    hashes = hash_regions(regions, num_workers=threads)
-    container.write_manifest(new, replace(manifest, arrays=hashes))
-
-
-def _describe(images: _Images, shard_rows: int | None) -> Manifest:
-    """Build the manifest, but for the digests of the arrays."""
-    height, width = images.shapes[next(iter(images.splits.values())).order[0]].tolist()
-    image_shape = (height, width, 3)
-    splits = {}
-    for name, (order, _) in images.splits.items():
-        step = shard_rows or len(order)
-        splits[name] = SplitInfo(
-            shards=tuple(min(step, len(order) - start) for start in range(0, len(order), step)),
-            name_bytes=max(len(os.fsencode(_file_name(images.paths[i]))) for i in order.tolist()),
-            fingerprint=fingerprint_images(map(bytes, images.digests[order])),
-            groups=tuple(_groups(images, images.splits[name])),
-        )
-    if images.classes == cinic10.CLASSES:
-        normalization = Normalization(cinic10.MEAN, cinic10.STD, "published")
-    else:
-        origin = "train" if "train" in splits else next(iter(splits))
-        mean, std = channel_statistics(splits[origin].groups, image_shape)
-        normalization = Normalization(mean, std, origin)
-    return Manifest(
-        image_shape=image_shape,
-        classes=images.classes,
-        normalization=normalization,
-        splits=splits,
-        fingerprint=fingerprint_splits({name: info.fingerprint for name, info in splits.items()}),
-        arrays={},
-        skipped=images.skipped,
-    )
-
-
-def _groups(images: _Images, rows: _Rows) -> Iterator[Group]:
-    origins = images.sources["origin"][rows.order]
-    keys = rows.labels.astype(np.int64) * len(cinic10.Origin) + origins
-    for key in np.unique(keys).tolist():
-        label, origin = divmod(key, len(cinic10.Origin))
-        mine = rows.order[keys == key]
-        sums = images.sums[mine].sum(0).tolist()
-        yield Group(label, origin, len(mine), tuple(sums[:3]), tuple(sums[3:]))
-
-
-def _copy_planes(
-    images: _Images, manifest: Manifest, regions: list[Region], num_threads: int
-) -> None:
-    """Copy the planes of all images from the scratch files to where they belong."""
-    row_bytes = math.prod(manifest.image_shape)
-    kept = np.concatenate([rows.order for rows in images.splits.values()])
-    # Not of those without an image that is kept, which may be too short to be mapped.
-    scratches = [
-        (number, *_map_scratch(images.scratches[number], row_bytes))
-        for number in np.unique(images.scratch[kept]).tolist()
-    ]
-    step = max(1, _COPY_BYTES // row_bytes)
-    jobs = []
-    for split, info in manifest.splits.items():
-        shards = (region for region in regions if region.spec.name.startswith(f"{split}/images-"))
-        order, start = images.splits[split].order, 0
-        for region, count in zip(shards, info.shards, strict=True):
-            for first in range(0, count, step):
-                last = min(first + step, count)
-                jobs.append((region, first, order[start + first : start + last]))
-            start += count
-
-    def copy(job: tuple[Region, int, NDArray[np.int64]]) -> None:
-        region, first, rows = job
-        planes = np.empty((len(rows), row_bytes), np.uint8)
-        for number, mapped, windows in scratches:
-            mine = np.flatnonzero(images.scratch[rows] == number)
-            planes[mine] = windows[images.offsets[rows[mine]]]
-            # Else the scratch files would count as this process's memory, up to all of the images.
-            mapped.madvise(mmap.MADV_DONTNEED)
-        with open(region.file, "r+b", buffering=0) as stream:
-            write_all(stream.fileno(), planes.data.cast("B"), region.offset + first * row_bytes)
-
-    with ThreadPoolExecutor(num_threads) as threads:
-        deque(threads.map(copy, jobs), maxlen=0)
-
-
-def _map_scratch(path: str, row_bytes: int) -> tuple[mmap.mmap, NDArray[np.uint8]]:
-    """Map a scratch file, as an array of the ``row_bytes`` that start at each of its bytes."""
-    with open(path, "rb") as stream:
-        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    data = np.frombuffer(mapped, np.uint8)
-    return mapped, np.lib.stride_tricks.sliding_window_view(data, row_bytes)
-
-
-def _write_region(region: Region, array: NDArray[Any]) -> None:
-    with open(region.file, "r+b", buffering=0) as stream:
-        write_all(stream.fileno(), memoryview(array.tobytes()), region.offset)
-
-
-def _file_name(path: str) -> str:
-    return path.rsplit("/", 1)[-1]

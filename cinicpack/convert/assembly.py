@@ -1,0 +1,198 @@
+"""Assembly: converted images become the arrays of a pack, each in its place."""
+
+import math
+import mmap
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack import cinic10
+from cinicpack.cores import usable_cores
+from cinicpack.store import npy
+from cinicpack.store.format import (
+    Group,
+    Manifest,
+    Normalization,
+    SplitInfo,
+    channel_statistics,
+    fingerprint_images,
+    fingerprint_splits,
+)
+from cinicpack.store.region import Region, write_all
+from cinicpack.store.verify import hash_regions
+
+__all__ = ["Images", "Rows", "write_pack"]
+
+_COPY_BYTES: Final = 8 << 20
+
+
+class Rows(NamedTuple):
+    """Which images are the rows of a split, in order, and their labels."""
+
+    order: NDArray[np.int64]
+    labels: NDArray[np.uint8 | np.uint16]
+
+
+@dataclass(frozen=True)
+class Images:
+    """All images of a source, converted, in the order in which they came.
+
+    ``splits`` has for every split the numbers of its images in that order, and their labels.
+    """
+
+    paths: list[str]
+    classes: tuple[str, ...]
+    splits: dict[str, Rows]
+    scratches: list[str]
+    scratch: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    shapes: NDArray[np.int32]
+    digests: NDArray[np.uint8]
+    sums: NDArray[np.int64]
+    sources: NDArray[np.void]
+    bad: dict[int, str]
+    reduced: list[int]
+    skipped: tuple[tuple[str, str], ...] = ()
+
+
+def write_pack(
+    images: Images,
+    new: Path,
+    container: ModuleType,
+    shard_rows: int | None,
+    num_workers: int | None,
+) -> None:
+    """Write the whole pack as ``new``, in a container: `store.npy` or `store.hdf5`."""
+    names = {
+        split: np.array([os.fsencode(_file_name(images.paths[i])) for i in rows.order.tolist()])
+        for split, rows in images.splits.items()
+    }
+    manifest = _describe(images, names, shard_rows)
+    arrays = list(manifest.specs())
+    if container is npy:
+        new.mkdir()
+    regions = container.create_arrays(new, arrays)
+    threads = (usable_cores() if num_workers is None else num_workers) or 1
+    _copy_planes(images, manifest, regions, threads)
+    for region in regions:
+        split, field = region.spec.name.rsplit("/", 1)
+        if field in ("labels", "sources", "names"):
+            order, labels = images.splits[split]
+            if field == "labels":
+                values: Any = labels
+            elif field == "sources":
+                values = images.sources[order]
+            else:
+                values = names[split]
+            _write_region(region, np.asarray(values, region.spec.dtype))
+    hashes = hash_regions(regions, num_workers=threads)
+    container.write_manifest(new, replace(manifest, arrays=hashes))
+
+
+def _describe(
+    images: Images, names: dict[str, NDArray[np.bytes_]], shard_rows: int | None
+) -> Manifest:
+    """Build the manifest, but for the digests of the arrays."""
+    height, width = images.shapes[next(iter(images.splits.values())).order[0]].tolist()
+    image_shape = (height, width, 3)
+    splits = {}
+    for name, (order, _) in images.splits.items():
+        step = shard_rows or len(order)
+        splits[name] = SplitInfo(
+            shards=tuple(min(step, len(order) - start) for start in range(0, len(order), step)),
+            name_bytes=names[name].itemsize,
+            fingerprint=fingerprint_images(_rows_of(images.digests[order])),
+            groups=tuple(_groups(images, images.splits[name])),
+        )
+    if images.classes == cinic10.CLASSES:
+        normalization = Normalization(cinic10.MEAN, cinic10.STD, "published")
+    else:
+        origin = "train" if "train" in splits else next(iter(splits))
+        mean, std = channel_statistics(splits[origin].groups, image_shape)
+        normalization = Normalization(mean, std, origin)
+    return Manifest(
+        image_shape=image_shape,
+        classes=images.classes,
+        normalization=normalization,
+        splits=splits,
+        fingerprint=fingerprint_splits({name: info.fingerprint for name, info in splits.items()}),
+        arrays={},
+        skipped=images.skipped,
+    )
+
+
+def _groups(images: Images, rows: Rows) -> Iterator[Group]:
+    origins = images.sources["origin"][rows.order]
+    keys = rows.labels.astype(np.int64) * len(cinic10.Origin) + origins
+    for key in np.unique(keys).tolist():
+        label, origin = divmod(key, len(cinic10.Origin))
+        mine = rows.order[keys == key]
+        sums = images.sums[mine].sum(0).tolist()
+        yield Group(label, origin, len(mine), tuple(sums[:3]), tuple(sums[3:]))
+
+
+def _copy_planes(
+    images: Images, manifest: Manifest, regions: list[Region], num_threads: int
+) -> None:
+    """Copy the planes of all images from the scratch files to where they belong."""
+    row_bytes = math.prod(manifest.image_shape)
+    kept = np.concatenate([rows.order for rows in images.splits.values()])
+    # Not of those without an image that is kept, which may be too short to be mapped.
+    scratches = [
+        (number, *_map_scratch(images.scratches[number], row_bytes))
+        for number in np.unique(images.scratch[kept]).tolist()
+    ]
+    step = max(1, _COPY_BYTES // row_bytes)
+    jobs = []
+    for split, info in manifest.splits.items():
+        shards = (region for region in regions if region.spec.name.startswith(f"{split}/images-"))
+        order, start = images.splits[split].order, 0
+        for region, count in zip(shards, info.shards, strict=True):
+            for first in range(0, count, step):
+                last = min(first + step, count)
+                jobs.append((region, first, order[start + first : start + last]))
+            start += count
+
+    def copy(job: tuple[Region, int, NDArray[np.int64]]) -> None:
+        region, first, rows = job
+        planes = np.empty((len(rows), row_bytes), np.uint8)
+        for number, mapped, windows in scratches:
+            mine = np.flatnonzero(images.scratch[rows] == number)
+            planes[mine] = windows[images.offsets[rows[mine]]]
+            # Else the scratch files would count as this process's memory, up to all of the images.
+            mapped.madvise(mmap.MADV_DONTNEED)
+        with open(region.file, "r+b", buffering=0) as stream:
+            write_all(stream.fileno(), planes.data.cast("B"), region.offset + first * row_bytes)
+
+    with ThreadPoolExecutor(num_threads) as threads:
+        deque(threads.map(copy, jobs), maxlen=0)
+
+
+def _map_scratch(path: str, row_bytes: int) -> tuple[mmap.mmap, NDArray[np.uint8]]:
+    """Map a scratch file, as an array of the ``row_bytes`` that start at each of its bytes."""
+    with open(path, "rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    data = np.frombuffer(mapped, np.uint8)
+    return mapped, np.lib.stride_tricks.sliding_window_view(data, row_bytes)
+
+
+def _write_region(region: Region, array: NDArray[Any]) -> None:
+    with open(region.file, "r+b", buffering=0) as stream:
+        write_all(stream.fileno(), memoryview(array.tobytes()), region.offset)
+
+
+def _file_name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _rows_of(digests: NDArray[np.uint8]) -> list[bytes]:
+    joined, size = digests.tobytes(), digests.shape[1]
+    return [joined[start : start + size] for start in range(0, len(joined), size)]

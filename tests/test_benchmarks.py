@@ -1,0 +1,180 @@
+"""The benchmarks' files: what they say of themselves, what they draw, and what they find out."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from benchmarks.check import Sample, check_samples
+from benchmarks.draw import draw_chart, draw_table
+from benchmarks.report import format_json
+from benchmarks.run import read_rival
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+RESULTS = BENCHMARKS / "results"
+RIVALS = [
+    rival
+    for path in sorted((BENCHMARKS / "rivals").glob("*.py"))
+    if (rival := read_rival(path)).rows
+]
+MEAN, STD = (0.48, 0.47, 0.43), (0.24, 0.24, 0.26)
+
+
+def make_report(**changes):
+    row = {"kind": "rival", "file": "ffcv_raw", "batch_size": 512, "dtype": "float32"}
+    rows = [
+        {
+            **row,
+            "name": "slow & sure",
+            "file": "image_folder",
+            "median": 3712,
+            "rounds": [3600, 3800],
+        },
+        {**row, "name": "other", "median": 98_040, "rounds": [97_000, 99_999]},
+        {**row, "name": "ours", "kind": "cinicpack", "median": 1_234_567, "rounds": [1_234_567]},
+        {**row, "name": "bound", "kind": "bound", "median": 1_300_000, "rounds": [1_300_000]},
+    ]
+    for one in rows:
+        one |= {"differs": "", "check": {"left_out": []}}
+    rows[1] |= {"differs": "NHWC", "check": {"left_out": ["flip", "crop"]}}
+    machine = {"processor": "P", "cores_used": 2, "memory_gb": 8, "system": "S", "python": "3"}
+    report = {"machine": machine, "images": 90_000, "rounds": 5, "rows": rows, "unavailable": []}
+    return {**report, **changes}
+
+
+@pytest.mark.parametrize("rival", RIVALS, ids=lambda rival: rival.name)
+def test_a_rival_pins_every_package_and_names_its_rows(rival):
+    assert all("==" in package for package in rival.dependencies)
+    assert bool(rival.dependencies) == (rival.kind == "rival")
+    assert all(row["batch_size"] > 0 for row in rival.rows)
+
+
+def test_names_of_rows_are_unique():
+    names = [row["name"] for rival in RIVALS for row in rival.rows]
+    assert len(set(names)) == len(names)
+
+
+def test_the_table_has_the_slowest_first_and_compares_with_image_folder():
+    table = draw_table(make_report()).splitlines()
+    assert [line.split(" | ")[0] for line in table[2:6]] == [
+        "| slow & sure",
+        "| other",
+        "| **ours**",
+        "| bound",
+    ]
+    assert "| 98,000 | 97,000 to 100,000 | 26.4 | NHWC; **without flip, crop** |" in table[3]
+    assert "| 1,230,000 |" in table[4]
+
+
+def test_the_table_names_what_could_not_be_measured():
+    missing = [{"name": "Loader X", "file": "x", "reason": "no wheel"}]
+    assert "Not measured: Loader X (no wheel)." in draw_table(make_report(unavailable=missing))
+
+
+def test_the_chart_is_logarithmic_svg_with_colours_for_dark_and_light():
+    text = draw_chart(make_report())
+    chart = ElementTree.fromstring(text)
+    bars = [
+        (bar.get("class"), float(bar.attrib["width"]))
+        for bar in chart.iter("{http://www.w3.org/2000/svg}rect")
+    ]
+    assert [kind for kind, _ in bars] == ["rival", "rival", "cinicpack", "bound"]
+    widths = [width for _, width in bars]
+    decade = widths[1] - widths[0]
+    assert widths[2] - widths[1] == pytest.approx(
+        decade * np.log10(1_234_567 / 98_040) / np.log10(98_040 / 3712), abs=0.3
+    )
+    assert "prefers-color-scheme: dark" in text
+    assert "slow &amp; sure" in text
+
+
+@pytest.mark.parametrize("name", ["throughput", "loader", "convert"])
+def test_committed_results_are_what_the_runner_writes(name):
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        pytest.skip(f"no full run has been committed: {path}")
+    report = json.loads(path.read_text())
+    assert path.read_text() == format_json(report)
+    assert len(path.read_text()) < 40_000
+    assert report["machine"].keys() == {"processor", "cores_used", "memory_gb", "system", "python"}
+    assert report["rounds"] >= 5
+
+
+def test_committed_throughput_is_complete_and_drawn():
+    path = RESULTS / "throughput.json"
+    if not path.exists():
+        pytest.skip(f"no full run has been committed: {path}")
+    report = json.loads(path.read_text())
+    wanted = {row["name"] for rival in RIVALS for row in rival.rows}
+    missing = {row["file"] for row in report["unavailable"]}
+    found = {row["name"] for row in report["rows"]}
+    assert wanted == found | {
+        row["name"] for rival in RIVALS for row in rival.rows if rival.name in missing
+    }
+    for row in report["rows"]:
+        assert len(row["rounds"]) == report["rounds"]
+        assert min(row["rounds"]) <= row["median"] <= max(row["rounds"])
+    chart = BENCHMARKS.parent / "docs" / "throughput.svg"
+    assert chart.read_text() == draw_chart(report)
+
+
+def augment(originals, rng, *, crop="image", flip=True, normalise=True):
+    count = len(originals)
+    rows = rng.permutation(count)
+    padded = np.pad(originals[rows], ((0, 0), (0, 0), (4, 4), (4, 4)))
+    moves = rng.integers(0, 9, (count, 2)) if crop == "image" else np.full((count, 2), 4)
+    moves = np.broadcast_to(rng.integers(0, 4, 2), (count, 2)) if crop == "batch" else moves
+    images = np.stack(
+        [
+            image[:, top : top + 32, left : left + 32]
+            for image, (top, left) in zip(padded, moves, strict=True)
+        ]
+    )
+    if flip:
+        mirrored = rng.random(count) < 0.5
+        images[mirrored] = images[mirrored, ..., ::-1]
+    if normalise:
+        shape = (3, 1, 1)
+        images = (images / np.float32(255) - np.reshape(MEAN, shape)) / np.reshape(STD, shape)
+        images = images.astype(np.float32)
+    return Sample(images, rows % 10)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "left_out"),
+    [
+        ({}, []),
+        ({"crop": "none"}, ["crop"]),
+        ({"crop": "batch"}, ["a crop for each image"]),
+        ({"flip": False}, ["flip"]),
+        ({"normalise": False}, ["conversion to float"]),
+    ],
+)
+def test_a_rival_that_skips_work_is_found_out(skipped, left_out):
+    rng = np.random.default_rng(0)
+    originals = rng.integers(0, 256, (80, 3, 32, 32), np.uint8)
+    labels = np.arange(80) % 10
+    first, second = (augment(originals, rng, **skipped) for _ in range(2))
+    check = check_samples(first, second, originals, labels, MEAN, STD)
+    assert check["left_out"] == left_out
+    assert check["found"] == 1
+
+
+def test_wrong_scale_order_labels_and_pixels_are_found_out():
+    rng = np.random.default_rng(0)
+    originals = rng.integers(0, 256, (80, 3, 32, 32), np.uint8)
+    labels = np.arange(80) % 10
+    first, second = (augment(originals, rng) for _ in range(2))
+
+    def find(one, two):
+        return check_samples(one, two, originals, labels, MEAN, STD)["left_out"]
+
+    assert find(first, Sample(second.images * np.float32(1.01), second.labels)) == [
+        "normalisation",
+        "exact pixels",
+    ]
+    assert find(first, first) == ["shuffle"]
+    assert find(first, Sample(second.images, (second.labels + 1) % 10)) == ["labels"]
+    assert "exact pixels" in find(first, Sample(np.roll(second.images, 1, 1), second.labels))

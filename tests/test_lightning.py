@@ -1,0 +1,254 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cinicpack
+from cinicpack import Augment, Loader, SelectionError, StateError
+from cinicpack.synthetic import write_tree
+from tests.torchvision_here import import_torchvision
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("lightning") is None, reason="lightning is not installed"
+    ),
+]
+
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def import_lightning() -> Any:
+    # Lightning imports torchvision where it is installed.
+    if importlib.util.find_spec("torchvision") is not None:
+        import_torchvision()
+    import lightning.pytorch
+
+    return lightning.pytorch
+
+
+def make_module(pack, **options):
+    from cinicpack.lightning import PackedDataModule
+
+    options = {"batch_size": 20, "num_workers": 0, "return_index": True, **options}
+    return PackedDataModule(pack, **options)
+
+
+def make_model() -> Any:
+    """A model that notes what it gets: per stage a list of (index, sum of the pixels)."""
+    lightning = import_lightning()
+
+    class Recorder(lightning.LightningModule):  # type: ignore[misc]
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+            self.seen = {"train": [], "valid": [], "test": [], "predict": []}
+
+        def note(self, stage, batch):
+            images, _, index = batch
+            sums = images.double().sum((1, 2, 3)).tolist()
+            self.seen[stage].append(list(zip(index.tolist(), sums, strict=True)))
+
+        def training_step(self, batch, number):
+            self.note("train", batch)
+            return (self.weight * batch[0]).mean()
+
+        def validation_step(self, batch, number):
+            if not self.trainer.sanity_checking:
+                self.note("valid", batch)
+
+        def test_step(self, batch, number):
+            self.note("test", batch)
+
+        def predict_step(self, batch, number):
+            self.note("predict", batch)
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    return Recorder()
+
+
+def make_saver(folder: Path) -> Any:
+    """A callback that saves a checkpoint at every moment at which Lightning's own does."""
+    lightning = import_lightning()
+
+    class Saver(lightning.Callback):  # type: ignore[misc]
+        def __init__(self):
+            self.saved = []
+
+        def save(self, trainer, model):
+            if not trainer.sanity_checking:
+                path = folder / f"{len(self.saved)}.ckpt"
+                trainer.save_checkpoint(path)
+                self.saved.append((path, len(model.seen["train"])))
+
+        def on_train_batch_end(self, trainer, model, *rest):
+            self.save(trainer, model)
+
+        def on_train_epoch_end(self, trainer, model):
+            self.save(trainer, model)
+
+        def on_validation_end(self, trainer, model):
+            self.save(trainer, model)
+
+    return Saver()
+
+
+def fit(module, callbacks=(), checkpoint=None, **options):
+    model = make_model()
+    trainer = import_lightning().Trainer(callbacks=list(callbacks), **{**QUIET, **options})
+    trainer.fit(model, module, ckpt_path=checkpoint)
+    return model.seen["train"]
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """Three splits of ten classes of nine images of 32x32 pixels."""
+    folder = tmp_path_factory.mktemp("lightning")
+    write_tree(folder / "tree", 9)
+    with pytest.warns(UserWarning, match="like CINIC-10, but"):
+        return cinicpack.pack(folder / "tree", folder / "cinic.pack", progress=False)
+
+
+def test_without_a_trainer_it_has_loaders(pack):
+    module = make_module(pack.path, train="train+valid", dtype="float16", seed=3)
+    expected = Loader(
+        pack, "train+valid", batch_size=20, augment=Augment(), drop_last=True, dtype="float16",
+        seed=3, return_index=True,
+    )  # fmt: skip
+    for _ in range(2):
+        for batch, other in zip(module.train_dataloader(), expected, strict=True):
+            assert all(map(torch.equal, batch, other))
+        break
+    for loader, split in (
+        (module.val_dataloader(), "valid"),
+        (module.test_dataloader(), "test"),
+        (module.predict_dataloader(), "test"),
+    ):
+        expected = Loader(pack, split, batch_size=20, dtype="float16", shuffle=False)
+        for (images, labels, _), (others, wanted) in zip(loader, expected, strict=True):
+            assert torch.equal(images, others)
+            assert torch.equal(labels, wanted)
+
+
+def test_a_trainer_runs_every_stage(pack):
+    model = make_model()
+    trainer = import_lightning().Trainer(max_epochs=2, **QUIET)
+    module = make_module(pack, drop_last=False)
+    trainer.fit(model, module)
+    trainer.test(model, module, verbose=False)
+    trainer.predict(model, module)
+    train = [[row for row, _ in batch] for batch in model.seen["train"]]
+    assert [len(batch) for batch in train] == [20, 20, 20, 20, 10] * 2
+    assert sorted(sum(train[:5], [])) == sorted(sum(train[5:], [])) == list(range(90))
+    assert train[:5] != train[5:]
+    for stage, epochs in (("valid", 2), ("test", 1), ("predict", 1)):
+        rows = [row for batch in model.seen[stage] for row, _ in batch]
+        assert rows == list(range(90)) * epochs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_epochs": 2},
+        {"max_epochs": 2, "limit_train_batches": 3, "val_check_interval": 2},
+        {"max_epochs": 2, "reload_dataloaders_every_n_epochs": 1},
+        {"max_steps": 7, "num_sanity_val_steps": 0},
+    ],
+)
+def test_training_goes_on_with_what_would_have_come(pack, tmp_path, options):
+    saver = make_saver(tmp_path)
+    whole = fit(make_module(pack), [saver], **options)
+    assert len({tuple(batch) for batch in whole}) == len(whole)
+    for path, steps in saver.saved:
+        assert fit(make_module(pack), checkpoint=path, **options) == whole[steps:], path.name
+
+
+def test_epochs_are_those_of_the_trainer(pack):
+    module = make_module(pack)
+    whole = fit(module, max_epochs=2)
+    assert fit(module, max_epochs=2) == whole
+    expected = Loader(pack, batch_size=20, drop_last=True, return_index=True)
+    rows = [batch[2].tolist() for _ in range(2) for batch in expected]
+    assert [[row for row, _ in batch] for batch in whole] == rows
+
+
+def test_another_batch_size_is_refused_in_the_middle_of_an_epoch(pack, tmp_path):
+    saver = make_saver(tmp_path)
+    fit(make_module(pack), [saver], max_epochs=1, limit_val_batches=0)
+    (middle, _), *_, (end, _) = saver.saved
+    with pytest.raises(StateError, match="expected 20 images per step .*; found 10"):
+        fit(make_module(pack, batch_size=10), checkpoint=middle, max_epochs=2)
+    assert len(fit(make_module(pack, batch_size=10), checkpoint=end, max_epochs=2)) == 9
+
+
+def test_other_options_are_refused_by_name(pack, tmp_path):
+    saver = make_saver(tmp_path)
+    fit(make_module(pack), [saver], max_epochs=1, limit_val_batches=0)
+    with pytest.raises(StateError, match="seed 0"):
+        fit(make_module(pack, seed=1), checkpoint=saver.saved[0][0], max_epochs=1)
+
+
+def test_bad_arguments_are_refused_by_name(pack, tmp_path):
+    with pytest.raises(SelectionError, match="dev"):
+        make_module(pack, valid="dev").val_dataloader()
+    with pytest.raises(TypeError, match="shards"):
+        make_module(pack, shards=2).train_dataloader()
+    with pytest.raises(FileNotFoundError, match="no such pack"):
+        make_module(tmp_path / "none")
+
+
+def test_two_ranks_share_epochs_and_resume(pack, tmp_path):
+    root = Path(__file__).parents[1]
+    subprocess.run(
+        [sys.executable, __file__, str(pack.path), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        timeout=120,
+        check=True,
+    )
+    ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    alone = fit(make_module(pack), max_epochs=2)
+    steps = zip(*(rank["train"] for rank in ranks), strict=True)
+    for (first, second), expected in zip(steps, alone, strict=True):
+        assert [tuple(sample) for pair in zip(first, second, strict=True) for sample in pair] == (
+            expected
+        )
+    for rank in ranks:
+        assert rank["resumed"] == rank["train"][rank["steps"] :]
+    rows = [[row for batch in rank["valid"] for row, _ in batch] for rank in ranks]
+    assert sorted(sum(rows, [])) == list(range(90))
+
+
+def train_on_two_ranks(path: str, folder: Path) -> None:
+    """What the program run by that test does, on both ranks."""
+    options = {"devices": 2, "strategy": "ddp", "max_epochs": 2}
+    saver, model = make_saver(folder), make_model()
+    trainer = import_lightning().Trainer(callbacks=[saver], **QUIET, **options)
+    trainer.fit(model, make_module(path, batch_size=10))
+    checkpoint, steps = saver.saved[1]
+    result = {
+        "train": model.seen["train"],
+        "steps": steps,
+        "resumed": fit(make_module(path, batch_size=10), checkpoint=checkpoint, **options),
+    }
+    trainer.validate(model, make_module(path, batch_size=10), verbose=False)
+    result["valid"] = model.seen["valid"][-5:]
+    (folder / f"rank-{trainer.global_rank}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    train_on_two_ranks(sys.argv[1], Path(sys.argv[2]))
