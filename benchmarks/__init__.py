@@ -1,0 +1,1 @@
+"""Benchmarks: cinicpack beside what people would use instead."""

@@ -1,0 +1,204 @@
+"""The converter against the least that must be done: reading the files, unpacking the archive.
+
+python -m benchmarks.bench_convert      # results/convert.json
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cinicpack
+from benchmarks.data import Places, add_arguments, make_data
+from benchmarks.machine import describe_machine, use_cores
+from benchmarks.report import format_json, say
+from cinicpack.store.verify import verify_pack
+
+_PIECE, _BLOCK = 16 << 20, 256 << 10
+# What is measured, what it is compared with, and the ratio of times it should stay below.
+_WANTED = {
+    "pack the tree": ("read every file in a loop", 1.0),
+    "pack the archive": ("tar -xzf", 0.75),
+    "verify": ("hash the pack's bytes", 1.1),
+}
+
+
+def main() -> None:
+    options = parse_arguments()
+    threads = len(use_cores(options.cores))
+    places = make_data(options)
+    if not places.archive.exists():
+        raise SystemExit(f"expected the tree's archive, found none at {places.archive}: --archive")
+    times = race(list_runs(places, threads), options.rounds, places.work / "result")
+    report = {
+        "machine": describe_machine(),
+        "images": sum(1 for _ in walk(places.tree)),
+        "rounds": options.rounds,
+        "times": [summarise(name, times) for name in times],
+        "peak_memory": [
+            measure_memory(source, places.work / "memory.pack")
+            for source in (places.tree, places.archive)
+        ],
+    }
+    output = places.output / "convert.json"
+    output.write_text(format_json(report))
+    print(format_json(report))
+    say(f"written to {output}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench_convert", description=__doc__.splitlines()[0]
+    )
+    add_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (%(default)s)")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds = 2
+    return options
+
+
+def list_runs(places: Places, threads: int) -> dict[str, Callable[[], Any]]:
+    """List what takes turns."""
+    place = places.work / "result"
+
+    def read_files() -> None:
+        for path in paths:
+            open(path, "rb").read()
+
+    def unpack() -> None:
+        place.mkdir()
+        subprocess.run(["tar", "-xzf", places.archive, "-C", place], check=True)
+
+    paths = [entry for entry in walk(places.tree) if entry.endswith(".png")]
+    return {
+        "read every file in a loop": read_files,
+        "pack the tree": lambda: cinicpack.pack(places.tree, place, progress=False),
+        "tar -xzf": unpack,
+        "pack the archive": lambda: cinicpack.pack(places.archive, place, progress=False),
+        "hash the pack's bytes": lambda: hash_files(places.pack, threads),
+        "verify": lambda: verify_pack(places.pack, num_workers=threads),
+    }
+
+
+def race(runs: dict[str, Callable[[], Any]], rounds: int, place: Path) -> dict[str, list[float]]:
+    """Return seconds of wall time, one figure a round, after one round that warms up.
+
+    What a run leaves at ``place`` is removed.
+    """
+    shutil.rmtree(place, ignore_errors=True)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds + 1):
+        for name, run in runs.items():
+            # What the last run wrote must not be written to the disk in this one's time.
+            os.sync()
+            start = time.perf_counter()
+            run()
+            spent = time.perf_counter() - start
+            shutil.rmtree(place, ignore_errors=True)
+            say(f"round {number}: {name}: {spent:.2f} s")
+            if number:
+                times[name].append(spent)
+    return times
+
+
+def summarise(name: str, times: dict[str, list[float]]) -> dict[str, Any]:
+    values = times[name]
+    row: dict[str, Any] = {
+        "name": name,
+        "median_s": round(statistics.median(values), 3),
+        "lowest_s": round(min(values), 3),
+        "highest_s": round(max(values), 3),
+    }
+    if name in _WANTED:
+        base, wanted = _WANTED[name]
+        ratio = statistics.median(a / b for a, b in zip(values, times[base], strict=True))
+        row |= {"base": base, "ratio": round(ratio, 3), "wanted": wanted}
+        row["reached"] = ratio <= wanted
+    return row
+
+
+def hash_files(pack: Path, threads: int) -> None:
+    """Hash every file of a pack and do nothing else: the least that a check has to do."""
+    pieces = [
+        (file, start)
+        for file in pack.rglob("*.npy")
+        for start in range(0, file.stat().st_size, _PIECE)
+    ]
+
+    def hash_piece(piece: tuple[Path, int]) -> str:
+        file, start = piece
+        digest, left = hashlib.sha256(), _PIECE
+        with file.open("rb", buffering=0) as stream:
+            stream.seek(start)
+            while left and (block := stream.read(min(left, _BLOCK))):
+                digest.update(block)
+                left -= len(block)
+        return digest.hexdigest()
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(hash_piece, pieces))
+
+
+def measure_memory(source: Path, place: Path) -> dict[str, Any]:
+    """Watch all processes of one conversion, twenty times a second."""
+    program = "import cinicpack, sys; cinicpack.pack(sys.argv[1], sys.argv[2], progress=False)"
+    process = subprocess.Popen([sys.executable, "-c", program, str(source), str(place)])
+    peaks = {"Pss": 0, "Pss_Anon": 0}
+    while process.poll() is None:
+        sums = dict.fromkeys(peaks, 0)
+        for pid in list_family(process.pid):
+            for field, kilobytes in read_memory(pid):
+                if field in sums:
+                    sums[field] += kilobytes
+        peaks = {field: max(peaks[field], sums[field]) for field in peaks}
+        time.sleep(0.05)
+    shutil.rmtree(place)
+    if process.returncode:
+        raise SystemExit(f"packing {source} failed")
+    # Pss counts pages of files, the pack's own among them, that the kernel can take back.
+    return {
+        "source": "archive" if source.is_file() else "tree",
+        "all_mb": round(peaks["Pss"] / 1e3),
+        "anonymous_mb": round(peaks["Pss_Anon"] / 1e3),
+    }
+
+
+def list_family(pid: int) -> Iterator[int]:
+    """Give a process and all that descend from it."""
+    yield pid
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return
+    for child in children:
+        yield from list_family(int(child))
+
+
+def read_memory(pid: int) -> Iterator[tuple[str, int]]:
+    """Give the fields of a process's memory in kilobytes; none if it has just ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    except OSError:
+        return
+    for line in lines:
+        field, kilobytes = line.split()[:2]
+        yield field.rstrip(":"), int(kilobytes)
+
+
+def walk(tree: Path) -> Iterator[str]:
+    for folder, _, files in os.walk(tree):
+        for file in sorted(files):
+            yield f"{folder}/{file}"
+
+
+if __name__ == "__main__":
+    main()

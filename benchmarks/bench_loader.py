@@ -1,0 +1,370 @@
+"""The loader against the machine's bounds, and what it costs besides time.
+
+python -m benchmarks.bench_loader      # results/loader.json
+"""
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cinicpack
+from benchmarks.data import Places, add_arguments, make_data
+from benchmarks.machine import describe_machine, use_cores
+from benchmarks.report import format_json, say
+from cinicpack.bench import make_bound
+from cinicpack.store.reader import Split
+
+_ROOT = Path(__file__).parents[1]
+
+
+class Case(NamedTuple):
+    """A run that is measured, and the one it is compared with.
+
+    Attributes:
+        name: what the table calls it.
+        run: loads one epoch and returns how many images.
+        base: the case whose images per second are 1.
+        wanted: the ratio that it should reach.
+        weight: bytes of one image, in units of 32x32's.
+    """
+
+    name: str
+    run: Callable[[], int]
+    base: str | None = None
+    wanted: float | None = None
+    weight: int = 1
+
+
+def main() -> None:
+    if len(sys.argv) > 2 and sys.argv[1] == "measure":
+        print(json.dumps(_MEASURES[sys.argv[2]](*sys.argv[3:])))
+        return
+    options = parse_arguments()
+    threads = len(use_cores(options.cores))
+    places = make_data(options)
+    packs = make_packs(places)
+    split = cinicpack.open_pack(packs["npy"])["train"]
+    report: dict[str, Any] = {
+        "machine": describe_machine(),
+        "threads": threads,
+        "rounds": options.rounds,
+        "rates": race(list_cases(packs, split, threads), options.rounds, options.seconds),
+    }
+    # A file that is mapped here could not be dropped from the page cache.
+    del split
+    gc.collect()
+    plain = str(packs["npy"])
+    for name, arguments, repeats in (
+        ("import", (), 5),
+        ("first batch", (plain, threads), 5),
+        ("first batch without a cache", (plain, threads), 1),
+        ("consumer thread", (plain, threads), 5),
+        ("training thread", (plain, 512), 3),
+        ("memory", (plain, threads, 10 if options.quick else 200), 1),
+        ("cold page cache", (plain, threads), 3),
+    ):
+        say(name)
+        results = [measure(name, *arguments) for _ in range(1 if options.quick else repeats)]
+        report[name] = summarise(results)
+        say(f"  {report[name]}")
+    output = places.output / "loader.json"
+    output.write_text(format_json(report))
+    for row in report["rates"]:
+        say(json.dumps(row))
+    say(f"written to {output}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bench_loader", description=__doc__.splitlines()[0]
+    )
+    add_arguments(parser)
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.6, help="whole epochs until so long")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.seconds = 2, 0.05
+    return options
+
+
+def make_packs(places: Places) -> dict[str, Path]:
+    """Make the train split's other forms, and one with images of 64x64 and as many bytes."""
+    make = partial(cinicpack.pack, splits=["train"], progress=False)
+    hdf5, sharded = places.work / "train.h5", places.work / "train-sharded.pack"
+    large, tree = places.work / "large.pack", places.work / "large-tree"
+    count = len(cinicpack.open_pack(places.pack)["train"])
+    if not hdf5.exists():
+        make(places.tree, hdf5, format="hdf5")
+    if not sharded.exists():
+        make(places.tree, sharded, shard_rows=max(1, count // 9))
+    if not large.exists():
+        tool = [sys.executable, "tools/make_tree.py", str(tree), "--synthetic", "--size", "64"]
+        subprocess.run([*tool, "--per-class", str(count // 40)], cwd=_ROOT, check=True)
+        make(tree, large)
+        shutil.rmtree(tree)
+    return {"npy": places.pack, "hdf5": hdf5, "sharded": sharded, "64x64": large}
+
+
+def list_cases(packs: dict[str, Path], split: Split, threads: int) -> list[Case]:
+    """List what is measured; the bounds read ``split``, which must stay open."""
+
+    def load(form: str = "npy", split: str = "train", **options: Any) -> Callable[[], int]:
+        options = {"batch_size": 512, "num_workers": threads, **options}
+        augment = cinicpack.Augment()
+        return partial(_count, cinicpack.Loader(packs[form], split, augment=augment, **options))
+
+    classes = cinicpack.cinic10.CLASSES[::2]
+    plain = "float32"
+    return [
+        Case("bound: gather and convert", make_bound(split, 512, threads)),
+        Case(plain, load(), "bound: gather and convert", 0.9),
+        Case("bound: gather and convert, batch 128", make_bound(split, 128, threads)),
+        Case(
+            "float32, batch 128",
+            load(batch_size=128),
+            "bound: gather and convert, batch 128",
+            0.8,
+        ),
+        Case("one thread", load(num_workers=1), plain),
+        Case("bfloat16", load(dtype="bfloat16"), plain, 1.4),
+        Case("float16", load(dtype="float16"), plain, 1.2),
+        Case("uint8", load(dtype="uint8"), plain, 2.0),
+        Case("channels_last", load(channels_last=True), plain, 0.9),
+        Case("64x64, in 32x32 images' bytes", load("64x64"), plain, 0.8, weight=4),
+        Case("train+valid", load(split="train+valid"), plain, 0.95),
+        Case("source=imagenet", load(source="imagenet"), plain, 0.95),
+        Case("source=cifar10", load(source="cifar10"), plain, 0.95),
+        Case("five classes", load(classes=classes), plain, 0.95),
+        Case("HDF5", load("hdf5"), plain, 0.95),
+        Case("sharded", load("sharded"), plain, 0.95),
+    ]
+
+
+def race(cases: list[Case], rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Measure all cases in turns; ratios are of neighbours in time, of one round."""
+    rates: dict[str, list[float]] = {case.name: [] for case in cases}
+    for case in cases:
+        case.run()
+    for number in range(rounds):
+        for place in range(len(cases)):
+            case = cases[(place + number * 5) % len(cases)]
+            rates[case.name].append(case.weight * _measure_rate(case.run, seconds))
+        say(f"round {number + 1}: " + ", ".join(f"{v[-1] / 1e3:,.0f}" for v in rates.values()))
+    rows = []
+    for case in cases:
+        values = rates[case.name]
+        row: dict[str, Any] = {
+            "name": case.name,
+            "median": round(statistics.median(values)),
+            "lowest": round(min(values)),
+            "highest": round(max(values)),
+        }
+        if case.base is not None:
+            ratios = [a / b for a, b in zip(values, rates[case.base], strict=True)]
+            row |= {"base": case.base, "ratio": round(statistics.median(ratios), 3)}
+            if case.wanted:
+                row |= {"wanted": case.wanted, "reached": row["ratio"] >= case.wanted}
+        rows.append(row)
+    return rows
+
+
+def measure(name: str, *arguments: Any) -> dict[str, Any]:
+    """Measure in a fresh process, whose last line is the result."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = dict(os.environ)
+        if name == "first batch without a cache":
+            environment["NUMBA_CACHE_DIR"] = cache
+        process = subprocess.run(
+            [sys.executable, "-m", "benchmarks.bench_loader", "measure", name]
+            + [str(argument) for argument in arguments],
+            cwd=_ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if process.returncode:
+        raise SystemExit(f"{name}: {process.stderr}")
+    result = dict(json.loads(process.stdout.splitlines()[-1]))
+    if name == "first batch without a cache":
+        result["says"] = process.stderr.strip()
+    return result
+
+
+def summarise(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Take the median of each number over the repeats."""
+    return {
+        key: value
+        if isinstance(value, str | bool)
+        else round(statistics.median(result[key] for result in results), 4)
+        for key, value in results[0].items()
+    }
+
+
+def measure_import() -> dict[str, Any]:
+    """Time ``import cinicpack`` by itself, in a process that has imported nothing else."""
+    program = (
+        "import time; start = time.perf_counter(); import cinicpack, sys; "
+        "print(time.perf_counter() - start, 'torch' in sys.modules)"
+    )
+    output = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    return {"seconds": float(output[0]), "imports_torch": output[1] == "True"}
+
+
+def measure_first_batch(pack: str, threads: str) -> dict[str, Any]:
+    import numba  # noqa: F401
+    import torch  # noqa: F401
+
+    from cinicpack import Loader
+
+    start = time.perf_counter()
+    loader = Loader(pack, batch_size=512, augment=cinicpack.Augment(), num_workers=int(threads))
+    made = time.perf_counter()
+    next(iter(loader))
+    end = time.perf_counter()
+    return {"constructed_s": made - start, "first_batch_s": end - start}
+
+
+def measure_consumer_thread(pack: str, threads: str) -> dict[str, Any]:
+    """Find what the training thread spends on getting a batch of 32."""
+    loader = cinicpack.Loader(
+        pack, batch_size=32, augment=cinicpack.Augment(), num_workers=int(threads)
+    )
+    _count(loader)
+    used = []
+    for _ in range(5):
+        start = time.thread_time()
+        _count(loader)
+        used.append((time.thread_time() - start) / len(loader))
+    return {"microseconds_a_batch": 1e6 * statistics.median(used)}
+
+
+def measure_training_thread(pack: str, size: str) -> dict[str, Any]:
+    """Multiply matrices on one core, a step a batch of 512, fed by one thread of the loader."""
+    import torch
+
+    torch.set_num_threads(1)
+    a, b = torch.rand(2, int(size), int(size)).unbind()
+    out = torch.empty_like(a)
+    loader = cinicpack.Loader(pack, batch_size=512, augment=cinicpack.Augment(), num_workers=1)
+    steps = len(loader)
+    _count(loader)
+
+    def run(batches: Any) -> float:
+        start = time.perf_counter()
+        for _ in batches:
+            torch.matmul(a, b, out=out)
+        return steps / (time.perf_counter() - start)
+
+    run(range(steps))
+    rates = [(run(range(steps)), run(loader)) for _ in range(7)]
+    alone, fed = (statistics.median(values) for values in zip(*rates, strict=True))
+    kept = statistics.median(fed / alone for alone, fed in rates)
+    return {"steps_alone": alone, "steps_fed": fed, "kept": kept}
+
+
+def measure_memory(pack: str, threads: str, epochs: str) -> dict[str, Any]:
+    """Watch the anonymous memory of this process."""
+    import numba  # noqa: F401
+    import torch  # noqa: F401
+
+    from cinicpack import Loader
+
+    imports = _read_anonymous()
+    loader = Loader(pack, batch_size=512, augment=cinicpack.Augment(), num_workers=int(threads))
+    after = {}
+    for epoch in range(1, int(epochs) + 1):
+        _count(loader)
+        after[epoch] = _read_anonymous()
+    return {
+        "imports_mb": imports,
+        "after_2_epochs_mb": after[2],
+        f"after_{epochs}_epochs_mb": after[int(epochs)],
+        "above_imports_mb": max(after.values()) - imports,
+    }
+
+
+def measure_cold(pack: str, threads: str) -> dict[str, Any]:
+    """Read the split's file from the disk: in a plain loop, then by the loader."""
+    file = Path(pack) / "train" / "images-00000.npy"
+    megabytes = file.stat().st_size / 1e6
+    _drop(file)
+    buffer = bytearray(8 << 20)
+    start = time.perf_counter()
+    with file.open("rb", buffering=0) as stream:
+        while stream.readinto(buffer):
+            pass
+    plain = time.perf_counter() - start
+    # The kernels are loaded before the clock starts: on another split.
+    _count(cinicpack.Loader(pack, "test", augment=cinicpack.Augment(), num_workers=int(threads)))
+    _drop(file)
+    before = _read_from_disk()
+    start = time.perf_counter()
+    loader = cinicpack.Loader(
+        pack, batch_size=512, augment=cinicpack.Augment(), num_workers=int(threads)
+    )
+    images = _count(loader)
+    cold = time.perf_counter() - start
+    read = _read_from_disk() - before
+    return {
+        "file_mb": megabytes,
+        "plain_read_mb_s": megabytes / plain,
+        "cold_epoch_mb_s": megabytes / cold,
+        "cold_epoch_images_s": images / cold,
+        "warm_epoch_images_s": _measure_rate(partial(_count, loader), 1),
+        "read_from_disk_mb": read,
+    }
+
+
+_MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
+    "import": measure_import,
+    "first batch": measure_first_batch,
+    "first batch without a cache": measure_first_batch,
+    "consumer thread": measure_consumer_thread,
+    "training thread": measure_training_thread,
+    "memory": measure_memory,
+    "cold page cache": measure_cold,
+}
+
+
+def _count(loader: cinicpack.Loader) -> int:
+    return sum(len(labels) for _, labels in loader)
+
+
+def _measure_rate(run: Callable[[], int], seconds: float) -> float:
+    count, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < seconds or not count:
+        count += run()
+    return count / spent
+
+
+def _read_anonymous() -> float:
+    text = Path("/proc/self/status").read_text()
+    return int(text.split("RssAnon:")[1].split()[0]) / 1e3
+
+
+def _read_from_disk() -> float:
+    text = Path("/proc/self/io").read_text()
+    return int(text.split("read_bytes:")[1].split()[0]) / 1e6
+
+
+def _drop(file: Path) -> None:
+    """Take a file that no process has mapped out of the page cache."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+if __name__ == "__main__":
+    main()
