@@ -81,7 +81,7 @@ def main() -> None:
                     break
                 stack.callback(row.process.close)
                 running.append(row)
-        race(running, options.rounds, options.seconds)
+        race(running, options.rounds, options.seconds, options.limit)
     report = {
         "machine": describe_machine(),
         "images": len(np.load(data["labels"])),
@@ -108,6 +108,7 @@ def parse_arguments() -> argparse.Namespace:
     add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=5, help="rounds over all rows (%(default)s)")
     parser.add_argument("--seconds", type=float, default=2, help="whole epochs until so long")
+    parser.add_argument("--limit", type=float, default=10, help="no round takes longer than this")
     options = parser.parse_args()
     known = {path.stem for path in (_HERE / "rivals").glob("*.py")}
     if unknown := set(options.names) - known:
@@ -177,7 +178,7 @@ def start_row(rival: Rival, about: dict[str, Any], data: dict[str, Any], work: P
             say(f"  {check}")
         else:
             # The checks have warmed up the others.
-            process.ask(do="round", seconds=0)
+            process.ask(do="round", seconds=0, limit=60)
         process.pause()
     except RivalError:
         process.close()
@@ -198,11 +199,13 @@ def prepare(rival: Rival, python: Path, data: dict[str, Any]) -> None:
 
 
 def check_row(process: "Process", data: dict[str, Any], dtype: str) -> tuple[float, dict[str, Any]]:
-    """Run two epochs whose batches are looked at, and say when the very first batch came."""
+    """Look at batches of two epochs, the first whole, and say when the very first batch came."""
     answers, samples = [], []
     for number in range(2):
         path = Path(data["own"]) / f"sample-{number}.npz"
-        answers.append(process.ask(do="sample", path=str(path), count=_SAMPLE_IMAGES))
+        answers.append(
+            process.ask(do="sample", path=str(path), count=_SAMPLE_IMAGES, whole=not number)
+        )
         samples.append(read_sample(path))
         path.unlink()
     originals, labels = np.load(data["images"], mmap_mode="r"), np.load(data["labels"])
@@ -297,13 +300,13 @@ class Row(NamedTuple):
     rates: list[float]
 
 
-def race(rows: list[Row], rounds: int, seconds: float) -> None:
+def race(rows: list[Row], rounds: int, seconds: float, limit: float) -> None:
     """Measure all rows in turns, once a round."""
     for number in range(rounds):
         # Each round begins elsewhere: no row always runs after the same one.
         for place in range(len(rows)):
             row = rows[(place + number * 7) % len(rows)]
-            answer = row.process.ask(do="round", seconds=seconds)
+            answer = row.process.ask(do="round", seconds=seconds, limit=limit)
             row.process.pause()
             row.rates.append(answer["images"] / answer["seconds"])
             say(f"round {number + 1}: {row.facts['name']}: {row.rates[-1]:,.0f} images/s")

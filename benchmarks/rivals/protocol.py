@@ -5,7 +5,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ def serve(
     # Libraries print; what they print goes to the log and not between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    loader: Batches = ()
+    stream: Iterator[Any] = iter(())
     for line in sys.stdin:
         request = json.loads(line)
         start = time.perf_counter()
@@ -67,11 +67,11 @@ def serve(
                     if prepare is not None:
                         prepare(_data(request))
                 case "open":
-                    loader = open_loader(_data(request.pop("data")), **request)
+                    stream = _repeat(open_loader(_data(request.pop("data")), **request))
                 case "sample":
-                    answer = _sample(loader, **request)
+                    answer = _sample(stream, **request)
                 case "round":
-                    answer = _round(loader, **request)
+                    answer = _round(stream, **request)
             answer["wall"] = round(time.perf_counter() - start, 3)
         except Exception as error:
             traceback.print_exc()
@@ -86,33 +86,45 @@ def _data(fields: dict[str, Any]) -> Data:
     return Data(**values)
 
 
-def _round(loader: Batches, seconds: float) -> dict[str, Any]:
-    """Run whole epochs, one after the other, until ``seconds`` are over."""
-    count = epochs = 0
+def _repeat(loader: Batches) -> Iterator[tuple[Any, Any] | None]:
+    """Give the batches of one epoch after the other, and None where one ends."""
+    while True:
+        yield from loader
+        yield None
+
+
+def _round(stream: Iterator[Any], seconds: float, limit: float) -> dict[str, Any]:
+    """Go on for whole epochs until ``seconds`` are over, or just until ``limit`` is.
+
+    Stopped in the middle of an epoch, a loader goes on from there in its next round: what it had
+    made ahead then, it makes ahead again before this one ends.
+    """
+    count, spent, ended = 0, 0.0, False
     start = time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds or not epochs:
-        for _, labels in loader:
-            count += len(labels)
-        epochs += 1
-    return {"images": count, "seconds": spent, "epochs": epochs}
+    while not (ended and spent >= seconds) and spent < limit:
+        batch = next(stream)
+        ended = batch is None
+        if batch is not None:
+            count += len(batch[1])
+        spent = time.perf_counter() - start
+    return {"images": count, "seconds": spent}
 
 
-def _sample(loader: Batches, path: str, count: int) -> dict[str, Any]:
-    """Save the first images of an epoch, then run it to its end; when did the first batch come?"""
+def _sample(stream: Iterator[Any], path: str, count: int, whole: bool) -> dict[str, Any]:
+    """Save the next ``count`` images; when did the first come, and how many has a whole epoch?"""
     kept: list[tuple[Any, Any]] = []
     start = time.perf_counter()
-    first, have, total, last = 0.0, 0, 0, 0
-    for images, labels in loader:
+    first, total = 0.0, 0
+    while (whole or total < count) and (batch := next(stream)) is not None:
         first = first or time.perf_counter() - start
-        if have < count:
+        images, labels = batch
+        if total < count:
             # A copy: some rivals use a batch's memory again.
             kept.append((_as_array(images).copy(), _as_array(labels).copy()))
-            have += len(labels)
-        last = len(labels)
-        total += last
+        total += len(labels)
     images, labels = (np.concatenate(parts)[:count] for parts in zip(*kept, strict=True))
     np.savez(path, images=images, labels=labels)
-    return {"first": round(first, 4), "images": total, "last_batch": last}
+    return {"first": round(first, 4), "images": total}
 
 
 def _as_array(values: Any) -> Any:

@@ -677,6 +677,8 @@ def packing(source: Path, destination: Path, *options: str) -> Iterator[subproce
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,
+        # Else it would ignore Ctrl-C where these tests run in a shell's background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         try:
             work = destination.with_name(f".{destination.name}.tmp")
