@@ -90,8 +90,8 @@ def parse_arguments() -> argparse.Namespace:
         prog="python -m benchmarks.bench_loader", description=__doc__.splitlines()[0]
     )
     add_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.6, help="whole epochs until so long")
+    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.6, help="of each row and round")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds = 2, 0.05
@@ -152,31 +152,38 @@ def list_cases(packs: dict[str, Path], split: Split, threads: int) -> list[Case]
 
 
 def race(cases: list[Case], rounds: int, seconds: float) -> list[dict[str, Any]]:
-    """Measure all cases in turns; ratios are of neighbours in time, of one round."""
+    """Measure all cases in turns, each in turns of one epoch with the case that is its base.
+
+    So a ratio is of neighbours in time: the speed of a virtual machine changes within seconds.
+    """
+    runs = {case.name: case.run for case in cases}
     rates: dict[str, list[float]] = {case.name: [] for case in cases}
+    ratios: dict[str, list[float]] = {case.name: [] for case in cases}
     for case in cases:
         case.run()
     for number in range(rounds):
         for place in range(len(cases)):
             case = cases[(place + number * 5) % len(cases)]
-            rates[case.name].append(case.weight * _measure_rate(case.run, seconds))
+            pair = [case.run, *([runs[case.base]] if case.base else [])]
+            rate, *base = _measure_rates(pair, seconds)
+            rates[case.name].append(case.weight * rate)
+            ratios[case.name] += [case.weight * rate / other for other in base]
         say(f"round {number + 1}: " + ", ".join(f"{v[-1] / 1e3:,.0f}" for v in rates.values()))
-    rows = []
-    for case in cases:
-        values = rates[case.name]
-        row: dict[str, Any] = {
-            "name": case.name,
-            "median": round(statistics.median(values)),
-            "lowest": round(min(values)),
-            "highest": round(max(values)),
-        }
-        if case.base is not None:
-            ratios = [a / b for a, b in zip(values, rates[case.base], strict=True)]
-            row |= {"base": case.base, "ratio": round(statistics.median(ratios), 3)}
-            if case.wanted:
-                row |= {"wanted": case.wanted, "reached": row["ratio"] >= case.wanted}
-        rows.append(row)
-    return rows
+    return [_summarise_case(case, rates[case.name], ratios[case.name]) for case in cases]
+
+
+def _summarise_case(case: Case, rates: list[float], ratios: list[float]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": case.name,
+        "median": round(statistics.median(rates)),
+        "lowest": round(min(rates)),
+        "highest": round(max(rates)),
+    }
+    if ratios:
+        row |= {"base": case.base, "ratio": round(statistics.median(ratios), 3)}
+    if case.wanted:
+        row |= {"wanted": case.wanted, "reached": row["ratio"] >= case.wanted}
+    return row
 
 
 def measure(name: str, *arguments: Any) -> dict[str, Any]:
@@ -322,7 +329,7 @@ def measure_cold(pack: str, threads: str) -> dict[str, Any]:
         "plain_read_mb_s": megabytes / plain,
         "cold_epoch_mb_s": megabytes / cold,
         "cold_epoch_images_s": images / cold,
-        "warm_epoch_images_s": _measure_rate(partial(_count, loader), 1),
+        "warm_epoch_images_s": _measure_rates([partial(_count, loader)], 1)[0],
         "read_from_disk_mb": read,
     }
 
@@ -342,11 +349,15 @@ def _count(loader: cinicpack.Loader) -> int:
     return sum(len(labels) for _, labels in loader)
 
 
-def _measure_rate(run: Callable[[], int], seconds: float) -> float:
-    count, start = 0, time.perf_counter()
-    while (spent := time.perf_counter() - start) < seconds or not count:
-        count += run()
-    return count / spent
+def _measure_rates(runs: list[Callable[[], int]], seconds: float) -> list[float]:
+    """Run each once, in turn, until each has run for ``seconds``; return images per second."""
+    counts, spent = [0] * len(runs), [0.0] * len(runs)
+    while min(spent) < seconds:
+        for number, run in enumerate(runs):
+            start = time.perf_counter()
+            counts[number] += run()
+            spent[number] += time.perf_counter() - start
+    return [count / total for count, total in zip(counts, spent, strict=True)]
 
 
 def _read_anonymous() -> float:

@@ -59,7 +59,8 @@ def main() -> None:
     # So that the processes of rivals, which may be stopped, are ended too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     cores = use_cores(options.cores)
-    rivals = [read_rival(path) for path in sorted((_HERE / "rivals").glob("*.py"))]
+    files = sorted((_HERE / "rivals").glob("*.py"))
+    rivals = [rival for path in files if (rival := read_rival(path)).rows]
     # cinicpack and the bounds always run: they are what a rival is compared with.
     names = options.names or [rival.name for rival in rivals]
     chosen = [rival for rival in rivals if rival.kind != "rival" or rival.name in names]

@@ -29,10 +29,10 @@ __all__ = ["Loader"]
 Normalize: TypeAlias = bool | tuple[Sequence[float], Sequence[float]]
 
 _STATE_VERSION: Final = 1
-# What a thread makes at once, several batches where these are small: 1,024 images of float32, 2 ms
-# of work. Going back to Python and waiting for its lock takes 20 to 100 µs each time: half as much
-# costs batches of 128 a twentieth of their speed.
-_SLAB_BYTES: Final = 13 << 20
+# What a thread makes at once, several batches where these are small: 680 images of float32, 1.5 ms
+# of work. Going back to Python and waiting for its lock takes 20 to 100 µs each time; but the more
+# memory is under way, the less of it stays in the cache.
+_SLAB_BYTES: Final = 8 << 20
 # What a GPU makes of resident pixels in one launch: 30 µs of its memory's time, a few launches'.
 _LAUNCH_BYTES: Final = 64 << 20
 
@@ -54,7 +54,7 @@ class Loader:
     function of seed, epoch and index, and the order one of seed and epoch: any batch size, number
     of threads and number of ranks give the same samples with the same pixels.
 
-    Batches are made ahead in slabs of one batch, or of several that make up 13 MiB: at most
+    Batches are made ahead in slabs of one batch, or of several that make up 8 MiB: at most
     ``num_workers + 1`` slabs are under way or waiting. The memory of a slab is used again when none
     of its batches is referred to any longer; a batch that is held keeps its slab.
 
