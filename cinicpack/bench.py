@@ -125,7 +125,8 @@ def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]
     def run() -> int:
         for _ in Pipeline(fill, len(starts), threads, threads + 1):
             pass
-        return len(order)
+        # Of the split, since the addresses hold only as long as something refers to it.
+        return len(split)
 
     return run
 
