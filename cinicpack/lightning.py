@@ -110,9 +110,9 @@ class _TrainLoader(Loader):
         return {**state, "images_per_step": self._images_per_step()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        saved, here = state.pop("images_per_step", None), self._images_per_step()
-        if state.get("samples") and saved != here:
+        here = self._images_per_step()
+        state = {"images_per_step": here, **state}
+        if (saved := state.pop("images_per_step")) != here:
             raise StateError(
                 f"expected {saved} images per step (batch_size * world_size), as in the epoch that "
                 f"the checkpoint is in the middle of, since the trainer counts steps; found {here}"

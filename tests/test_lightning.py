@@ -196,9 +196,10 @@ def test_epochs_are_those_of_the_trainer(pack):
 def test_another_batch_size_is_refused_in_the_middle_of_an_epoch(pack, tmp_path):
     saver = make_saver(tmp_path)
     fit(make_module(pack), [saver], max_epochs=1, limit_val_batches=0)
-    (middle, _), *_, (end, _) = saver.saved
-    with pytest.raises(StateError, match=r"expected 20 images per step .*; found 10"):
-        fit(make_module(pack, batch_size=10), checkpoint=middle, max_epochs=2)
+    (first, _), *_, (last, _), (end, _) = saver.saved
+    for checkpoint in (first, last):
+        with pytest.raises(StateError, match=r"expected 20 images per step .*; found 10"):
+            fit(make_module(pack, batch_size=10), checkpoint=checkpoint, max_epochs=2)
     assert len(fit(make_module(pack, batch_size=10), checkpoint=end, max_epochs=2)) == 9
 
 

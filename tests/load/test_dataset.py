@@ -116,8 +116,7 @@ def test_fetching_several_is_fetching_each(dataset, data):
     assert equal(samples, [(Image.fromarray(dataset.data[r]), dataset.targets[r]) for r in rows])
 
 
-def test_images_are_the_users_own(pack):
-    dataset = PackedDataset(pack)
+def test_images_are_the_users_own_and_data_is_not(dataset):
     (first, _), (second, _) = dataset.__getitems__([4, 5])
     before = second.tobytes()
     first.paste((1, 2, 3), (0, 0, 32, 32))
@@ -221,6 +220,14 @@ def test_a_pickle_is_small_and_opens_when_needed(pack, tmp_path):
     assert later.classes == dataset.classes
     with pytest.raises(FileNotFoundError, match=r"moved\.pack"):
         later[8]
+
+
+def test_a_pickle_holds_no_data(dataset):
+    fresh = pickle.loads(pickle.dumps(dataset))
+    size = len(pickle.dumps(fresh))
+    assert fresh.data.nbytes > 1000
+    assert fresh.targets
+    assert len(pickle.dumps(fresh)) == size
 
 
 def test_a_selection_is_pickled_with_its_rows(pack):
