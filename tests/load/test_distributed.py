@@ -53,6 +53,21 @@ def record(batches):
     ]
 
 
+def measure_mappings(path: Path) -> tuple[int, int]:
+    """How many kB of a pack's files this process has mapped in, and has copies of."""
+    resident = own = 0
+    is_pack = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *values = line.split()
+        if not name.endswith(":"):
+            is_pack = str(path) in line
+        elif is_pack and name == "Rss:":
+            resident += int(values[0])
+        elif is_pack and name in ("Anonymous:", "Private_Dirty:"):
+            own += int(values[0])
+    return resident, own
+
+
 def work(rank: int, path: Path, folder: Path) -> None:
     """What each of four processes does: takes part in groups of one to four."""
     warnings.simplefilter("error")
@@ -78,6 +93,8 @@ def work(rank: int, path: Path, folder: Path) -> None:
         states: list[Any] = [None] * world_size
         distributed.all_gather_object(states, state)
         result["states"] = states
+        if sys.platform == "linux":
+            result["memory"] = measure_mappings(path)
         (folder / f"{world_size}-{rank}.pickle").write_bytes(pickle.dumps(result))
         distributed.destroy_process_group()
 
@@ -140,6 +157,14 @@ def test_ranks_together_load_what_one_process_loads(results, pack, world_size, c
 def test_every_rank_knows_the_number_of_batches(results, world_size):
     for result in results[world_size]:
         assert result["lengths"] == [len(first) for first, _ in result["epochs"]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps")
+def test_ranks_have_no_copies_of_the_pack(results, pack):
+    for result in results[max(WORLD_SIZES)]:
+        resident, own = result["memory"]
+        assert resident * 1024 > pack["train"].images.nbytes
+        assert own == 0
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
