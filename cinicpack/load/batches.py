@@ -1,13 +1,13 @@
 """Batches: what the kernels wrote, as tensors or arrays that share one block of memory."""
 
-from collections.abc import Sequence
 from functools import cache
-from itertools import pairwise
 from types import ModuleType
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cinicpack.load.memory import Interface
 
 __all__ = ["DTYPES", "Batch", "BatchFormat", "Block", "Slab", "receive"]
 
@@ -75,33 +75,43 @@ class BatchFormat(NamedTuple):
         images = memory[: count * self._image_bytes].view(DTYPES[self.dtype])
         return Block(images, memory[start:middle].view("i8"), memory[middle:end].view("i8"))
 
-    def batches(self, block: Block, edges: Sequence[int]) -> list[Batch]:
-        """Give a filled block as the batches that the user receives, the first one last.
+    def describe(self, block: Block, start: int, stop: int) -> list[Interface]:
+        """Describe the arrays of a batch, samples ``start`` to ``stop`` of a block, for NumPy."""
+        height, width, count = self.height, self.width, stop - start
+        item = np.dtype(DTYPES[self.dtype]).itemsize
+        shape: tuple[int, ...] = (count, 3, height, width)
+        strides: tuple[int, ...] | None = None
+        if self.channels_last and self.output == "numpy":
+            shape = (count, height, width, 3)
+        elif self.channels_last:
+            strides = (3 * height * width * item, item, 3 * width * item, 3 * item)
+        columns = [
+            (block.images, self._image_bytes, "f2" if self.dtype == "float16" else None),
+            (block.labels, 8, None),
+            (block.rows, 8, None),
+        ]
+        return [
+            {
+                "version": 3,
+                "data": (array.ctypes.data + start * size, False),
+                "typestr": array.dtype.str if kind is None else np.dtype(kind).str,
+                "shape": (count,) if number else shape,
+                "strides": None if number else strides,
+            }
+            for number, (array, size, kind) in enumerate(columns[: 3 if self.return_index else 2])
+        ]
 
-        Batch k is samples ``edges[k]`` to ``edges[k + 1]``. Every tensor has a storage of its own,
-        so that saving one batch does not save them all.
+    def batch(self, columns: list[NDArray[Any]]) -> Batch:
+        """Give described arrays as the batch that the user receives.
+
+        Every tensor has a storage of its own, so that saving one batch does not save its slab.
         """
-        images: Any = block.images
-        if self.dtype == "float16":
-            images = images.view(np.float16)
-        height, width = self.height, self.width
-        images = images.reshape(
-            (-1, height, width, 3) if self.channels_last else (-1, 3, height, width)
-        )
-        columns = (images, block.labels, block.rows)[: 3 if self.return_index else 2]
-        spans = [slice(start, stop) for start, stop in pairwise(edges)]
-        spans.reverse()
         if self.output == "numpy":
-            return [tuple([column[span] for column in columns]) for span in spans]
-        from_numpy = _torch().from_numpy
-        batches = [[from_numpy(column[span]) for column in columns] for span in spans]
+            return tuple(columns)
+        tensors = list(map(_torch().from_numpy, columns))
         if self.dtype == "bfloat16":
-            for batch in batches:
-                batch[0] = batch[0].view(_torch().bfloat16)
-        if self.channels_last:
-            for batch in batches:
-                batch[0] = batch[0].permute(0, 3, 1, 2)
-        return [tuple(batch) for batch in batches]
+            tensors[0] = tensors[0].view(_torch().bfloat16)
+        return tuple(tensors)
 
     @property
     def _image_bytes(self) -> int:

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -102,7 +103,8 @@ class DeviceMaker:
         sent = self._raw if self._augment else batch_format
         extra = 8 * (_INTEGERS * slab_images + _DRAWS * slab_images)
         nbytes = extra if resident else sent.nbytes(slab_images) + extra
-        self._pool = Pool(nbytes, ahead + 2, allocate if self._stream is None else _allocate_pinned)
+        get = allocate if self._stream is None else _allocate_pinned
+        self._pool = Pool(partial(get, nbytes), ahead + 2)
         self._resident = self._upload() if resident else None
 
     def make(self, positions: NDArray[np.int64], edges: Sequence[int], epoch: int) -> Slab:
@@ -193,7 +195,8 @@ class DeviceMaker:
                         break
                     event.synchronize()
                 self._transit.popleft()
-        return self._pool.lend()
+        loan = self._pool.lend()
+        return loan.array(loan.lent.__array_interface__)
 
     def _send(self, memory: NDArray[np.uint8]) -> torch.Tensor:
         host = torch.from_numpy(memory)

@@ -110,12 +110,12 @@ def draw(
     cutout: int,
     out: NDArray[np.int32],
 ) -> None:
-    """Write what happens to each sample: (n, 5) of dy, dx, mirror, cy, cx.
+    """Write what happens to the first n samples of ``index``: (n, 5) of dy, dx, mirror, cy, cx.
 
     dy and dx are where the crop starts in the padded image, mirror is 0 or 1, and (cy, cx) is the
     centre of the cutout; what is not asked for is 0.
     """
-    for i in range(_u64(len(index))):
+    for i in range(_u64(len(out))):
         sample = _u64(index[i])
         dy, dx, mirror, cy, cx = 0, 0, _u64(0), 0, 0
         if crop_padding or flip == RANDOM_FLIP:
@@ -374,7 +374,7 @@ def fill_kernel(
         filler        (3,)          what a cutout is set to, of the type of ``out``
         out           (n*3*H*W,)    float32; uint16, the bits of float16 or bfloat16; uint8
         out_labels    int64 (n,)
-        out_index     int64 (n,)
+        out_index     int64 (n,)    these three may be longer
     """
     ties = dtype == "bfloat16" and _has_ties(scale, shift)
     lanes = next(lanes for lanes in _LANES if lanes <= width)

@@ -318,20 +318,22 @@ class _Epoch:
         order = epoch_order(
             len(loader._samples), shuffle=loader.shuffle, seed=loader.seed, epoch=epoch
         )
-        positions, offsets = rank_batches(
-            order, loader._consumed, loader.batch_size, rank, world_size, loader.drop_last
+        size, step = loader.batch_size, loader._slab_batches
+        positions, batches = rank_batches(
+            order, loader._consumed, size, rank, world_size, loader.drop_last
         )
-        step = loader._slab_batches
 
         def make(number: int) -> Slab:
-            edges = offsets[number * step : (number + 1) * step + 1]
-            start = edges[0]
-            return maker.make(positions[start : edges[-1]], (edges - start).tolist(), epoch)
+            start = number * step * size
+            count = min(step * size, len(positions) - start)
+            last = min(step, batches - number * step)
+            edges = [min(batch * size, count) for batch in range(last + 1)]
+            return maker.make(positions[start : start + count], edges, epoch)
 
         self._ready: list[Batch] = []
         self._event: Any = None
-        self._batches_left = len(offsets) - 1
-        self._share = loader.batch_size * world_size
+        self._batches_left = batches
+        self._share = size * world_size
         self._pipeline = Pipeline(
             make, math.ceil(self._batches_left / step), loader.num_workers, loader._ahead
         )

@@ -3,59 +3,73 @@
 import mmap
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Pool", "allocate"]
+__all__ = ["Interface", "Loan", "Pool", "allocate"]
+
+T = TypeVar("T")
+Interface: TypeAlias = dict[str, Any]
 
 # Also the widest vector register.
 _CACHE_LINE = 64
 _HUGE_PAGE = 2 << 20
 
 
-class Pool:
-    """Lends arrays of ``nbytes`` bytes.
+class Pool(Generic[T]):
+    """Lends things that own memory, made by ``make`` where none is left.
 
-    An array goes back when it and everything that shares its memory is gone: views, tensors, NumPy
-    arrays of tensors, DLPack capsules, what autograd has saved. Up to ``spares`` are kept for the
-    next `lend`, the one that came back last first, since it is the likeliest to be in the cache.
+    One goes back when its loan and all arrays of the loan are gone, with everything that shares
+    their memory: views, tensors, NumPy arrays of tensors, DLPack capsules, what autograd has saved.
+    Up to ``spares`` are kept for the next `lend`, the one that came back last first, since it is
+    the likeliest to be in the cache.
     """
 
-    def __init__(
-        self, nbytes: int, spares: int, allocate: Callable[[int], NDArray[np.uint8]]
-    ) -> None:
-        self._nbytes = nbytes
-        self._allocate = allocate
+    def __init__(self, make: Callable[[], T], spares: int) -> None:
+        self._make = make
         # A full deque drops what is at the other end.
-        self._spares: deque[NDArray[np.uint8]] = deque(maxlen=spares)
+        self._spares: deque[T] = deque(maxlen=spares)
 
-    def lend(self) -> NDArray[np.uint8]:
-        """Return an array of uint8, its contents arbitrary."""
+    def lend(self) -> "Loan[T]":
+        """Lend a thing, its memory's contents arbitrary."""
         try:
-            memory = self._spares.pop()
+            lent = self._spares.pop()
         except IndexError:
-            memory = self._allocate(self._nbytes)
-        return np.asarray(_Loan(memory, self._spares))
+            lent = self._make()
+        return Loan(lent, self._spares)
 
     def clear(self) -> None:
         """Let go of the spares, and keep none from now on."""
         self._spares = deque(maxlen=0)
 
 
-class _Loan:
-    """What an array that was lent is based on; gives the memory back when it is gone."""
+class Loan(Generic[T]):
+    """What was lent, until this and its arrays are gone."""
 
-    __slots__ = ("__array_interface__", "_memory", "_spares")
+    __slots__ = ("_spares", "lent")
 
-    def __init__(self, memory: NDArray[np.uint8], spares: deque[NDArray[np.uint8]]) -> None:
-        self._memory = memory
+    def __init__(self, lent: T, spares: deque[T]) -> None:
+        self.lent = lent
         self._spares = spares
-        self.__array_interface__: dict[str, Any] = memory.__array_interface__
+
+    def array(self, interface: Interface) -> NDArray[Any]:
+        """Return the array that NumPy's array interface describes, in memory that was lent."""
+        return np.asarray(_Part(interface, self))
 
     def __del__(self) -> None:
-        self._spares.append(self._memory)
+        self._spares.append(self.lent)
+
+
+class _Part:
+    """What an array of a loan is based on."""
+
+    __slots__ = ("__array_interface__", "_loan")
+
+    def __init__(self, interface: Interface, loan: Loan[Any]) -> None:
+        self.__array_interface__ = interface
+        self._loan = loan
 
 
 def allocate(nbytes: int) -> NDArray[np.uint8]:

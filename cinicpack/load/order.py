@@ -25,7 +25,7 @@ def rank_batches(
     rank: int,
     world_size: int,
     drop_last: bool,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], int]:
     """Divide what is left of an epoch into the batches of one rank.
 
     Global batch k is positions [k * B * W, (k + 1) * B * W) of the order after the ``consumed``
@@ -34,15 +34,12 @@ def rank_batches(
     and a rank without a share in the last one has an empty batch there.
 
     Returns:
-        The samples of this rank, and the (batches + 1,) places in them where its batches start and
-        end.
+        The samples of this rank, and how many batches they are: all full but for the last.
     """
     left = order[consumed:]
     share = batch_size * world_size
-    full, rest = divmod(len(left), share)
     mine = left[rank::world_size] if world_size > 1 else left
-    edges = np.arange(full + 1) * batch_size
-    if rest and not drop_last:
-        # Of the last positions rank r has those that are r modulo W.
-        edges = np.append(edges, edges[-1] + len(range(rank, rest, world_size)))
-    return np.ascontiguousarray(mine[: edges[-1]]), edges
+    full, rest = divmod(len(left), share)
+    if drop_last:
+        return np.ascontiguousarray(mine[: full * batch_size]), full
+    return np.ascontiguousarray(mine), full + bool(rest)
