@@ -1,12 +1,15 @@
 """The decorator of every kernel: compiled without the GIL, kept on disk where that is possible."""
 
+import logging
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar, cast
 
 from numba import njit
-from numba.core.caching import FunctionCache
+from numba.core.caching import FunctionCache, NullCache
+from numba.core.runtime.nrt import rtsys
 
 __all__ = ["jit"]
 
@@ -21,10 +24,16 @@ class _OptionalCache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         numba: Any = super()
+        # All that machine code needs. Numba's own method sets up the whole compiler before it looks
+        # for the file: half a second, three quarters of the time to a first batch.
+        rtsys.initialize(target_context)
         try:
-            return numba.load_overload(sig, target_context)
+            found = numba._load_overload(sig, target_context)
         except _UNUSABLE:
-            return None
+            found = None
+        if found is None:
+            _announce(f"they are kept in {self.cache_path}")
+        return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         numba: Any = super()
@@ -37,14 +46,30 @@ class _OptionalCache(FunctionCache):
                 numba.flush()
 
 
+class _NoCache(NullCache):
+    """What numba has where no directory is fit for a cache, except that it says so."""
+
+    def load_overload(self, _sig: Any, _target_context: Any) -> None:
+        _announce("there is no directory to keep them in: set NUMBA_CACHE_DIR to one")
+
+
+@cache
+def _announce(where: str) -> None:
+    """Say that the program now waits for the compiler; once, since that goes on for seconds."""
+    logging.getLogger("cinicpack").warning("cinicpack is compiling its kernels; %s", where)
+
+
 def jit(function: Kernel) -> Kernel:
     """Compile a function when it is first called with arguments of a type, or load it from disk.
 
     Numba alone lets a call fail where it can compile the function but not write it to disk. What is
     on disk is used until the function's own module changes: not this one, nor kernels it imports.
+    Compiling is announced as a warning of the logger "cinicpack", which Python shows on stderr.
     """
     kernel: Any = njit(nogil=True, boundscheck=False, error_model="numpy")(function)
     # What numba does for cache=True; the error means that no directory is fit for a cache.
-    with suppress(RuntimeError):
+    try:
         kernel._cache = cast(Any, _OptionalCache)(function)
+    except RuntimeError:
+        kernel._cache = _NoCache()
     return cast(Kernel, kernel)

@@ -8,6 +8,7 @@ from typing import Any
 import numba
 import pytest
 
+from cinicpack import jit as jit_module
 from cinicpack.jit import jit
 
 SOURCE = """
@@ -55,6 +56,19 @@ def test_a_kernel_is_compiled_once_and_then_loaded(load):
     assert cache_hits(second) == 1
 
 
+def test_compiling_is_announced_once_and_loading_is_not(load, tmp_path, caplog):
+    jit_module._announce.cache_clear()
+    load(2)(21)
+    other = load(2)
+    other(21)
+    other(2.5)
+    [record] = caplog.records
+    assert record.getMessage() == (
+        f"cinicpack is compiling its kernels; they are kept in {other._cache.cache_path}"
+    )
+    assert str(tmp_path / "cache") in record.getMessage()
+
+
 def test_kernels_call_kernels():
     @jit
     def inner(x: int) -> int:
@@ -75,13 +89,16 @@ def test_division_by_zero_is_as_in_numpy():
     assert divide(1.0, 0.0) == float("inf")
 
 
-def test_no_directory_is_fit_for_a_cache(load, tmp_path, monkeypatch):
+def test_no_directory_is_fit_for_a_cache(load, tmp_path, monkeypatch, caplog):
+    jit_module._announce.cache_clear()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("cache", "home", "__pycache__"):
         (tmp_path / name).write_bytes(b"a file where a directory should be")
     assert load(2)(21) == 42
     assert load(2)(21) == 42
+    [record] = caplog.records
+    assert "set NUMBA_CACHE_DIR" in record.getMessage()
 
 
 def test_the_directory_turns_unfit_after_import(load, tmp_path):
