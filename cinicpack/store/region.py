@@ -2,8 +2,9 @@
 
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
 
-__all__ = ["Region", "allocate", "map_arrays", "write_all"]
+__all__ = ["Region", "allocate", "map_arrays", "read_all", "write_all"]
+
+_HUGE_PAGE: Final = 2 << 20
 
 
 class Region(NamedTuple):
@@ -50,6 +53,18 @@ def allocate(descriptor: int, size: int) -> None:
         os.ftruncate(descriptor, size)
 
 
+def read_all(descriptor: int, data: memoryview, offset: int) -> None:
+    """Fill ``data`` (bytes) from ``offset``: the kernel may give less at a time.
+
+    Raises ``EOFError`` if the file ends before.
+    """
+    while data:
+        got = os.preadv(descriptor, [data], offset)
+        if not got:
+            raise EOFError(f"expected {len(data)} more bytes at {offset}, found the file's end")
+        data, offset = data[got:], offset + got
+
+
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     """Write ``data`` (bytes) at ``offset``, whole: the kernel may take less at a time."""
     while data:
@@ -59,4 +74,10 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 def _map_file(file: Path) -> mmap.mmap:
     with open(file, "rb") as stream:
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_HUGEPAGE") and len(mapped) >= _HUGE_PAGE:
+        # What is read from the disk comes in pieces of 2 MiB then, and on huge pages where the file
+        # system has them. A kernel without huge pages knows no such advice.
+        with suppress(OSError):
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+    return mapped
