@@ -28,6 +28,7 @@ __all__ = [
     "fill_kernel",
     "random_words",
     "shuffle",
+    "touch",
 ]
 
 NO_FLIP: Final = 0
@@ -167,6 +168,19 @@ _carray: Any = getattr(numba, "carray")  # noqa: B009
 def bytes_at(address: Any, size: Any) -> Any:
     """View ``size`` bytes of memory as an array of uint8, in compiled code."""
     return _carray(_pointer(address), size)
+
+
+@jit
+def touch(addresses: NDArray[np.uint64], size: int) -> int:
+    """Read a byte of every page of the ``size`` bytes at each address, so that it is in memory."""
+    total, last = _u64(0), _u64(size - 1)
+    for i in range(_u64(len(addresses))):
+        image = bytes_at(addresses[_u64(i)], size)
+        for byte in range(_u64(0), last, _u64(1) << _u64(_PAGE_BITS)):
+            total += image[byte]
+        total += image[last]
+    # Were it not returned, nothing would be read.
+    return int(total)
 
 
 # ---- blocks of pixels ----------------------------------------------------------------------------

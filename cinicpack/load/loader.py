@@ -56,7 +56,8 @@ class Loader:
 
     Batches are made ahead in slabs of one batch, or of several that make up 8 MiB: at most
     ``num_workers + 1`` slabs are under way or waiting. The memory of a slab is used again when none
-    of its batches is referred to any longer; a batch that is held keeps its slab.
+    of its batches is referred to any longer; a batch that is held keeps its slab. In the first
+    epoch one more thread reads the images ahead, in the order of the files.
 
     Args:
         pack: a path, or an open `Pack`.
@@ -164,6 +165,7 @@ class Loader:
         self._start: tuple[int, int] | None = (0, 0)
         self._current: weakref.ref[_Epoch] | None = None
         self._closed = False
+        self._cold = self.num_workers > 0
 
     def __len__(self) -> int:
         """Count the batches of an epoch, the same on every rank."""
@@ -334,6 +336,9 @@ class _Epoch:
         self._event: Any = None
         self._batches_left = batches
         self._share = size * world_size
+        # Only once, since later the images are in the page cache, or there is no room for them.
+        self._reading = loader._samples.read_ahead() if loader._cold else None
+        loader._cold = False
         self._pipeline = Pipeline(
             make, math.ceil(self._batches_left / step), loader.num_workers, loader._ahead
         )
@@ -361,7 +366,7 @@ class _Epoch:
         self.running = False
         self._ready.clear()
         self._batches_left = -1
-        self._pipeline.close()
+        self._close()
 
     def _refill(self) -> None:
         if self._batches_left < 0:
@@ -379,10 +384,15 @@ class _Epoch:
             self.close()
             raise
 
+    def _close(self) -> None:
+        self._pipeline.close()
+        if self._reading is not None:
+            self._reading.close()
+
     def _finish(self) -> None:
         if self.running:
             self.running = False
-            self._pipeline.close()
+            self._close()
             if self._loader._start is None:
                 self._loader._start = (self._loader._epoch + 1, 0)
 

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from cinicpack.errors import ArgumentError
 from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat, Block
-from cinicpack.load.kernels import ALTERNATING_FLIP, NO_FLIP, RANDOM_FLIP, draw, fill_kernel
+from cinicpack.load.kernels import ALTERNATING_FLIP, NO_FLIP, RANDOM_FLIP, draw, fill_kernel, touch
+from cinicpack.load.pipeline import Pipeline
 from cinicpack.store.reader import Split
 
 __all__ = ["Samples", "Transform"]
@@ -17,6 +18,8 @@ __all__ = ["Samples", "Transform"]
 _FLIPS: Final = {None: NO_FLIP, "random": RANDOM_FLIP, "alternating": ALTERNATING_FLIP}
 # A kernel, and those of its arguments that do not change.
 _Prepared: TypeAlias = tuple[Callable[..., None], tuple[Any, ...]]
+# Read ahead between two looks at whether to go on.
+_READ_BYTES: Final = 8 << 20
 _NOTHING: Final = Augment(crop_padding=0, flip=None)
 
 
@@ -118,6 +121,22 @@ class Samples:
     def gather(self, block: Block, positions: NDArray[np.int64]) -> None:
         """Copy the planes of the samples into a block of uint8, as they are."""
         self._run(self._gather, block, positions, 0)
+
+    def read_ahead(self) -> Pipeline[int]:
+        """Start to read all images from the disk, on a thread and in the order of the files.
+
+        It takes a few milliseconds where they are in the page cache. What is returned must be
+        closed, or dropped, to end the thread.
+        """
+        addresses = np.sort(self._addresses)
+        size = 3 * self.transform.height * self.transform.width
+        step = max(1, _READ_BYTES // size)
+
+        def read(number: int) -> int:
+            return touch(addresses[number * step : (number + 1) * step], size)
+
+        count = -(-len(addresses) // step)
+        return Pipeline(read, count, num_threads=1, ahead=count)
 
     def look_up(
         self, positions: NDArray[np.int64], labels: NDArray[np.int64], rows: NDArray[np.int64]

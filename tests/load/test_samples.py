@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+import cinicpack
+from cinicpack.load.batches import BatchFormat
+from cinicpack.load.samples import Samples
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(5, 50, 7)])
+def test_reading_ahead_touches_every_page_of_the_chosen_images_only(pack, rows):
+    split = pack["train+valid"]
+    chosen = np.arange(len(split))[rows]
+    height, width, _ = pack.image_shape
+    form = BatchFormat("float32", height, width, False, "torch", False)
+    samples = Samples(split, chosen, None, 0, form, pack.mean, pack.std, True)
+    planes = np.asarray(split.images)[chosen].transpose(0, 3, 1, 2).reshape(len(chosen), -1)
+    touched = np.concatenate([planes[:, :-1:4096], planes[:, -1:]], axis=1)
+    assert sum(samples.read_ahead()) == touched.sum(dtype=np.int64)
+
+
+def test_the_first_epoch_is_read_ahead_and_no_other(pack, monkeypatch):
+    started = []
+    read_ahead = Samples.read_ahead
+
+    def note(self):
+        started.append(read_ahead(self))
+        return started[-1]
+
+    monkeypatch.setattr(Samples, "read_ahead", note)
+    loader = cinicpack.Loader(pack, "train", batch_size=4, num_workers=1)
+    next(iter(loader))
+    for _ in loader:
+        pass
+    assert len(started) == 1
+    for _ in cinicpack.Loader(pack, "train", batch_size=4, num_workers=0):
+        pass
+    assert len(started) == 1
