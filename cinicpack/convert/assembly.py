@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any, Final, NamedTuple
 
@@ -157,22 +158,32 @@ def _copy_planes(
             start += count
 
     def copy(job: tuple[Region, NDArray[np.int64], int, int]) -> None:
-        region, order, begin, end = job
+        planes = buffers.get()
+        try:
+            fill(planes, *job)
+        finally:
+            buffers.put(planes)
+
+    def fill(
+        planes: memoryview, region: Region, order: NDArray[np.int64], begin: int, end: int
+    ) -> None:
         # A piece may start and end amid an image.
         first = (begin - region.offset) // row_bytes
         rows = order[first : -((region.offset - end) // row_bytes)]
-        planes = memoryview(bytearray(len(rows) * row_bytes))
         numbers, offsets = images.scratch[rows], images.offsets[rows]
         # What lies in one run there is read at once.
         apart = (np.diff(numbers) != 0) | (np.diff(offsets) != row_bytes)
-        runs = pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(rows)])
-        for start, stop in runs:
+        for start, stop in pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(rows)]):
             part = planes[start * row_bytes : stop * row_bytes]
             read_all(scratches[numbers[start]].fileno(), part, int(offsets[start]))
         skipped = begin - region.offset - first * row_bytes
         with open(region.file, "r+b", buffering=0) as stream:
             write_all(stream.fileno(), planes[skipped : skipped + end - begin], begin)
 
+    # Memory that is used again is twice as fast as new one. A piece has two rows in part.
+    buffers: SimpleQueue[memoryview] = SimpleQueue()
+    for _ in range(num_threads):
+        buffers.put(memoryview(bytearray(_COPY_BYTES + 2 * row_bytes)))
     with ExitStack() as stack, ThreadPoolExecutor(num_threads) as threads:
         scratches = [
             stack.enter_context(open(path, "rb", buffering=0)) for path in images.scratches
