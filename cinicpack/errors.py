@@ -12,6 +12,8 @@ CinicPackError
 └── LoaderError          RuntimeError  a loader or iterator used after it was closed
 """
 
+from typing import Any
+
 __all__ = [
     "ArgumentError",
     "BadImagesError",
@@ -52,6 +54,10 @@ class BadImagesError(SourceError):
     def __init__(self, message: str, images: list[tuple[str, str]]) -> None:
         super().__init__(message)
         self.images = images
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Unpickling calls the class with ``args``, which has no images.
+        return type(self), (*self.args, self.images), self.__dict__
 
 
 class DestinationError(CinicPackError, OSError):

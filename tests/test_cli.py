@@ -6,13 +6,16 @@ import shutil
 import subprocess
 import sys
 import termios
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import cinicpack
+from cinicpack.bench import Bench, format_bench
 from cinicpack.cli import main
+from cinicpack.demo import run_demo
 from cinicpack.store.summary import describe_pack
 
 PROGRAM = (sys.executable, "-c", "import sys; from cinicpack.cli import main; sys.exit(main())")
@@ -93,6 +96,34 @@ def test_verify(any_pack, tmp_path, capsys, options):
     assert out.endswith(" GB/s), 1 arrays differ\n")
     assert errors.startswith(f"cinicpack: error: {file}")
     assert errors.count("\n") == 1
+
+
+def test_bench(npy_pack, tree, monkeypatch, capsys):
+    def run_bench(pack: cinicpack.Pack, files: str | None, *, batch_size: int) -> Bench:
+        assert str(pack.path) == str(npy_pack)
+        return Bench("train", 12, batch_size, 2, 1e6, 2e6, None if files is None else 5e3)
+
+    monkeypatch.setattr("cinicpack.bench.run_bench", run_bench)
+    assert main(["bench", str(npy_pack)]) == 0
+    assert (
+        capsys.readouterr().out == format_bench(Bench("train", 12, 128, 2, 1e6, 2e6, None)) + "\n"
+    )
+    assert main(["bench", str(npy_pack), "--tree", str(tree), "--batch-size", "5", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == Bench("train", 12, 5, 2, 1e6, 2e6, 5e3)._asdict()
+
+
+# What Python 3.12 and later say when a DataLoader starts its processes.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_demo(monkeypatch, capsys):
+    monkeypatch.setattr("cinicpack.demo.run_demo", partial(run_demo, per_class=2))
+    for name in ("_ROUND_SECONDS", "_FILE_SECONDS"):
+        monkeypatch.setattr(f"cinicpack.bench.{name}", 0.01)
+    assert main(["demo"]) == 0
+    out = capsys.readouterr().out
+    assert "making 60 synthetic PNG files" in out
+    assert "PNG files, ImageFolder's way" in out
+    assert "cinicpack Loader" in out
 
 
 @pytest.mark.parametrize(
@@ -179,9 +210,53 @@ def test_names_in_no_encoding_can_be_shown(tree, tmp_path):
     assert b"\\udcff" in done.stdout
 
 
-def test_a_reader_that_had_enough(npy_pack):
+@pytest.mark.parametrize("container", ["npy", "hdf5"])
+def test_names_in_no_encoding_come_through(tree, tmp_path, container):
+    for split in ("train", "valid", "test"):
+        shutil.copytree(tree / split, tmp_path / "tree" / split)
+        folder = tmp_path / "tree" / split / "cat"
+        first = min(folder.iterdir())
+        shutil.copy(first, first.with_name(f"\udcfe{split}.png"))
+        folder.rename(folder.with_name("\udcff"))
+    pack, findings, listed, again = (tmp_path / name for name in ("a", "b.csv", "c.csv", "tree 2"))
+    predictions = tmp_path / "predictions.npy"
+    np.save(predictions, np.zeros(13, np.uint8))
+    for command in (
+        ["pack", tmp_path / "tree", pack, "--format", container],
+        ["verify", pack],
+        ["info", "--json", pack],
+        ["audit", pack, "-o", findings, "--sheet", tmp_path / "sheet.png"],
+        ["contributors", pack, "-o", listed],
+        ["stats", pack],
+        ["shift", pack, predictions],
+        ["unpack", pack, again],
+        ["unpack", pack, tmp_path / "links", "--link", tmp_path / "tree", "--merge-train-valid"],
+    ):
+        assert main([*map(os.fspath, command)]) == 0
+    assert b"train,\xff,\xfetrain.png" in findings.read_bytes()
+    assert b"train, \xff\n" in listed.read_bytes()
+
+    opened = cinicpack.open_pack(pack)
+    assert opened.classes == ("airplane", "\udcff")
+    packed_again = cinicpack.pack(again, tmp_path / "d", progress=False)
+    assert packed_again.fingerprint == opened.fingerprint
+    loader = cinicpack.Loader(pack, "train", classes="\udcff", batch_size=4, num_workers=0)
+    _, labels = next(iter(loader))
+    assert labels.tolist() == [1] * 4
+    state = json.loads(json.dumps(loader.state_dict()))
+    other = cinicpack.Loader(again.with_name("d"), "train", classes="\udcff", batch_size=7)
+    other.load_state_dict(state)
+    [(_, labels)] = other
+    assert labels.tolist() == [1] * 3
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_had_enough(npy_pack, unbuffered):
     with subprocess.Popen(
-        [*PROGRAM, "info", npy_pack], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*PROGRAM, "info", npy_pack],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -1,3 +1,4 @@
+import copy
 import pickle
 
 import pytest
@@ -38,12 +39,29 @@ def test_users_get_them_from_the_package(name):
     assert getattr(cinicpack, name) is getattr(errors, name)
 
 
-@pytest.mark.parametrize("name", [name for name in errors.__all__ if name != "BadImagesError"])
-def test_they_come_back_from_other_processes(name):
-    error = getattr(errors, name)("what, where and what to do")
-    copy = pickle.loads(pickle.dumps(error))
-    assert type(copy) is type(error)
-    assert str(copy) == str(error)
+ERRORS = [
+    *(getattr(errors, name)("what, where and what to do") for name in KINDS if "Bad" not in name),
+    errors.CinicPackError("what, where and what to do"),
+    errors.BadImagesError("2 of 3 images", [("a.png", "cut"), ("b.png", "empty")]),
+    errors.DestinationError(28, "no room"),
+]
+
+
+for error in ERRORS:
+    error.add_note("found in the second of three")
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "copied", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy]
+)
+def test_they_come_back_from_other_processes_and_as_copies(error, copied):
+    came = copied(error)
+    assert type(came) is type(error)
+    assert str(came) == str(error)
+    assert came.args == error.args
+    assert vars(came) == vars(error)
+    assert getattr(came, "errno", None) == getattr(error, "errno", None)
 
 
 def test_bad_images_are_listed():

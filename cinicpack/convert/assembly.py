@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack import cinic10
+from cinicpack.convert.reservation import Reservation
 from cinicpack.cores import usable_cores
 from cinicpack.store import npy
 from cinicpack.store.format import (
@@ -71,19 +72,25 @@ def write_pack(
     container: ModuleType,
     shard_rows: int | None,
     num_workers: int | None,
+    reservation: Reservation | None = None,
 ) -> None:
-    """Write the whole pack as ``new``, in a container: `store.npy` or `store.hdf5`."""
+    """Write the whole pack as ``new``, in a container: `store.npy` or `store.hdf5`.
+
+    The arrays of a reservation are taken if all images are in their places there.
+    """
     names = {
         split: np.array([os.fsencode(_file_name(images.paths[i])) for i in rows.order.tolist()])
         for split, rows in images.splits.items()
     }
     manifest = _describe(images, names, shard_rows)
-    arrays = list(manifest.specs())
-    if container is npy:
-        new.mkdir()
-    regions = container.create_arrays(new, arrays)
     threads = (usable_cores() if num_workers is None else num_workers) or 1
-    _copy_planes(images, manifest, regions, threads)
+    if reservation is not None and _is_filled(reservation, images, manifest):
+        regions = reservation.move(new)
+    else:
+        if container is npy:
+            new.mkdir()
+        regions = container.create_arrays(new, list(manifest.specs()))
+        _copy_planes(images, manifest, regions, threads)
     for region in regions:
         split, field = region.spec.name.rsplit("/", 1)
         if field in ("labels", "sources", "names"):
@@ -139,6 +146,25 @@ def _groups(images: Images, rows: Rows) -> Iterator[Group]:
         mine = rows.order[keys == key]
         sums = images.sums[mine].sum(0).tolist()
         yield Group(label, origin, len(mine), tuple(sums[:3]), tuple(sums[3:]))
+
+
+def _is_filled(reservation: Reservation, images: Images, manifest: Manifest) -> bool:
+    """Tell whether the reservation is for this pack, and every image in its place."""
+    if reservation.specs() != list(manifest.specs()):
+        return False
+    order = np.concatenate([rows.order for rows in images.splits.values()])
+    start = 0
+    for region in reservation.regions:
+        if "/images-" not in region.spec.name:
+            continue
+        count, *shape = region.spec.shape
+        rows = order[start : start + count]
+        files = [number for number, file in enumerate(images.scratches) if file == str(region.file)]
+        places = region.offset + np.arange(count) * math.prod(shape)
+        if not np.isin(images.scratch[rows], files).all() or (images.offsets[rows] != places).any():
+            return False
+        start += count
+    return True
 
 
 def _copy_planes(

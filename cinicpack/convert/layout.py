@@ -37,12 +37,13 @@ class Layout(NamedTuple):
     labels: dict[str, NDArray[np.uint8 | np.uint16]]
 
 
-def arrange(paths: Sequence[str], splits: Iterable[str] | None = None) -> Layout:
+def arrange(paths: Sequence[str], splits: str | Iterable[str] | None = None) -> Layout:
     """Find the splits and classes in paths of PNG files, and the order of their rows.
 
     ``SPLIT/CLASS/NAME.png`` are as many splits, ``CLASS/NAME.png`` is one that is named "train",
     and one lone folder above SPLIT is skipped. Row i of a split is image i of torchvision's
-    ``ImageFolder(SPLIT)``. ``splits`` narrows the layout to the splits that it names.
+    ``ImageFolder(SPLIT)``. ``splits`` narrows the layout to the splits that it names, or to
+    the one whose name it is.
 
     Raises:
         SourceError: there are no paths, they are of another shape, some are the same, or a class
@@ -92,8 +93,8 @@ def _check_shape(paths: Sequence[str], folders: Mapping[str, Sequence[int]]) -> 
         raise SourceError(f"{_EXPECTED}; found {len(tops)} of these: {_show(sorted(tops))}")
 
 
-def _choose(found: Iterable[str], splits: Iterable[str] | None) -> list[str]:
-    chosen = set(found if splits is None else splits)
+def _choose(found: Iterable[str], splits: str | Iterable[str] | None) -> list[str]:
+    chosen = {splits} if isinstance(splits, str) else set(found if splits is None else splits)
     if not chosen or not chosen <= set(found):
         there = ", ".join(sorted(found, key=_rank_split))
         named = ", ".join(sorted(chosen.difference(found))) or "none"

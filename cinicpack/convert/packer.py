@@ -2,10 +2,10 @@
 
 Three passes. Workers decode the images in the order in which the source gives them and append
 their planes to scratch files. Then the rows are known: the planes are copied from there into the
-arrays of the pack, in ImageFolder's order. Last, every array is hashed as it stands on disk.
+arrays of the pack, in ImageFolder's order. Last, every array is hashed as it stands on disk. Of a
+tree the rows are known before, and if nothing is odd the workers write to the arrays themselves.
 """
 
-import itertools
 import os
 import warnings
 from collections import deque
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from cinicpack import cinic10
 from cinicpack.convert.assembly import Images, Rows, write_pack
 from cinicpack.convert.layout import Layout, arrange
+from cinicpack.convert.reservation import Reservation, divide, reserve
 from cinicpack.convert.sources import Archive, Tree, open_source
 from cinicpack.convert.worker import Converted, Task, Worker, starting_workers
 from cinicpack.cores import usable_cores
@@ -41,9 +42,10 @@ from cinicpack.store.reader import Pack, is_pack, open_pack
 
 __all__ = ["pack"]
 
-# Enough that handing a task over (0.1 ms) is nothing beside doing it (10 ms), and few enough that
-# the archives' bytes on their way stay under 10 MB.
+# Enough that handing a task over (0.1 ms) is nothing beside doing it (10 ms); of an archive's
+# members, which are on their way in memory, there are fewer if they are large.
 _TASK_IMAGES: Final = 512
+_TASK_BYTES: Final = 4 << 20
 # Below this a source is converted before worker processes would have started (1 s).
 _ALONE_IMAGES: Final = 8_000
 _ALONE_BYTES: Final = 20 << 20
@@ -56,7 +58,7 @@ def pack(
     destination: str | os.PathLike[str],
     *,
     format: str = "npy",  # noqa: A002  the word that numpy and h5py users know
-    splits: Sequence[str] | None = None,
+    splits: str | Sequence[str] | None = None,
     shard_rows: int | None = None,
     num_workers: int | None = None,
     skip_bad: bool = False,
@@ -74,7 +76,7 @@ def pack(
             CLASS/NAME.png, which is one split named "train". One lone folder above is skipped.
         destination: the pack to make.
         format: "npy", a directory of npy files, or "hdf5", one file.
-        splits: the splits to take; None: all.
+        splits: the splits to take, or the name of one; None: all.
         shard_rows: images in one npy file or dataset; None: all of a split.
         num_workers: processes that decode; None: as many as there are usable cores; 0: none, this
             process decodes.
@@ -98,10 +100,14 @@ def pack(
     destination = Path(destination)
     _check_options(destination, format, shard_rows, num_workers, expect, overwrite)
     with publishing(destination, overwrite=overwrite) as work:
-        images = _convert(Path(source), work, splits, num_workers, progress)
+        container = _CONTAINERS[format]
+        images, reservation = _convert(
+            Path(source), work, splits, container, shard_rows, num_workers, progress
+        )
         images = _drop_bad(images, str(source), skip_bad)
         _judge(images, str(source), splits is None, expect)
-        write_pack(images, work / destination.name, _CONTAINERS[format], shard_rows, num_workers)
+        new = work / destination.name
+        write_pack(images, new, container, shard_rows, num_workers, reservation)
     return open_pack(destination)
 
 
@@ -134,9 +140,16 @@ def _check_options(
 
 
 def _convert(
-    source: Path, work: Path, splits: Sequence[str] | None, num_workers: int | None, progress: bool
-) -> Images:
+    source: Path,
+    work: Path,
+    splits: str | Sequence[str] | None,
+    container: ModuleType,
+    shard_rows: int | None,
+    num_workers: int | None,
+    progress: bool,
+) -> tuple[Images, Reservation | None]:
     opened = open_source(source)
+    reservation = None
     paths: list[str] = []
     results: list[Converted] = []
     count = usable_cores() if num_workers is None else num_workers
@@ -144,11 +157,12 @@ def _convert(
     with bar:
         if isinstance(opened, Tree):
             found = opened.paths()
-            layout = _arrange(source, found, splits)
-            paths = [found[i] for rows in layout.rows.values() for i in rows.tolist()]
+            layout = _in_order(_arrange(source, found, splits), found, paths)
             bar.total = len(paths)
             small = len(paths) < _ALONE_IMAGES
-            tasks = _tasks_of(paths)
+            place = work / "reserved"
+            reservation = reserve(source, paths, layout, place, container, shard_rows)
+            tasks = divide(paths, reservation, _TASK_IMAGES)
         else:
             small = source.stat().st_size < _ALONE_BYTES
             tasks = _tasks_from(opened, paths)
@@ -160,15 +174,27 @@ def _convert(
                 if not isinstance(opened, Tree):
                     bar.total = int((bar.n + len(result.offsets)) / max(opened.fraction, 1e-9))
                 bar.update(len(result.offsets))
-    layout = _arrange(source, paths, splits)
+    if not isinstance(opened, Tree):
+        layout = _arrange(source, paths, splits)
+    if reservation is not None:
+        reservation.finish(results)
     if opened.ignored:
         warnings.warn(
             f"{source}: {opened.ignored:,} files that are not PNG are ignored", stacklevel=3
         )
-    return _join(paths, layout, results)
+    return _join(paths, layout, results), reservation
 
 
-def _arrange(source: Path, paths: list[str], splits: Sequence[str] | None) -> Layout:
+def _in_order(layout: Layout, found: list[str], paths: list[str]) -> Layout:
+    """Put the paths into the order of the rows, in ``paths``, and return the layout of that."""
+    numbers = {}
+    for name, rows in layout.rows.items():
+        numbers[name] = np.arange(len(paths), len(paths) + len(rows))
+        paths += [found[row] for row in rows.tolist()]
+    return layout._replace(rows=numbers)
+
+
+def _arrange(source: Path, paths: list[str], splits: str | Sequence[str] | None) -> Layout:
     """Find splits and classes; errors name the source."""
     try:
         layout = arrange(paths, splits)
@@ -183,18 +209,19 @@ def _arrange(source: Path, paths: list[str], splits: Sequence[str] | None) -> La
     return layout
 
 
-def _tasks_of(paths: list[str]) -> Iterator[Task]:
-    for start in range(0, len(paths), _TASK_IMAGES):
-        yield Task(paths[start : start + _TASK_IMAGES], None)
-
-
 def _tasks_from(members: Archive, paths: list[str]) -> Iterator[Task]:
     """Group the members of an archive into tasks, and note their paths in ``paths``."""
-    stream = iter(members)
-    while batch := list(itertools.islice(stream, _TASK_IMAGES)):
-        task = Task([path for path, _ in batch], [content for _, content in batch])
-        paths += task.paths
-        yield task
+    contents: list[bytes | OSError] = []
+    nbytes = 0
+    for path, content in members:
+        paths.append(path)
+        contents.append(content)
+        nbytes += len(content) if isinstance(content, bytes) else 0
+        if len(contents) == _TASK_IMAGES or nbytes >= _TASK_BYTES:
+            yield Task(paths[-len(contents) :], contents)
+            contents, nbytes = [], 0
+    if contents:
+        yield Task(paths[-len(contents) :], contents)
 
 
 def _run(workers: list[Worker], tasks: Iterable[Task]) -> Generator[Converted, None, None]:
@@ -335,15 +362,18 @@ def _differences(images: Images, whole: bool) -> Iterator[str]:
         yield f"images of {height}x{width} pixels"
     if whole and (missing := [name for name in cinic10.SPLITS if name not in images.splits]):
         yield f"no split {' or '.join(missing)}"
+    spans: dict[tuple[int, int], list[str]] = {}
     for name, rows in images.splits.items():
         if name not in cinic10.SPLITS:
             yield f"a split {name!r}"
         counts = np.bincount(rows.labels, minlength=len(images.classes))
         if (counts != cinic10.PER_CLASS).any():
-            low, high = counts.min(), counts.max()
-            span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            yield f"{span} images per class in {name} (CINIC-10 has {cinic10.PER_CLASS:,})"
+            spans.setdefault((counts.min(), counts.max()), []).append(name)
         if unknown := np.count_nonzero(
             images.sources["origin"][rows.order] == cinic10.Origin.UNKNOWN
         ):
             yield f"{unknown:,} images in {name} that are not named as in CINIC-10"
+    for (low, high), names in spans.items():
+        span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        where = ", ".join(names)
+        yield f"{span} images per class in {where} (CINIC-10 has {cinic10.PER_CLASS:,})"

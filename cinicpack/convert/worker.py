@@ -5,13 +5,14 @@ do not import the caller's main module again, and they end when the caller does,
 """
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,31 @@ from cinicpack.convert.sources import read_files
 from cinicpack.errors import CinicPackError
 from cinicpack.jit import jit
 from cinicpack.store.format import SOURCE_DTYPE, digest_image, image_header
+from cinicpack.store.region import write_all
 
-__all__ = ["Converted", "Task", "Worker", "serve", "starting_workers"]
+__all__ = ["Converted", "Place", "Task", "Worker", "serve", "starting_workers"]
+
+
+# Above what 512 images of 32x32 have; of larger ones not all of a task are held in memory.
+_WAITING_BYTES: Final = 4 << 20
+
+
+class Place(NamedTuple):
+    """Where images belong, one after the other, if all of a task are good and of one shape.
+
+    Attributes:
+        file: which file.
+        offset: byte where the first image starts.
+        shape: height and width.
+        padding: zeros to be written before.
+        held_back: bytes at the end that are not to be written, but returned.
+    """
+
+    file: str
+    offset: int
+    shape: tuple[int, int]
+    padding: int
+    held_back: int
 
 
 class Task(NamedTuple):
@@ -32,17 +56,19 @@ class Task(NamedTuple):
     Attributes:
         paths: where they are within the source.
         contents: of an archive, their bytes, or why they were not read; of a tree None.
+        place: where they belong, if that is known.
     """
 
     paths: list[str]
     contents: list[bytes | OSError] | None
+    place: Place | None = None
 
 
 class Converted(NamedTuple):
     """What became of the n images of a task.
 
     Attributes:
-        scratch: the scratch file that has the planes.
+        scratch: the file that has the planes: a scratch file, or the one where they belong.
         offsets: (n,) int64, where in it each image is; -1 for one that is bad.
         shapes: (n, 2) int32, height and width.
         digests: (n, 32) uint8, as `store.format` defines them.
@@ -50,6 +76,7 @@ class Converted(NamedTuple):
         sources: (n,) provenance, from the file names.
         bad: position in the task and reason of every bad image.
         reduced: positions of images with 16 bits per channel, of which Pillow keeps 8.
+        held_back: the last bytes of the planes, if they are not in the file.
     """
 
     scratch: str
@@ -60,6 +87,7 @@ class Converted(NamedTuple):
     sources: NDArray[np.void]
     bad: list[tuple[int, str]]
     reduced: list[int]
+    held_back: bytes = b""
 
 
 class Worker(Protocol):
@@ -112,51 +140,64 @@ class _Converter:
             [],
             [],
         )
-        contents = task.contents or read_files(self._root, task.paths)
-        positions, readable = [], []
-        for position, content in enumerate(contents):
-            if isinstance(content, bytes):
-                positions.append(position)
-                readable.append(content)
-            else:
-                # Not the path again, which for a tree is another than for an archive.
-                result.bad.append((position, content.strerror or str(content)))
-        by_shape: dict[tuple[int, ...], tuple[list[int], list[NDArray[np.uint8]]]] = {}
-        for position, image in zip(positions, decode_images(readable), strict=True):
+        waiting: dict[int, NDArray[np.uint8]] = {}
+        nbytes = 0
+        limit = _WAITING_BYTES
+        if task.place is not None:
+            limit = max(limit, 3 * count * math.prod(task.place.shape))
+        for position, image in enumerate(
+            decode_images(task.contents or read_files(self._root, task.paths))
+        ):
             if image.reason is not None:
                 result.bad.append((position, image.reason))
                 continue
             if image.reduced:
                 result.reduced.append(position)
-            alike, batch = by_shape.setdefault(image.pixels.shape, ([], []))
-            alike.append(position)
-            batch.append(image.pixels)
-        for alike, batch in by_shape.values():
-            self._append(np.stack(batch), task.paths, alike, result)
+            waiting[position] = image.pixels
+            nbytes += image.pixels.nbytes
+            if nbytes > limit:
+                result = self._write(waiting, task, result)
+                waiting, nbytes = {}, 0
+        result = self._write(waiting, task, result)
         self._scratch.flush()
         return result
 
-    def _append(
-        self,
-        images: NDArray[np.uint8],
-        paths: list[str],
-        positions: list[int],
-        result: Converted,
-    ) -> None:
-        count, height, width, _ = images.shape
-        for position, pixels in zip(positions, images, strict=True):
-            folder, _, name = paths[position].rpartition("/")
+    def _write(
+        self, images: dict[int, NDArray[np.uint8]], task: Task, result: Converted
+    ) -> Converted:
+        """Write the planes of images, and note what there is to know of them."""
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for position, pixels in images.items():
+            folder, _, name = task.paths[position].rpartition("/")
             class_name = folder.rpartition("/")[2]
             header = image_header(os.fsencode(class_name), os.fsencode(name), pixels.shape)
             result.digests[position] = np.frombuffer(digest_image(header, pixels), np.uint8)
-        planes = np.empty((count, 3, height, width), np.uint8)
-        sums = np.empty((count, 6), np.int64)
-        _separate(images.reshape(-1), planes.reshape(-1), sums, height * width)
-        result.sums[positions] = sums
-        result.shapes[positions] = height, width
-        result.offsets[positions] = self._size + np.arange(count) * planes[0].nbytes
-        self._scratch.write(planes.data)
-        self._size += planes.nbytes
+            by_shape.setdefault(pixels.shape, []).append(position)
+        for (height, width, _), positions in by_shape.items():
+            batch = np.stack([images[position] for position in positions])
+            planes = np.empty((len(batch), 3, height, width), np.uint8)
+            sums = np.empty((len(batch), 6), np.int64)
+            _separate(batch.reshape(-1), planes.reshape(-1), sums, height * width)
+            result.sums[positions] = sums
+            result.shapes[positions] = height, width
+            place = task.place
+            if place and place.shape == (height, width) and len(positions) == len(task.paths):
+                return _put(planes, place, result)
+            result.offsets[positions] = self._size + np.arange(len(batch)) * planes[0].nbytes
+            self._scratch.write(planes.data)
+            self._size += planes.nbytes
+        return result
+
+
+def _put(planes: NDArray[np.uint8], place: Place, result: Converted) -> Converted:
+    """Write the planes of a whole task where they belong."""
+    result.offsets[:] = place.offset + np.arange(len(planes)) * planes[0].nbytes
+    data = planes.data.cast("B")
+    end = len(data) - place.held_back
+    padded = memoryview(bytes(place.padding) + data[:end])
+    with open(place.file, "r+b", buffering=0) as stream:
+        write_all(stream.fileno(), padded, place.offset - place.padding)
+    return result._replace(scratch=place.file, held_back=bytes(data[end:]))
 
 
 class _Process:

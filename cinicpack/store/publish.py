@@ -76,14 +76,16 @@ def publishing(destination: Path, *, overwrite: bool) -> Iterator[Path]:
             _remove(work)
 
 
-def recover(destination: Path) -> None:
+def recover(destination: Path) -> bool:
     """Put the former ``destination`` back if a writer died between its two renames.
 
-    A living writer is waited for: it is about to do the second.
+    A living writer is waited for: it is about to do the second. Says whether ``destination`` is
+    there now.
     """
     if not os.path.lexists(destination) and os.path.lexists(_neighbour(destination, "old")):
         with _locked(destination, wait=True):
             _put_back(destination)
+    return os.path.lexists(destination)
 
 
 def _put_back(destination: Path) -> None:

@@ -74,11 +74,13 @@ def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
     Else a directory's manifest could be the former pack's and its arrays the new one's.
     """
     while True:
-        recover(Path(os.path.realpath(path)))
         try:
             # Kept open, so that nothing else can get the pack's inode number.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
+            # Perhaps a writer, alive or dead, is between its two renames.
+            if recover(Path(os.path.realpath(path))):
+                continue
             raise FileNotFoundError(
                 f"{path}: there is no such pack; make one with 'cinicpack pack SOURCE {path}'"
             ) from None

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -211,7 +212,7 @@ def _locate(pack: Pack, rows: NDArray[np.int64]) -> list[Place]:
     starts = np.concatenate([[0], ends])[splits]
     columns = (splits, rows - starts, images.labels[rows], images.names[rows])
     return [
-        Place(pack.splits[split], row, pack.classes[label], name.decode())
+        Place(pack.splits[split], row, pack.classes[label], os.fsdecode(name))
         for split, row, label, name in zip(*(column.tolist() for column in columns), strict=True)
     ]
 

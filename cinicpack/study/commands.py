@@ -128,7 +128,7 @@ def contributors(parser: argparse.ArgumentParser) -> Run:
             format_counts,
             format_unlisted,
         )
-        from cinicpack.study.output import require_suffix, write_file
+        from cinicpack.study.output import require_suffix, write_text
         from cinicpack.study.synsets import read_synsets
 
         if arguments.output is not None:
@@ -144,7 +144,7 @@ def contributors(parser: argparse.ArgumentParser) -> Run:
             print(text, end="")
             print(summary, file=sys.stderr)
         else:
-            write_file(arguments.output, text.encode())
+            write_text(arguments.output, text)
             print(f"{arguments.output}: {summary}")
         return 0
 
@@ -246,7 +246,7 @@ def audit(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.reader import open_pack
         from cinicpack.study.audit import audit_pack, describe_audit, format_audit, format_findings
-        from cinicpack.study.output import require_suffix, write_file
+        from cinicpack.study.output import require_suffix, write_text
         from cinicpack.study.picture import write_picture
         from cinicpack.study.sheet import draw_duplicates
 
@@ -260,7 +260,7 @@ def audit(parser: argparse.ArgumentParser) -> Run:
         summary = describe_audit(found)
         print(json.dumps(summary, indent=2) if arguments.json else format_audit(summary))
         if arguments.output is not None:
-            write_file(arguments.output, format_findings(found).encode())
+            write_text(arguments.output, format_findings(found))
         if arguments.sheet is not None and found.duplicates:
             write_picture(arguments.sheet, draw_duplicates(found))
         elif arguments.sheet is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from cinicpack.errors import ArgumentError, DestinationError
 from cinicpack.store.publish import publishing
 
-__all__ = ["require_suffix", "write_file"]
+__all__ = ["require_suffix", "write_file", "write_text"]
 
 
 def require_suffix(path: str | os.PathLike[str], *suffixes: str) -> str:
@@ -30,3 +30,8 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
         raise DestinationError(f"{path}: expected a file to write, found a directory")
     with publishing(path, overwrite=True) as work:
         (work / path.name).write_bytes(content)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``path`` likewise, as UTF-8; names in it that are not UTF-8 are the bytes they were."""
+    write_file(path, text.encode("utf-8", "surrogateescape"))

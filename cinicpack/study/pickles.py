@@ -111,12 +111,11 @@ def load_pickle(data: bytes, where: str) -> dict[str, Any]:
         content = _Reader(io.BytesIO(data), encoding="latin1").load()
         if isinstance(content, dict):
             return {_text(key): _value(value) for key, value in content.items()}
-    except MemoryError:
-        raise
     except Exception as error:
-        # Anything, since the unpickler lets through whatever it stumbles over.
+        # Anything, since the unpickler lets through whatever it stumbles over: a MemoryError too,
+        # where nine bytes announce more than any machine could hold.
         raise SourceError(
-            f"{where}: expected a pickled batch of CIFAR-10, found {error or repr(error)}"
+            f"{where}: expected a pickled batch of CIFAR-10, found {str(error) or repr(error)}"
         ) from None
     raise SourceError(f"{where}: expected a pickled dictionary, found {type(content).__name__}")
 

@@ -1,7 +1,8 @@
 import struct
+import tracemalloc
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -147,7 +148,39 @@ def test_images_of_many_sizes_and_kinds_keep_their_order():
 
 
 def test_no_images():
-    assert decode_images([]) == []
+    assert list(decode_images([])) == []
+
+
+def test_an_error_in_place_of_a_file_is_the_reason():
+    file = png(SAMPLES)
+    unread = [OSError(27, "expected at most 5 bytes, found 7", "train/a.png"), OSError("timed out")]
+    first, too_large, second, slow = decode_images([file, unread[0], file, unread[1]])
+    assert first.reason is None
+    assert second.reason is None
+    assert too_large.reason == "expected at most 5 bytes, found 7"
+    assert slow.reason == "timed out"
+
+
+def test_large_images_are_not_all_in_memory_at_once():
+    height, width, count = 400, 1000, 60
+    common = png(np.full((height, width, 3), 7, np.uint16))
+    unusual = png(np.full((height, width, 1), 7, np.uint16), GREY)
+    asked = 0
+
+    def give() -> Iterator[bytes]:
+        nonlocal asked
+        for asked in range(count):
+            yield unusual if asked % 2 else common
+
+    # First without measuring, since what is compiled takes memory too.
+    assert len(list(decode_images(give()))) == count
+    tracemalloc.start()
+    for number, image in enumerate(decode_images(give())):
+        assert image.pixels.shape == (height, width, 3)
+        assert asked < number + 10
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 3 * height * width * count / 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -153,13 +153,21 @@ def test_a_class_must_be_in_every_split_that_is_taken():
 
 
 @pytest.mark.parametrize(
-    ("splits", "found"), [(["train", "dev", "eval"], "dev, eval"), ([], "none")]
+    ("splits", "found"),
+    [(["train", "dev", "eval"], "dev, eval"), ([], "none"), ("dev", "dev"), ("", "none")],
 )
 def test_splits_that_are_not_there_are_refused(splits, found):
     paths = ["valid/cat/x.png", "train/cat/x.png", "a/cat/x.png"]
-    with pytest.raises(SelectionError, match=f"splits out of train, valid, a; found {found}"):
+    with pytest.raises(SelectionError, match=f"splits out of train, valid, a; found {found}$"):
         arrange(paths, splits)
 
 
 def test_a_split_may_be_named_twice():
     assert [*arrange(["train/cat/x.png"], ["train", "train"]).rows] == ["train"]
+
+
+def test_one_split_may_be_named_as_it_is():
+    # Not letter by letter: of these, "a" is a split too.
+    paths = ["train/cat/x.png", "a/dog/x.png", "t/cat/x.png"]
+    assert [*arrange(paths, "train").rows] == ["train"]
+    assert arrange(paths, "a").classes == ("dog",)

@@ -11,7 +11,7 @@ import tarfile
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,11 @@ import pytest
 
 import cinicpack
 from cinicpack import cinic10
+from cinicpack.cinic10 import CLASSES
 from cinicpack.convert import packer
+from cinicpack.convert.decode import decode_images
+from cinicpack.convert.sources import Archive
+from cinicpack.convert.worker import Converted, Task, Worker, starting_workers
 from cinicpack.errors import (
     ArgumentError,
     BadImagesError,
@@ -102,6 +106,25 @@ def small_tasks(monkeypatch) -> None:
     monkeypatch.setattr(packer, "_TASK_IMAGES", 5)
 
 
+@pytest.fixture
+def tasks(monkeypatch) -> list[Task]:
+    """The tasks that have been done, on one worker."""
+    done: list[Task] = []
+
+    @contextlib.contextmanager
+    def noting(_: int, *arguments: Any) -> Iterator[list[Worker]]:
+        with starting_workers(0, *arguments) as [convert]:
+
+            def note(task: Task) -> Converted:
+                done.append(task)
+                return convert(task)
+
+            yield [note]
+
+    monkeypatch.setattr(packer, "starting_workers", noting)
+    return done
+
+
 def test_the_same_bytes_from_any_source(sources, npy_pack, hdf5_pack, tmp_path, small_tasks):
     for number, (name, source) in enumerate(sources.items()):
         npy, hdf5 = tmp_path / f"{number}.pack", tmp_path / f"{number}.h5"
@@ -117,6 +140,62 @@ def test_the_same_bytes_with_any_number_of_workers(
 ):
     pack(sources[source], tmp_path / "a", num_workers=num_workers)
     assert bytes_of(tmp_path / "a") == bytes_of(npy_pack)
+
+
+@pytest.mark.parametrize("source", ["tree", "tar.gz"])
+@pytest.mark.parametrize(
+    ("num_workers", "small", "expected"),
+    [(None, True, 0), (None, False, 3), (0, False, 0), (2, True, 2), (2, False, 2)],
+)
+def test_small_sources_are_packed_without_processes_unless_told(
+    sources, tmp_path, monkeypatch, source, num_workers, small, expected
+):
+    counts = []
+
+    def note(count: int, *arguments: Any) -> Any:
+        counts.append(count)
+        return starting_workers(0, *arguments)
+
+    monkeypatch.setattr(packer, "starting_workers", note)
+    monkeypatch.setattr(packer, "usable_cores", lambda: 3)
+    if not small:
+        monkeypatch.setattr(packer, "_ALONE_IMAGES", 36)
+        monkeypatch.setattr(packer, "_ALONE_BYTES", sources["tar.gz"].stat().st_size)
+    pack(sources[source], tmp_path / "a", num_workers=num_workers)
+    assert counts == [expected]
+
+
+def test_large_members_of_an_archive_make_small_tasks(
+    sources, npy_pack, tmp_path, monkeypatch, tasks
+):
+    monkeypatch.setattr(packer, "_TASK_BYTES", 2_000)
+    pack(sources["tar"], tmp_path / "a")
+    assert bytes_of(tmp_path / "a") == bytes_of(npy_pack)
+    for task in tasks[:-1]:
+        assert task.contents is not None
+        sizes = [len(content) for content in task.contents if isinstance(content, bytes)]
+        assert sum(sizes[:-1]) < 2_000 <= sum(sizes)
+
+
+def test_an_archive_is_read_a_few_tasks_ahead_only(sources, tmp_path, monkeypatch, tasks):
+    read, ahead = Archive.__iter__, list[int]()
+
+    def read_and_count(archive: Archive) -> Iterator[tuple[str, bytes | OSError]]:
+        for number, member in enumerate(read(archive)):
+            ahead.append(number - len(tasks))
+            yield member
+
+    monkeypatch.setattr(packer, "_TASK_IMAGES", 1)
+    monkeypatch.setattr(Archive, "__iter__", read_and_count)
+    monkeypatch.setattr("cinicpack.convert.worker.decode_images", _decode_slowly)
+    pack(sources["tar"], tmp_path / "a")
+    assert len(tasks) == 36
+    assert max(ahead) < 6
+
+
+def _decode_slowly(files: Iterable[bytes]) -> Any:
+    time.sleep(0.005)
+    return decode_images(files)
 
 
 def test_the_same_bytes_at_another_time(tree, tmp_path):
@@ -220,16 +299,24 @@ def test_a_tree_of_classes_is_one_split(tree, tmp_path):
     )
 
 
-def test_some_splits_only(tree, npy_pack, tmp_path):
+def test_some_splits_only(tree, npy_pack, tmp_path, tasks):
     whole = cinicpack.open_pack(npy_pack)
     some = pack(tree, tmp_path / "a", splits=["test", "train"])
     assert some.splits == ("train", "test")
+    # Of a tree the others are not even read.
+    assert {path.split("/")[0] for task in tasks for path in task.paths} == {"train", "test"}
     for split in some.splits:
         assert some[split].fingerprint == whole[split].fingerprint
     assert some.fingerprint != whole.fingerprint
     rest = pack(make_tar(tree, tmp_path / "a.tar"), tmp_path / "b", splits=["valid"])
     assert rest["valid"].fingerprint == whole["valid"].fingerprint
     assert rest.manifest.normalization.origin == "valid"
+
+
+def test_one_split_may_be_named_as_it_is(tree, npy_pack, tmp_path):
+    one = pack(tree, tmp_path / "a", splits="valid")
+    assert one.splits == ("valid",)
+    assert one["valid"].fingerprint == cinicpack.open_pack(npy_pack)["valid"].fingerprint
 
 
 def test_more_than_256_classes(tmp_path):
@@ -308,7 +395,7 @@ def test_an_image_that_cannot_be_read_is_bad_too(tmp_path):
         pack(tmp_path / "tree", tmp_path / "a")
     gone, pipe = caught.value.images
     assert gone == ("test/a/gone.png", "No such file or directory")
-    assert pipe[0] == "test/b/pipe.png"
+    assert pipe == ("test/b/pipe.png", "expected a regular file, found a named pipe")
 
 
 def test_bad_images_of_other_splits_do_not_matter(bad_tree, tmp_path):
@@ -318,6 +405,17 @@ def test_bad_images_of_other_splits_do_not_matter(bad_tree, tmp_path):
         assert len(fine["fine"]) == 2
         with pytest.raises(BadImagesError, match=r"4 of 12 images cannot be packed"):
             pack(source, tmp_path / "a", splits=["train", "fine"])
+
+
+def test_images_of_16_bits_are_told_if_they_are_kept(tmp_path, small_tasks):
+    deep = png(random_samples(2, 16, 2, 2), 2, 16)
+    put(tmp_path / "tree", {f"{s}/a/{n}.png": WHOLE for s in ("test", "train") for n in range(9)})
+    put(tmp_path / "tree", {f"test/a/{n}.png": deep for n in (3, 7)})
+    archive = make_tar(tmp_path / "tree", tmp_path / "a.tar")
+    pack(archive, tmp_path / "train", splits=["train"])
+    for source in (archive, tmp_path / "tree"):
+        with pytest.warns(UserWarning, match=r"2 images have 16 bits .* first is test/a/[37]\.png"):
+            pack(source, tmp_path / f"{source.name}.pack")
 
 
 def test_the_first_of_many_bad_images_are_shown_and_all_are_told(tmp_path):
@@ -373,12 +471,23 @@ def _add(tree: Path, name: str, content: bytes | None = None) -> None:
     put(tree, {name: content or next(tree.rglob("*.png")).read_bytes()})
 
 
+def _add_to_all(tree: Path) -> None:
+    for split, classes in {"train": CLASSES, "valid": ["cat"], "test": CLASSES}.items():
+        for name in classes:
+            _add(tree, f"{split}/{name}/n02123394_999999.png")
+
+
 @pytest.mark.parametrize(
     ("change", "found"),
     [
         (
             lambda tree: _add(tree, "test/cat/n02123394_999999.png"),
             "1 to 2 images per class in test (CINIC-10 has 1)",
+        ),
+        (
+            _add_to_all,
+            "2 images per class in train, test (CINIC-10 has 1); 1 to 2 images per class in valid "
+            "(CINIC-10 has 1)",
         ),
         (
             lambda tree: next((tree / "train/cat").iterdir()).rename(tree / "train/cat/a.png"),
@@ -569,7 +678,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 def test_a_limit_of_file_sizes(tree, tmp_path, container):
     pack(tree, tmp_path / "a", splits=["train"])
     before = bytes_of(tmp_path)
-    for size in (1_000, 10_000, 15_000):
+    for size in (1_000, 3_000, 5_000):
         with (
             file_size_limit(size),
             pytest.raises(DestinationError, match=r"a: no more can be written in its folder") as e,
@@ -682,7 +791,9 @@ def packing(source: Path, destination: Path, *options: str) -> Iterator[subproce
     ) as process:
         try:
             work = destination.with_name(f".{destination.name}.tmp")
-            while not any(file.stat().st_size for file in work.glob("scratch-*")):
+            while not any(
+                any(file.read_bytes()[128:]) for file in work.glob("reserved/*/images-*.npy")
+            ):
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.01)
             yield process

@@ -180,7 +180,7 @@ def test_links_in_a_tree_are_followed(tmp_path):
     (tmp_path / "tree" / "train" / "c.png").symlink_to(tmp_path / "elsewhere" / "dog" / "b.png")
     paths = sorted(Tree(tmp_path / "tree").paths())
     assert paths == ["train/bird/a.png", "train/c.png", "train/cat/a.png"]
-    assert read_files(tmp_path / "tree", paths) == [b"1", b"2", b"1"]
+    assert list(read_files(tmp_path / "tree", paths)) == [b"1", b"2", b"1"]
 
 
 def test_links_in_a_circle_are_refused(tmp_path):
@@ -202,8 +202,16 @@ def test_a_tree_that_went_away_is_refused(tmp_path):
 def test_files_of_every_size_are_read_whole(tmp_path):
     files = {f"{size}.png": os.urandom(size) for size in (0, 1, 8191, 8192, 8193, 300_000)}
     write_tree(tmp_path, files)
-    assert read_files(tmp_path, files) == [*files.values()]
-    assert read_files(str(tmp_path), iter(["1.png"])) == [files["1.png"]]
+    assert list(read_files(tmp_path, files)) == [*files.values()]
+    assert list(read_files(str(tmp_path), iter(["1.png"]))) == [files["1.png"]]
+
+
+def test_files_are_read_as_they_are_asked_for(tmp_path):
+    write_tree(tmp_path, {"a.png": b"1"})
+    contents = read_files(tmp_path, ["a.png", "b.png"])
+    assert next(contents) == b"1"
+    write_tree(tmp_path, {"b.png": b"2"})
+    assert next(contents) == b"2"
 
 
 def test_what_cannot_be_read_gives_its_reason_and_hinders_no_other(tmp_path):
@@ -212,16 +220,18 @@ def test_what_cannot_be_read_gives_its_reason_and_hinders_no_other(tmp_path):
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "null.png").symlink_to("/dev/null")
     (tmp_path / "broken.png").symlink_to("nowhere")
+    (tmp_path / "self.png").symlink_to("self.png")
     (tmp_path / "folder.png").mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.path.relpath(tmp_path / "socket.png"))
     reasons = {
-        "pipe.png": "Illegal seek",
+        "pipe.png": "expected a regular file, found a named pipe",
         "zero.png": "expected a regular file, found a character device",
         "null.png": "expected a regular file, found a character device",
         "broken.png": "No such file",
-        "folder.png": "Is a directory",
-        "socket.png": "No such device",
+        "self.png": "Too many levels of symbolic links",
+        "folder.png": "expected a regular file, found a directory",
+        "socket.png": "expected a regular file, found a socket",
     }
     assert set(reasons) - {"folder.png"} <= set(Tree(tmp_path).paths())
     first, *errors, last = read_files(tmp_path, ["a.png", *reasons, "z.png"])
@@ -237,6 +247,7 @@ def test_a_pipe_with_a_writer_is_no_file_either(tmp_path):
         pipe.write(b"not an image")
         (error,) = read_files(tmp_path, ["pipe.png"])
     assert isinstance(error, OSError)
+    assert error.strerror == "expected a regular file, found a named pipe"
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):

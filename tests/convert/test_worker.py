@@ -1,9 +1,11 @@
 import hashlib
 import os
+import resource
 import signal
 import struct
 import subprocess
 import sys
+import tracemalloc
 from multiprocessing.connection import Pipe
 from pathlib import Path
 
@@ -87,6 +89,21 @@ def test_bad_images_have_no_place_and_a_reason(root, tmp_path, count):
     assert other.bad == [(0, "expected at most 5 bytes, found 7")]
 
 
+def test_large_images_are_not_all_in_memory_at_once(tmp_path):
+    pixels = np.full((400, 1000, 3), 7, np.uint16)
+    task = Task([f"cat/{n}.png" for n in range(60)], [png(pixels)] * 60)
+    with starting_workers(0, tmp_path, tmp_path) as [convert]:
+        # First without measuring, since what is compiled takes memory too.
+        convert(task)
+        tracemalloc.start()
+        result = convert(task)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert np.diff(result.offsets).tolist() == [pixels.size] * 59
+    assert os.path.getsize(result.scratch) == 2 * 60 * pixels.size
+    assert most < 60 * pixels.size / 2
+
+
 def test_an_image_in_no_folder_is_converted_too(tmp_path):
     # What is wrong with it is for the layout to say.
     with starting_workers(0, tmp_path, tmp_path) as [convert]:
@@ -115,7 +132,37 @@ def test_processes_end_with_the_block(root, tmp_path):
     with starting_workers(2, root, tmp_path) as workers:
         processes = [convert._process for convert in workers]  # type: ignore[attr-defined]
         assert [process.poll() for process in processes] == [None, None]
+        # Also one that hangs.
+        processes[1].send_signal(signal.SIGSTOP)
     assert None not in [process.poll() for process in processes]
+
+
+def test_ctrl_c_is_not_for_the_processes(root, tmp_path):
+    with starting_workers(1, root, tmp_path) as [convert]:
+        process = convert._process  # type: ignore[attr-defined]
+        assert os.getpgid(process.pid) == process.pid
+
+
+def test_modules_in_the_working_directory_are_not_the_workers(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("numpy", "subprocess"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('wrong module')")
+    with starting_workers(1, root, tmp_path) as [convert]:
+        check(convert(Task(PATHS, None)), PATHS)
+
+
+def test_want_of_memory_is_an_error_and_not_the_end(root, tmp_path):
+    large = png(np.zeros((3000, 3000, 3), np.uint16))
+    with starting_workers(1, root, tmp_path) as [convert]:
+        process = convert._process  # type: ignore[attr-defined]
+        check(convert(Task(PATHS, None)), PATHS)
+        used = (
+            int(Path(f"/proc/{process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        )
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (used + (20 << 20),) * 2)
+        with pytest.raises(MemoryError):
+            convert(Task(["train/cat/large.png"], [large]))
+        check(convert(Task(PATHS, None)), PATHS)
 
 
 def test_the_callers_path_is_the_workers(root, tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import ctypes
 import errno
 import fcntl
 import os
@@ -5,7 +6,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,7 +159,14 @@ def test_a_link_is_kept_and_what_it_leads_to_replaced(tmp_path):
     assert names(tmp_path / "disk") == ["x", "y"]
 
 
-def test_the_second_of_two_is_told(tmp_path):
+@pytest.fixture
+def no_file_left_open() -> Iterator[None]:
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_second_of_two_is_told(tmp_path, no_file_left_open):
     with publishing(tmp_path / "x", overwrite=True) as work:
         put(work, "x", "first")
         with (
@@ -195,7 +206,9 @@ def test_of_many_at_once_exactly_one_wins(tmp_path):
     assert names(tmp_path) == sorted(f"x{turn}" for turn in range(20))
 
 
-def test_a_lock_file_that_is_removed_meanwhile_locks_nothing(tmp_path, monkeypatch):
+def test_a_lock_file_that_is_removed_meanwhile_locks_nothing(
+    tmp_path, monkeypatch, no_file_left_open
+):
     flock, calls = fcntl.flock, list[int]()
 
     def lose_first(descriptor: int, operation: int) -> None:
@@ -210,6 +223,59 @@ def test_a_lock_file_that_is_removed_meanwhile_locks_nothing(tmp_path, monkeypat
         put(work, "x", "new")
         assert (tmp_path / ".x.lock").exists()
         assert len(calls) == 2
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_lock_is_removed_before_it_is_released(tmp_path, monkeypatch):
+    # Else another could lock that file in between, and a third one make and lock another.
+    close, closed = os.close, list[str]()
+
+    def note_close(descriptor: int) -> None:
+        closed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        close(descriptor)
+
+    monkeypatch.setattr(os, "close", note_close)
+    with publishing(tmp_path / "x", overwrite=False) as work:
+        put(work, "x", "new")
+    assert closed[-1] == f"{tmp_path / '.x.lock'} (deleted)"
+
+
+def _exchange_fails(code: int) -> Any:
+    """Make a C library in which exchanging two paths fails."""
+
+    def renameat2(*_: object) -> int:
+        ctypes.set_errno(code)
+        return -1
+
+    return lambda *_, **__: SimpleNamespace(renameat2=renameat2)
+
+
+@pytest.mark.parametrize(
+    "library",
+    [
+        lambda *_, **__: SimpleNamespace(),
+        *map(_exchange_fails, (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)),
+    ],
+)
+def test_a_file_system_that_cannot_exchange(tmp_path, monkeypatch, library):
+    put(tmp_path, "x", "old")
+    monkeypatch.setattr(ctypes, "CDLL", library)
+    with publishing(tmp_path / "x", overwrite=True) as work:
+        put(work, "x", "new")
+    assert read(tmp_path / "x") == "new"
+    assert names(tmp_path) == ["x"]
+
+
+def test_an_exchange_that_fails_is_an_error(tmp_path, monkeypatch):
+    put(tmp_path, "x", "old")
+    monkeypatch.setattr(ctypes, "CDLL", _exchange_fails(errno.EIO))
+    with (
+        pytest.raises(OSError, match=r"x") as caught,
+        publishing(tmp_path / "x", overwrite=True) as work,
+    ):
+        put(work, "x", "new")
+    assert caught.value.errno == errno.EIO
+    assert read(tmp_path / "x") == "old"
     assert names(tmp_path) == ["x"]
 
 

@@ -279,6 +279,31 @@ def test_there_is_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_pack_between_the_two_renames_of_a_writer_is_there(
+    npy_pack, tmp_path, monkeypatch, alive
+):
+    shutil.copytree(npy_pack, tmp_path / "a")
+    opened: list[Path] = []
+    real_open = os.open
+
+    def open_in_between(path: Path, *arguments: int, **options: int) -> int:
+        if path != tmp_path / "a" or opened:
+            return real_open(path, *arguments, **options)
+        opened.append(path)
+        os.rename(path, tmp_path / ".a.old")
+        try:
+            return real_open(path, *arguments, **options)
+        finally:
+            if alive:
+                os.rename(tmp_path / ".a.old", path)
+
+    monkeypatch.setattr(os, "open", open_in_between)
+    assert len(cinicpack.open_pack(tmp_path / "a")["train"]) == 12
+    assert opened
+    assert os.listdir(tmp_path) == ["a"]
+
+
 def test_what_is_no_pack_is_refused(tree, tmp_path):
     (tmp_path / "x.pack").write_text("hello")
     os.mkfifo(tmp_path / "pipe")

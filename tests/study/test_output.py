@@ -1,7 +1,7 @@
 import pytest
 
 from cinicpack.errors import ArgumentError, DestinationError
-from cinicpack.study.output import require_suffix, write_file
+from cinicpack.study.output import require_suffix, write_file, write_text
 
 
 def test_suffix_is_required_whatever_its_case():
@@ -27,3 +27,8 @@ def test_directory_is_not_replaced(tmp_path):
     assert (tmp_path / "a.csv" / "kept").exists()
     with pytest.raises(DestinationError, match="does not exist; create it first"):
         write_file(tmp_path / "b" / "a.csv", b"")
+
+
+def test_text_is_utf8_and_names_that_are_not_are_as_they_were(tmp_path):
+    write_text(tmp_path / "a.csv", "é,\udcff\n")
+    assert (tmp_path / "a.csv").read_bytes() == b"\xc3\xa9,\xff\n"

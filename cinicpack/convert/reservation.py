@@ -1,0 +1,138 @@
+"""A reservation: the arrays of a pack, made before the images are decoded.
+
+The rows of a tree are known from its paths. If all of its images can be packed, and have the shape
+of the first, workers write them where they belong; else what they wrote is copied from there.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+from typing import Final, NamedTuple
+
+from cinicpack.convert.decode import decode_images
+from cinicpack.convert.layout import Layout
+from cinicpack.convert.sources import read_files
+from cinicpack.convert.worker import Converted, Place, Task
+from cinicpack.store import npy
+from cinicpack.store.format import ArraySpec, Manifest, Normalization, SplitInfo
+from cinicpack.store.region import Region, write_all
+
+__all__ = ["Reservation", "divide", "reserve"]
+
+# As many bytes from a multiple of as many can be one huge page.
+_HUGE_PAGE: Final = 2 << 20
+_MAX_TASK_BYTES: Final = 8 << 20
+
+
+class Reservation(NamedTuple):
+    """Arrays that are there, but empty.
+
+    Attributes:
+        root: the pack that they will be.
+        shape: height and width of the images.
+        regions: where the arrays lie.
+    """
+
+    root: Path
+    shape: tuple[int, int]
+    regions: list[Region]
+
+    def specs(self) -> list[ArraySpec]:
+        """Return what the arrays are."""
+        return [region.spec for region in self.regions]
+
+    def finish(self, results: Sequence[Converted]) -> None:
+        """Write what workers held back."""
+        for result in results:
+            if result.held_back:
+                with open(result.scratch, "r+b", buffering=0) as stream:
+                    end = int(result.offsets[-1]) + 3 * math.prod(self.shape)
+                    place = end - len(result.held_back)
+                    write_all(stream.fileno(), memoryview(result.held_back), place)
+
+    def move(self, root: Path) -> list[Region]:
+        """Give the pack its name; returns where its arrays are then."""
+        os.rename(self.root, root)
+        return [
+            region._replace(file=root / region.file.relative_to(self.root))
+            for region in self.regions
+        ]
+
+
+def reserve(
+    source: Path,
+    paths: Sequence[str],
+    layout: Layout,
+    root: Path,
+    container: ModuleType,
+    shard_rows: int | None,
+) -> Reservation | None:
+    """Make the arrays for the images at ``paths`` of a tree, which are its rows in order.
+
+    None if the first of them is bad.
+    """
+    [first] = decode_images(read_files(source, paths[:1]))
+    if first.reason is not None:
+        return None
+    height, width, _ = first.pixels.shape
+    splits = {}
+    for name, rows in layout.rows.items():
+        names = (os.fsencode(paths[row].rpartition("/")[2]) for row in rows.tolist())
+        step = shard_rows or len(rows)
+        shards = tuple(min(step, len(rows) - start) for start in range(0, len(rows), step))
+        splits[name] = SplitInfo(shards, max(map(len, names)), "", ())
+    nothing = Normalization((0, 0, 0), (1, 1, 1), "")
+    manifest = Manifest((height, width, 3), layout.classes, nothing, splits, "", {})
+    if container is npy:
+        root.mkdir()
+    return Reservation(root, (height, width), container.create_arrays(root, list(manifest.specs())))
+
+
+def divide(
+    paths: Sequence[str], reservation: Reservation | None, task_images: int
+) -> Iterator[Task]:
+    """Divide the images of a tree, which are its rows in order, into tasks."""
+    if reservation is None:
+        for start in range(0, len(paths), task_images):
+            yield Task(list(paths[start : start + task_images]), None)
+        return
+    start = 0
+    for region in reservation.regions:
+        if "/images-" in region.spec.name:
+            row_bytes = math.prod(region.spec.shape[1:])
+            padding = 0
+            for first, last, held_back in _cut(region, task_images):
+                offset = region.offset + first * row_bytes
+                place = Place(str(region.file), offset, reservation.shape, padding, held_back)
+                yield Task(list(paths[start + first : start + last]), None, place)
+                padding = held_back
+            start += region.spec.shape[0]
+
+
+def _cut(region: Region, task_images: int) -> Iterator[tuple[int, int, int]]:
+    """Cut the rows of a region into tasks that fill huge pages, if few enough rows do.
+
+    A shuffled epoch reads one random image after the other, and takes up to a fifth longer where
+    the operating system keeps the file in small pages. It makes a huge one of a write that covers
+    it whole, and comes first. With 32x32, tasks are 2,048 images, 6 MiB: all but the header of an
+    npy file, 128 bytes. By so much each task starts late on a page, so it writes zeros there first,
+    and holds back the end that is on the page of the next.
+
+    Yields the first row, the one after the last, and how many bytes to hold back.
+    """
+    count, *shape = region.spec.shape
+    row_bytes = math.prod(shape)
+    step = _HUGE_PAGE // math.gcd(_HUGE_PAGE, row_bytes)
+    fits = step <= 8 * task_images and step * row_bytes <= _MAX_TASK_BYTES
+    if not fits:
+        step = max(1, min(task_images, _MAX_TASK_BYTES // row_bytes))
+
+    def late(row: int) -> int:
+        return (region.offset + row * row_bytes) % _HUGE_PAGE
+
+    lead = min(range(step), key=late) if fits else 0
+    for first, last in pairwise([0, *range(lead or step, count, step), count]):
+        yield first, last, late(last) if fits and last < count else 0

@@ -1,0 +1,226 @@
+import hashlib
+import struct
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cinicpack
+from cinicpack import cinic10
+from cinicpack.convert import assembly
+from cinicpack.convert.assembly import Images, Rows, write_pack
+from cinicpack.store import hdf5, npy
+from cinicpack.store.format import SOURCE_DTYPE
+from cinicpack.store.verify import verify_pack
+
+CLASSES = ("cat", "dog", "\udcff")
+HEIGHT, WIDTH = 3, 5
+CONTAINERS = {"npy": npy, "hdf5": hdf5}
+
+
+class Source:
+    """Images as workers leave them: planes in scratch files, and what was measured of each."""
+
+    def __init__(self, folder: Path, count: int, seed: int, scratches: int = 2) -> None:
+        random = np.random.default_rng(seed)
+        self.folder = folder
+        self.pixels = random.integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
+        self.labels = random.integers(0, len(CLASSES), count)
+        self.names = [f"é{random.integers(10**9) >> random.integers(30)}-{n}" for n in range(count)]
+        self.digests = random.integers(0, 256, (count, 32), np.uint8)
+        self.sources = np.zeros(count, SOURCE_DTYPE)
+        self.sources["origin"] = random.integers(0, len(cinic10.Origin), count)
+        self.sources["number"] = random.integers(0, 10**9, count)
+        self.scratch = random.integers(0, scratches, count)
+        self.offsets = np.zeros(count, np.int64)
+        self.scratches = [str(folder / f"scratch-{n}") for n in range(scratches)]
+        ends = [0] * scratches
+        files = [open(path, "wb") for path in self.scratches]
+        for number in random.permutation(count):
+            file = int(self.scratch[number])
+            # What is between the images is what became of those of other sizes.
+            gap = random.bytes(int(random.integers(0, 3)))
+            self.offsets[number] = ends[file] + len(gap)
+            ends[file] += files[file].write(gap + self.pixels[number].transpose(2, 0, 1).tobytes())
+        for opened in files:
+            opened.close()
+
+    def images(self, splits: dict[str, list[int]]) -> Images:
+        """Take the images with these numbers, in this order, as the rows of splits."""
+        flat = self.pixels.reshape(len(self.pixels), -1, 3).astype(np.int64)
+        return Images(
+            paths=[f"top/{name}" for name in self.names],
+            classes=CLASSES,
+            splits={
+                name: Rows(np.array(rows, np.int64), self.labels[rows].astype(np.uint8))
+                for name, rows in splits.items()
+            },
+            scratches=self.scratches,
+            scratch=self.scratch,
+            offsets=self.offsets,
+            shapes=np.full((len(flat), 2), (HEIGHT, WIDTH), np.int32),
+            digests=self.digests,
+            sums=np.concatenate([flat.sum(1), (flat**2).sum(1)], axis=1),
+            sources=self.sources,
+            bad={},
+            reduced=[],
+        )
+
+
+def check(pack: cinicpack.Pack, source: Source, splits: dict[str, list[int]]) -> None:
+    """Compare with what plain NumPy finds in the source."""
+    assert list(pack.splits) == list(splits)
+    fingerprints = {}
+    for name, rows in splits.items():
+        split, info = pack[name], pack.manifest.splits[name]
+        np.testing.assert_array_equal(np.asarray(split.images), source.pixels[rows])
+        assert split.labels.tolist() == source.labels[rows].tolist()
+        assert split.names.tolist() == [source.names[row].encode() for row in rows]
+        np.testing.assert_array_equal(split.sources, source.sources[rows])
+        joined = b"".join(sorted(source.digests[row].tobytes() for row in rows))
+        fingerprints[name] = hashlib.sha256(joined).digest()
+        assert split.fingerprint == fingerprints[name].hex()
+        found = {(group.label, group.origin): group for group in info.groups}
+        assert len(found) == len(info.groups)
+        kinds = [(int(source.labels[n]), int(source.sources["origin"][n])) for n in rows]
+        assert list(found) == sorted(set(kinds))
+        for kind, group in found.items():
+            mine = [row for row, of in zip(rows, kinds, strict=True) if of == kind]
+            values = source.pixels[mine].reshape(-1, 3).astype(int)
+            assert group.rows == len(mine)
+            assert group.sums == tuple(values.sum(0).tolist())
+            assert group.squares == tuple((values**2).sum(0).tolist())
+    whole = b"".join(
+        struct.pack("<I", len(name)) + name.encode() + digest
+        for name, digest in sorted(fingerprints.items())
+    )
+    assert pack.fingerprint == hashlib.sha256(whole).hexdigest()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    data=st.data(),
+    container=st.sampled_from([npy, hdf5]),
+    count=st.integers(1, 30),
+    scratches=st.integers(1, 4),
+    shard_rows=st.none() | st.integers(1, 12),
+    num_workers=st.none() | st.integers(0, 3),
+    seed=st.integers(0, 2**32),
+)
+def test_every_image_that_is_kept_is_in_its_place(
+    data, container, count, scratches, shard_rows, num_workers, seed
+):
+    numbers = data.draw(st.permutations(range(count)))
+    first = data.draw(st.integers(1, count))
+    last = data.draw(st.integers(first, count))
+    splits = {"train": numbers[:first], "test": numbers[first:last]}
+    splits = {name: rows for name, rows in splits.items() if rows}
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        # A little more than two images at once, so that a few are many.
+        patch.setattr(assembly, "_COPY_BYTES", 2 * 3 * HEIGHT * WIDTH + 7)
+        folder = Path(name)
+        source = Source(folder, count, seed, scratches)
+        images = source.images(splits)
+        write_pack(images, folder / "a", container, shard_rows, num_workers)
+        pack = cinicpack.open_pack(folder / "a")
+        check(pack, source, splits)
+        for split, rows in splits.items():
+            shards = pack.manifest.splits[split].shards
+            assert sum(shards) == len(rows)
+            assert set(shards[:-1]) <= {shard_rows}
+            assert 0 < shards[-1] <= (shard_rows or len(rows))
+        assert verify_pack(folder / "a").problems == []
+
+
+def written(source: Source, name: str, images: Images, num_workers: int = 1) -> dict[str, bytes]:
+    write_pack(images, source.folder / name, npy, 4, num_workers)
+    files = [file for file in (source.folder / name).rglob("*") if file.is_file()]
+    return {str(file.relative_to(source.folder / name)): file.read_bytes() for file in files}
+
+
+def test_threads_and_scratch_files_change_no_byte(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    splits = {"train": [*range(3, 30)], "valid": [2, 0, 1]}
+    one = Source(tmp_path, 30, seed=1, scratches=1)
+    expected = written(one, "a", one.images(splits))
+    assert written(one, "b", one.images(splits), num_workers=3) == expected
+    # The last three of five are empty, or have nothing that is kept.
+    planes = [pixels.transpose(2, 0, 1).tobytes() for pixels in one.pixels]
+    scratch, offsets = np.arange(30) % 2, np.arange(30) // 2 * len(planes[0])
+    contents = [b"".join(planes[0::2]), b"".join(planes[1::2]), b"", b"short", bytes(1000)]
+    scratches = [str(tmp_path / "x" / str(n)) for n in range(5)]
+    for path, content in zip(scratches, contents, strict=True):
+        Path(path).write_bytes(content)
+    images = replace(one.images(splits), scratches=scratches, scratch=scratch, offsets=offsets)
+    assert written(one, "c", images) == expected
+    monkeypatch.setattr(assembly, "_COPY_BYTES", 1)
+    assert written(one, "d", images) == expected
+
+
+@pytest.mark.parametrize("container", CONTAINERS.values(), ids=CONTAINERS)
+def test_the_manifest_says_what_was_left_out_and_skipped(tmp_path, container: ModuleType):
+    source = Source(tmp_path, 5, seed=2)
+    skipped = (("train/cat/a.png", "cut"), ("train/\udcff/b.png", "empty"))
+    bad = {1: "cut", 2: "empty"}
+    images = replace(source.images({"train": [0, 4]}), skipped=skipped, bad=bad)
+    write_pack(images, tmp_path / "a", container, None, 1)
+    manifest = cinicpack.open_pack(tmp_path / "a").manifest
+    assert manifest.skipped == skipped
+    assert manifest.classes == CLASSES
+    assert manifest.image_shape == (HEIGHT, WIDTH, 3)
+    assert manifest.splits["train"].name_bytes == max(len(source.names[n].encode()) for n in (0, 4))
+
+
+@pytest.mark.parametrize(
+    ("splits", "origin"),
+    [
+        ({"valid": [0, 1], "train": [2, 3, 4]}, "train"),
+        ({"test": [0, 1, 2], "a": [3, 4]}, "test"),
+    ],
+)
+def test_normalization_is_that_of_train_or_of_the_first_split(tmp_path, splits, origin):
+    source = Source(tmp_path, 5, seed=3)
+    write_pack(source.images(splits), tmp_path / "a", npy, None, 1)
+    pack = cinicpack.open_pack(tmp_path / "a")
+    values = source.pixels[splits[origin]].reshape(-1, 3) / 255
+    assert pack.manifest.normalization.origin == origin
+    np.testing.assert_allclose(pack.mean, values.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(pack.std, values.std(0), rtol=1e-12)
+
+
+def test_normalization_of_cinic10s_classes_is_the_published_one(tmp_path):
+    source = Source(tmp_path, 5, seed=4)
+    images = replace(source.images({"valid": [0, 1, 2]}), classes=cinic10.CLASSES)
+    write_pack(images, tmp_path / "a", npy, None, 1)
+    pack = cinicpack.open_pack(tmp_path / "a")
+    assert pack.manifest.normalization == (cinic10.MEAN, cinic10.STD, "published")
+
+
+def test_labels_have_two_bytes_above_256_classes(tmp_path):
+    source = Source(tmp_path, 3, seed=5)
+    rows = Rows(np.array([2, 0, 1]), np.array([0, 255, 256], np.uint16))
+    classes = tuple(f"{n:03}" for n in range(257))
+    images = replace(source.images({}), classes=classes, splits={"train": rows})
+    write_pack(images, tmp_path / "a", npy, 2, 1)
+    split = cinicpack.open_pack(tmp_path / "a")["train"]
+    assert split.labels.dtype == np.uint16
+    assert split.labels.tolist() == [0, 255, 256]
+    np.testing.assert_array_equal(np.asarray(split.images), source.pixels[[2, 0, 1]])
+
+
+def test_what_cannot_be_written_is_an_error_and_no_thread_hangs(tmp_path, monkeypatch):
+    source = Source(tmp_path, 9, seed=6)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(assembly, "write_all", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_pack(source.images({"train": [*range(9)]}), tmp_path / "a", npy, 2, 3)
+    # Without a manifest it is no pack, whatever is in it.
+    assert not (tmp_path / "a" / "pack.json").exists()

@@ -1,0 +1,92 @@
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cinicpack
+from cinicpack.convert.layout import arrange
+from cinicpack.convert.reservation import divide, reserve
+from cinicpack.store import hdf5, npy
+
+HUGE_PAGE = 2 << 20
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """Two splits of one class with 19 images of 512x512: of these eight are three huge pages."""
+    root: Path = tmp_path_factory.mktemp("reservation") / "tree"
+    random = np.random.default_rng(0)
+    for split in ("train", "valid"):
+        (root / split / "cat").mkdir(parents=True)
+        for number in range(19):
+            # Noise at the edges, where tasks meet.
+            pixels = np.full((512, 512, 3), number, np.uint8)
+            pixels[0], pixels[-1] = random.integers(0, 256, (2, 512, 3), np.uint8)
+            Image.fromarray(pixels).save(root / split / "cat" / f"{number:02}.png")
+    return root
+
+
+def paths_of(tree: Path) -> list[str]:
+    return sorted(str(file.relative_to(tree)) for file in tree.rglob("*.png"))
+
+
+@pytest.mark.parametrize("container", [npy, hdf5])
+@pytest.mark.parametrize("shard_rows", [None, 17])
+def test_tasks_tile_the_arrays_at_huge_pages(
+    tree: Path, tmp_path: Path, container: ModuleType, shard_rows: int | None
+) -> None:
+    paths = paths_of(tree)
+    root = tmp_path / "reserved"
+    reservation = reserve(tree, paths, arrange(paths), root, container, shard_rows)
+    assert reservation is not None
+    assert reservation.shape == (512, 512)
+    tasks = list(divide(paths, reservation, 2))
+    assert [path for task in tasks for path in task.paths] == paths
+    row_bytes = 3 * 512 * 512
+    edges = 0
+    for region in reservation.regions:
+        if "/images-" not in region.spec.name:
+            continue
+        stop = region.offset + region.spec.nbytes
+        places = [
+            (task.place, task.place.offset + len(task.paths) * row_bytes)
+            for task in tasks
+            if task.place
+            and task.place.file == str(region.file)
+            and region.offset <= task.place.offset < stop
+        ]
+        assert places[0][0].offset == region.offset
+        assert places[0][0].padding == places[-1][0].held_back == 0
+        assert places[-1][1] == stop
+        for (place, end), (following, _) in pairwise(places):
+            assert end == following.offset
+            assert place.held_back == following.padding
+            assert (end - place.held_back) % HUGE_PAGE == 0
+            edges += 1
+    assert edges >= 4
+
+
+def test_what_is_held_back_is_written_in_the_end(tree: Path, tmp_path: Path) -> None:
+    pack = cinicpack.pack(tree, tmp_path / "a.pack", num_workers=2, progress=False)
+    for split in pack.splits:
+        for row, path in enumerate(sorted((tree / split / "cat").iterdir())):
+            np.testing.assert_array_equal(pack[split].images[row], np.asarray(Image.open(path)))
+    # With an image of another size nothing can stay where it was.
+    Image.new("RGB", (3, 3)).save(tree / "train" / "cat" / "20.png")
+    with pytest.warns(UserWarning, match="1 images that cannot be packed are left out"):
+        other = cinicpack.pack(tree, tmp_path / "b.pack", skip_bad=True, progress=False)
+    assert other.fingerprint == pack.fingerprint
+
+
+def test_nothing_is_reserved_if_the_first_image_is_bad(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(b"no image")
+    paths = ["cat/a.png"]
+    assert reserve(tmp_path, paths, arrange(paths), tmp_path / "r", npy, None) is None
+    assert not (tmp_path / "r").exists()
+    [task] = divide(paths, None, 2)
+    assert task.paths == paths
+    assert task.place is None
