@@ -85,21 +85,20 @@ class PackedDataModule(LightningDataModule):
 class _TrainLoader(Loader):
     """A loader that keeps step with a trainer, which saves its state in checkpoints and loads it.
 
-    A trainer loads no states from a checkpoint of the end of an epoch: a new loader starts at the
-    trainer's epoch.
+    Its epochs are the trainer's, which loads no states from a checkpoint of an epoch's end. Once it
+    has loaded one, they count on from there.
     """
 
     def __init__(self, trainer: Trainer | None, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._trainer = trainer
-        self._is_new = True
+        self._is_loaded = False
 
     def __iter__(self) -> Any:
         # A generator: the epoch starts with its first batch, since the trainer calls iter() more
         # than once for some epochs.
-        if self._trainer is not None and self._is_new:
+        if self._trainer is not None and not self._is_loaded:
             self.set_epoch(self._trainer.current_epoch)
-        self._is_new = False
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,7 +117,7 @@ class _TrainLoader(Loader):
                 f"the checkpoint is in the middle of, since the trainer counts steps; found {here}"
             )
         super().load_state_dict(state)
-        self._is_new = False
+        self._is_loaded = True
 
     def _images_per_step(self) -> int:
         return self.batch_size * (1 if self._trainer is None else self._trainer.world_size)

@@ -6,7 +6,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 
+from benchmarks import bench_gpu
 from benchmarks.check import Sample, check_samples
 from benchmarks.draw import draw_chart, draw_table
 from benchmarks.report import format_json
@@ -90,7 +92,7 @@ def test_the_chart_is_logarithmic_svg_with_colours_for_dark_and_light():
     assert "slow &amp; sure" in text
 
 
-@pytest.mark.parametrize("name", ["throughput", "loader", "convert"])
+@pytest.mark.parametrize("name", ["throughput", "loader", "convert", "gpu"])
 def test_committed_results_are_what_the_runner_writes(name):
     path = RESULTS / f"{name}.json"
     if not path.exists():
@@ -178,3 +180,19 @@ def test_wrong_scale_order_labels_and_pixels_are_found_out():
     assert find(first, first) == ["shuffle"]
     assert find(first, Sample(second.images, (second.labels + 1) % 10)) == ["labels"]
     assert "exact pixels" in find(first, Sample(np.roll(second.images, 1, 1), second.labels))
+
+
+def test_the_gpu_benchmark_runs_on_a_cpu_but_writes_nothing(tmp_path, capsys):
+    output = ["--output", str(tmp_path)]
+    bench_gpu.main(["--device", "cpu", "--quick", "--threads", "1", *output])
+    text = capsys.readouterr().out
+    assert "mean nothing" in text
+    assert all(name in text for name in ("hand-off alone", "as airbench", "one cached batch"))
+    with pytest.raises(SystemExit, match="2"):
+        bench_gpu.main(["--device", "cpu", *output])
+    assert "add --quick" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit, match="2"):
+            bench_gpu.main(output)
+        assert capsys.readouterr().err == "This measures a GPU, and torch sees none here.\n"
+    assert not list(tmp_path.iterdir())

@@ -7,13 +7,14 @@ import warnings
 from collections import defaultdict
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 import cinicpack
-from cinicpack import Augment, Loader, SelectionError, StateError
+from cinicpack import ArgumentError, Augment, Loader, SelectionError, StateError
 from cinicpack.synthetic import write_tree
 from tests.torchvision_here import import_torchvision
 
@@ -217,6 +218,20 @@ def test_bad_arguments_are_refused_by_name(pack, tmp_path):
         make_module(pack, shards=2).train_dataloader()
     with pytest.raises(FileNotFoundError, match="no such pack"):
         make_module(tmp_path / "none")
+
+
+def test_loaders_are_on_the_trainers_gpu(pack):
+    def make_loader(**options):
+        module = make_module(pack, **options)
+        # More than any machine has, so that this is refused everywhere.
+        module.trainer = SimpleNamespace(
+            strategy=SimpleNamespace(root_device=torch.device("cuda", 99)), world_size=1
+        )
+        return module.val_dataloader()
+
+    with pytest.raises(ArgumentError, match="'cuda:99' is not there"):
+        make_loader()
+    assert next(iter(make_loader(device="cpu")))[0].device.type == "cpu"
 
 
 def test_two_ranks_share_epochs_and_resume(pack, tmp_path):

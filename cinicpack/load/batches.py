@@ -1,5 +1,6 @@
 """Batches: what the kernels wrote, as tensors or arrays that share one block of memory."""
 
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from cinicpack.load.memory import Interface
 
-__all__ = ["DTYPES", "Batch", "BatchFormat", "Block", "Slab", "receive"]
+__all__ = ["DTYPES", "Batch", "BatchFormat", "Block", "Slab"]
 
 Batch: TypeAlias = tuple[Any, ...]
 
@@ -38,11 +39,11 @@ class Slab(NamedTuple):
 
     Attributes:
         batches: the first one last.
-        event: of a GPU, what the consumer's stream has to wait for; None on the host.
+        receive: what each batch has to be given to when it is handed out; None on the host.
     """
 
     batches: list[Batch]
-    event: Any
+    receive: Callable[[Batch], None] | None
 
 
 class BatchFormat(NamedTuple):
@@ -129,15 +130,3 @@ def _torch() -> ModuleType:
     import torch
 
     return torch
-
-
-def receive(batch: Batch, event: Any) -> None:
-    """Hand a batch that was made on a GPU over to the stream that is current there.
-
-    That stream waits for the event, the caller does not; and the memory is not given to anyone
-    else before the stream is done with it.
-    """
-    stream = _torch().cuda.current_stream(batch[0].device)
-    stream.wait_event(event)
-    for tensor in batch:
-        tensor.record_stream(stream)

@@ -2,8 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, LoaderError
-from cinicpack.load.batches import BatchFormat, Block, Slab
-from cinicpack.load.fused import augment_pixels
+from cinicpack.load.batches import Batch, BatchFormat, Slab
+from cinicpack.load.fused import augment_pixels, place_constants
 from cinicpack.load.memory import Pool, allocate
 from cinicpack.load.samples import Samples
 
@@ -26,9 +26,11 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "uint8": torch.uint8,
 }
-# Of a sample: label, row and position, and five draws (on a multiple of 8 bytes).
-_INTEGERS = 3
+# Of a sample: what `kernels.draw` writes, and label, row and position.
 _DRAWS = 5
+_INTEGERS = 3
+# Triton compiles a kernel for pointers to multiples of this, and once more for others.
+_ALIGNMENT = 16
 _UPLOAD_IMAGES = 8192
 
 
@@ -47,13 +49,16 @@ def check_device(device: Any) -> torch.device:
         if count:
             index = torch.cuda.current_device() if index is None else index
         if index is None or index >= count:
-            raise ArgumentError(f"device {str(found)!r} is not there: torch sees {count} GPUs")
+            raise ArgumentError(
+                f"device {str(found)!r} is not there: torch {torch.__version__} sees {count} GPUs; "
+                "use device='cpu', or one of those"
+            )
         found = torch.device("cuda", index)
     return found
 
 
 class _Transit(NamedTuple):
-    """Memory of the host that the device may read until ``event``."""
+    """Memory of the host that the device may read until ``event`` is done."""
 
     memory: NDArray[np.uint8]
     event: Any
@@ -63,9 +68,13 @@ class DeviceMaker:
     """Makes slabs of batches on a device.
 
     What crosses the bus: augmented on the host, the finished batches; augmented on the device,
-    uint8 pixels and 44 bytes a sample of labels, rows and draws; with resident pixels only the
-    latter. On a GPU all of it happens on a stream of its own, and a slab carries the event that the
-    consumer's stream has to wait for.
+    uint8 pixels and 36 bytes a sample of label, row and draws; with resident pixels, 44 bytes a
+    sample of these and the position.
+
+    On a GPU all of it is queued on a stream of this maker, which owns all memory that it uses
+    there. The consumer's stream waits for it, and the consumer for nothing. But nothing is made
+    while the device lags behind by more than ``ahead`` of the slabs that were received: their
+    memory cannot be used again before.
 
     Args:
         samples: what batches are made of.
@@ -93,48 +102,55 @@ class DeviceMaker:
         self._samples = samples
         self._format = batch_format
         self._raw = batch_format._replace(dtype="uint8", channels_last=False)
-        self._augment = resident or augment_on == "device"
+        self._is_resident = resident
+        self._augments = resident or augment_on == "device"
         self._device = device
         stream: Any = torch.cuda.Stream
         self._stream = stream(device) if device.type == "cuda" else None
         self._ahead = ahead
         self._transit: deque[_Transit] = deque()
+        # When a consumer's stream gets to each slab that was received, and the last one's event.
+        self._received: deque[Any] = deque()
+        self._last: Any = None
         self._lock = threading.Lock()
-        sent = self._raw if self._augment else batch_format
-        extra = 8 * (_INTEGERS * slab_images + _DRAWS * slab_images)
-        nbytes = extra if resident else sent.nbytes(slab_images) + extra
+        if self._augments:
+            nbytes = 8 * _INTEGERS * slab_images if resident else self._raw.nbytes(slab_images)
+            nbytes += _ALIGNMENT + 4 * _DRAWS * slab_images
+        else:
+            nbytes = batch_format.nbytes(slab_images)
         get = allocate if self._stream is None else _allocate_pinned
         self._pool = Pool(partial(get, nbytes), ahead + 2)
-        self._resident = self._upload() if resident else None
+        # On our stream, so that the allocator gives their memory to nobody who could write there
+        # before our last kernel has read it.
+        with self._on_stream():
+            self._constants = place_constants(samples.transform, device)
+            self._resident = self._upload() if resident else None
 
     def make(self, positions: NDArray[np.int64], edges: Sequence[int], epoch: int) -> Slab:
         """Make the samples at ``positions`` into batches with these edges."""
-        memory = self._lend()
-        on_stream: Any = nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
-        with on_stream:
-            if self._augment:
+        with self._on_stream():
+            memory = self._lend()
+            if self._augments:
                 images, labels, rows = self._augment_there(memory, positions, epoch)
             else:
                 images, labels, rows = self._augment_here(memory, positions, epoch)
-            event = None if self._stream is None else self._stream.record_event()
-        if event is not None:
-            with self._lock:
-                self._transit.append(_Transit(memory, event))
+            event = self._record()
         batches = [
             (images[start:stop], labels[start:stop], rows[start:stop])
             if self._format.return_index
             else (images[start:stop], labels[start:stop])
             for start, stop in pairwise(edges)
         ]
-        return Slab(batches[::-1], event)
+        return Slab(batches[::-1], None if event is None else partial(self._receive, event))
 
     def clear(self) -> None:
-        """Let go of all memory that no batch needs."""
+        """Let go of all memory that no batch needs; nothing can be made any more."""
         with self._lock:
             for transit in self._transit:
                 transit.event.synchronize()
             self._transit.clear()
         self._pool.clear()
+        self._resident = None
 
     def _augment_here(
         self, memory: NDArray[np.uint8], positions: NDArray[np.int64], epoch: int
@@ -154,53 +170,102 @@ class DeviceMaker:
         self, memory: NDArray[np.uint8], positions: NDArray[np.int64], epoch: int
     ) -> tuple[torch.Tensor, ...]:
         count, form = len(positions), self._format
-        if self._resident is None:
+        if self._is_resident:
+            end = 8 * _INTEGERS * count
+            places, labels, rows = memory[:end].view(np.int64).reshape(_INTEGERS, count)
+            places[:] = positions
+            self._samples.look_up(positions, labels, rows)
+        else:
+            end = self._raw.nbytes(count)
             block = self._raw.block(memory, count)
-            start = self._raw.nbytes(count)
-        else:
-            block = Block(memory[:0], *memory[: 16 * count].view(np.int64).reshape(2, count))
-            start = 16 * count
-        middle = start + 8 * count
-        places = memory[start:middle].view(np.int64)
-        end = middle + 4 * _DRAWS * count
-        draws = memory[middle:end].view(np.int32).reshape(count, _DRAWS)
-        if self._resident is None:
+            labels, rows = block.labels, block.rows
             self._samples.gather(block, positions)
-        else:
-            self._samples.look_up(positions, block.labels, block.rows)
-        places[:] = positions
-        self._samples.draw(block.rows, epoch, draws)
+        start = end + -end % _ALIGNMENT
+        end = start + 4 * _DRAWS * count
+        draws = memory[start:end].view(np.int32).reshape(count, _DRAWS)
+        self._samples.draw(rows, epoch, draws)
         sent = self._send(memory[:end])
-        if self._resident is None:
+        pixels = self._resident
+        if pixels is None:
             pixels = _of(sent, memory, block.images).view(count, 3, form.height, form.width)
-        else:
-            pixels = self._resident
         images = augment_pixels(
             pixels,
-            None if self._resident is None else _of(sent, memory, places),
+            _of(sent, memory, places) if self._is_resident else None,
             _of(sent, memory, draws).view(count, _DRAWS),
+            self._constants,
             self._samples.transform,
             _DTYPES[form.dtype],
             form.channels_last,
         )
-        return images, _of(sent, memory, block.labels), _of(sent, memory, block.rows)
+        return images, _of(sent, memory, labels), _of(sent, memory, rows)
+
+    @contextmanager
+    def _on_stream(self) -> Iterator[None]:
+        """Make our device and stream the current ones of this thread, until the end of the block.
+
+        `torch.cuda.stream` by itself goes back to the device that was current. In a new thread
+        that is GPU 0, where every rank would then have a context of some hundred MB.
+        """
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            yield
+
+    def _record(self) -> Any:
+        """Mark what is queued on our stream so far."""
+        if self._stream is None:
+            return None
+        # A thread that waits for it sleeps, for the kernels on the host need the cores.
+        event: Any = torch.cuda.Event
+        return self._stream.record_event(event(blocking=True))
+
+    def _receive(self, made: Any, batch: Batch) -> None:
+        """Hand a batch over to the stream that is current here.
+
+        That stream waits, the caller does not; and the memory is given to nobody else before the
+        stream is done with it.
+        """
+        stream = torch.cuda.current_stream(self._device)
+        stream.wait_event(made)
+        for tensor in batch:
+            tensor.record_stream(stream)
+        if made is not self._last:
+            self._last = made
+            event: Any = torch.cuda.Event
+            with self._lock:
+                self._received.append(stream.record_event(event(blocking=True)))
 
     def _lend(self) -> NDArray[np.uint8]:
         """Lend memory, and take back what the device has read; wait if it lags behind."""
-        with self._lock:
-            while self._transit:
-                event = self._transit[0].event
-                if not event.query():
-                    if len(self._transit) <= self._ahead:
-                        break
-                    event.synchronize()
-                self._transit.popleft()
+        while True:
+            with self._lock:
+                while self._transit and self._transit[0].event.query():
+                    self._transit.popleft()
+                while self._received and self._received[0].query():
+                    self._received.popleft()
+                if len(self._transit) > self._ahead:
+                    oldest = self._transit[0].event
+                elif len(self._received) > self._ahead:
+                    oldest = self._received[0]
+                else:
+                    break
+            # Not under the lock, which others need to say what they have sent.
+            oldest.synchronize()
         loan = self._pool.lend()
         return loan.array(loan.lent.__array_interface__)
 
     def _send(self, memory: NDArray[np.uint8]) -> torch.Tensor:
+        """Copy to the device, without waiting; until then the memory is in transit."""
         host = torch.from_numpy(memory)
-        return host if self._stream is None else host.to(self._device, non_blocking=True)
+        if self._stream is None:
+            return host
+        sent = host.to(self._device, non_blocking=True)
+        # At once: were it lost to an error in what follows, it would be refilled under the copy.
+        event = self._record()
+        with self._lock:
+            self._transit.append(_Transit(memory, event))
+        return sent
 
     def _upload(self) -> torch.Tensor:
         """Copy the pixels of all samples to the device: (N, 3, H, W) uint8."""
@@ -213,10 +278,8 @@ class DeviceMaker:
             block = form.block(memory, len(positions))
             self._samples.gather(block, positions)
             part = torch.from_numpy(block.images).view(len(positions), *shape[1:])
+            # It waits for the copy, so the memory may be filled again.
             pixels[start : start + len(positions)].copy_(part)
-        if self._stream is not None:
-            # What is launched on our stream must come after these copies.
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))
         return pixels
 
 
@@ -230,7 +293,7 @@ def _of(sent: torch.Tensor, memory: NDArray[np.uint8], array: NDArray[Any]) -> t
 
 def _allocate_pinned(nbytes: int) -> NDArray[np.uint8]:
     try:
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True).numpy()
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=True).numpy()
     except RuntimeError as error:
         raise LoaderError(
             f"cannot pin {nbytes:,} bytes of memory for copies to the GPU: {error}; raise the "

@@ -6,17 +6,28 @@ same bytes: crop, mirror, multiply, add, cut out, round to the type of the batch
 
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 
 from cinicpack.load.samples import Transform
 
-__all__ = ["augment_pixels"]
+__all__ = ["augment_pixels", "place_constants"]
+
+
+def place_constants(transform: Transform, device: torch.device) -> torch.Tensor:
+    """Put scale, shift and filler of the channels on a device: (3, 3) float32.
+
+    Once and not for each batch: a copy from memory that is not pinned waits for the stream.
+    """
+    rows = (transform.scale, transform.shift, transform.filler)
+    return torch.from_numpy(np.array(rows, np.float32)).to(device)
 
 
 def augment_pixels(
     pixels: torch.Tensor,
     positions: torch.Tensor | None,
     draws: torch.Tensor,
+    constants: torch.Tensor,
     transform: Transform,
     dtype: torch.dtype,
     channels_last: bool,
@@ -27,6 +38,7 @@ def augment_pixels(
         pixels: (M, 3, H, W) uint8, contiguous.
         positions: (n,) int64, which of them; None: all, in order.
         draws: (n, 5) int32, see `kernels.draw`.
+        constants: what `place_constants` gives for the transform.
         transform: what is not drawn.
         dtype: of the batch.
         channels_last: its memory format.
@@ -37,20 +49,24 @@ def augment_pixels(
     if pixels.is_cuda and find_spec("triton") is not None:
         from cinicpack.load.triton_kernel import augment_with_triton
 
-        return augment_with_triton(pixels, positions, draws, transform, dtype, channels_last)
-    return augment_with_torch(pixels, positions, draws, transform, dtype, channels_last)
+        augment = augment_with_triton
+    else:
+        augment = augment_with_torch
+    return augment(pixels, positions, draws, constants, transform, dtype, channels_last)
 
 
 def augment_with_torch(
     pixels: torch.Tensor,
     positions: torch.Tensor | None,
     draws: torch.Tensor,
+    constants: torch.Tensor,
     transform: Transform,
     dtype: torch.dtype,
     channels_last: bool,
 ) -> torch.Tensor:
     """Do as `augment_pixels` says, with torch operations."""
     height, width = transform.height, transform.width
+    scale, shift, filler = constants.view(3, 3, 1, 1)
     device = pixels.device
     dy, dx, mirror, cy, cx = draws.to(torch.int64).unsqueeze(2).unbind(1)
     columns = torch.arange(width, device=device).unsqueeze(0)
@@ -70,10 +86,6 @@ def augment_with_torch(
     if visible is not None:
         out = out * visible.unsqueeze(1)
     if dtype != torch.uint8:
-        scale, shift = (
-            torch.from_numpy(values).to(device).view(3, 1, 1)
-            for values in (transform.scale, transform.shift)
-        )
         # Two operations, hence two roundings.
         out = out.to(torch.float32) * scale
         out = out + shift
@@ -82,8 +94,7 @@ def augment_with_torch(
         inside_y = (rows >= top) & (rows < top + transform.cutout)
         inside_x = (columns >= left) & (columns < left + transform.cutout)
         inside = (inside_y.unsqueeze(2) & inside_x.unsqueeze(1)).unsqueeze(1)
-        filler = torch.from_numpy(transform.filler).to(device).view(3, 1, 1)
-        out = torch.where(inside, filler, out)
+        out = torch.where(inside, filler.to(out.dtype), out)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     batch: torch.Tensor = out.to(dtype).contiguous(memory_format=layout)
     return batch

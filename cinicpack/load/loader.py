@@ -8,7 +8,7 @@ import operator
 import os
 import sys
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, LoaderError, SelectionError, StateError
 from cinicpack.load.augment import Augment
-from cinicpack.load.batches import DTYPES, Batch, BatchFormat, Slab, receive
+from cinicpack.load.batches import DTYPES, Batch, BatchFormat, Slab
 from cinicpack.load.host import HostMaker
 from cinicpack.load.order import epoch_order, rank_batches
 from cinicpack.load.pipeline import Pipeline
@@ -74,7 +74,8 @@ class Loader:
         classes: only images of these classes; labels stay as they are.
         drop_last: leave out the images that do not fill a batch on every rank.
         seed: of order and augmentation, below 2**64.
-        num_workers: threads that make batches; None: the usable cores; 0: the one that iterates.
+        num_workers: threads that make batches; None: the usable cores, divided among the ranks that
+            torchrun started on this machine; 0: the one that iterates.
         device: where batches are given.
         augment_on: "cpu", or "device".
         resident: whether the split's pixels live on the device; implies ``augment_on="device"``.
@@ -136,7 +137,7 @@ class Loader:
         self.drop_last = bool(drop_last)
         self.seed = _check_int("seed", seed, 0, 2**64)
         self.num_workers = (
-            usable_cores() if num_workers is None else _check_int("num_workers", num_workers, 0)
+            _share_cores() if num_workers is None else _check_int("num_workers", num_workers, 0)
         )
         self._given_ranks = _check_ranks(rank, world_size)
         self._ranks: tuple[int, int] | None = None
@@ -158,7 +159,10 @@ class Loader:
             self.split, rows, augment, self.seed, self._format, mean, std, normalized
         )
         self._split_text = _describe_split(self.split)
-        self._ahead = self.num_workers + 1
+        # With resident pixels threads only look up and launch, and each slab that is made ahead
+        # takes 64 MiB of the device.
+        self._threads = min(self.num_workers, 2) if resident else self.num_workers
+        self._ahead = self._threads + 1
         self._maker = self._choose_maker(device, augment_on, bool(resident))
         # Where the running epoch is, and where the next one starts if not at the epoch after it.
         self._epoch, self._consumed = 0, 0
@@ -333,14 +337,14 @@ class _Epoch:
             return maker.make(positions[start : start + count], edges, epoch)
 
         self._ready: list[Batch] = []
-        self._event: Any = None
+        self._receive: Callable[[Batch], None] | None = None
         self._batches_left = batches
         self._share = size * world_size
         # Only once, since later the images are in the page cache, or there is no room for them.
         self._reading = loader._samples.read_ahead() if loader._cold else None
         loader._cold = False
         self._pipeline = Pipeline(
-            make, math.ceil(self._batches_left / step), loader.num_workers, loader._ahead
+            make, math.ceil(self._batches_left / step), loader._threads, loader._ahead
         )
         self.running = True
 
@@ -351,8 +355,8 @@ class _Epoch:
         if not self._ready:
             self._refill()
         batch = self._ready.pop()
-        if self._event is not None:
-            receive(batch, self._event)
+        if self._receive is not None:
+            self._receive(batch)
         loader = self._loader
         self._batches_left -= 1
         if self._batches_left:
@@ -379,7 +383,7 @@ class _Epoch:
             self._finish()
             raise StopIteration
         try:
-            self._ready, self._event = next(self._pipeline)
+            self._ready, self._receive = next(self._pipeline)
         except Exception:
             self.close()
             raise
@@ -395,6 +399,10 @@ class _Epoch:
             self._close()
             if self._loader._start is None:
                 self._loader._start = (self._loader._epoch + 1, 0)
+
+
+def _share_cores() -> int:
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _check_split(pack: Pack, split: str | Split) -> Split:

@@ -1,5 +1,7 @@
 """The fused kernel for GPUs: gather, crop, mirror, normalise, cut out and round in one pass."""
 
+from threading import Lock
+
 import torch
 import triton
 import triton.language as tl
@@ -9,73 +11,81 @@ from cinicpack.load.samples import Transform
 __all__ = ["augment_with_triton"]
 
 _BLOCK = 1024
+# The loader launches from several threads, and Triton does not say that this is safe. The first
+# launch compiles, which the others should wait for rather than do as well.
+_LAUNCH = Lock()
 
 
 @triton.jit
 def _augment(
-    pixels, positions, draws, out,
-    scale_r, scale_g, scale_b, shift_r, shift_g, shift_b, filler_r, filler_g, filler_b,
+    pixels, positions, draws, constants, out,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PADDING: tl.constexpr, REFLECT: tl.constexpr,
     CUTOUT: tl.constexpr, CHANNELS_LAST: tl.constexpr, GATHER: tl.constexpr, RAW: tl.constexpr,
     BFLOAT16: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write a block of the elements of one image, in the order of the output."""
+    """Write a block of the pixels of one image, in all three channels.
+
+    Where a pixel comes from is worked out once for the three, since the kernel would else be held
+    up by its integers rather than by memory. Offsets in an image are 32 bits; those of images are
+    64, because a split may have more than 2**31 bytes.
+    """
     image = tl.program_id(0).to(tl.int64)
-    element = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     plane: tl.constexpr = HEIGHT * WIDTH
-    inside = element < 3 * plane
-    if CHANNELS_LAST:
-        channel = element % 3
-        pixel = element // 3
-    else:
-        channel = element // plane
-        pixel = element % plane
+    inside = pixel < plane
     row = pixel // WIDTH
     column = pixel % WIDTH
-    y = row + tl.load(draws + image * 5) - PADDING
-    mirror = tl.load(draws + image * 5 + 2) != 0
-    x = tl.where(mirror, WIDTH - 1 - column, column) + tl.load(draws + image * 5 + 1) - PADDING
+    drawn = draws + image * 5
+    y = row + (tl.load(drawn) - PADDING)
+    mirror = tl.load(drawn + 2) != 0
+    x = tl.where(mirror, WIDTH - 1 - column, column) + (tl.load(drawn + 1) - PADDING)
     if REFLECT:
         y = tl.abs(y)
         x = tl.abs(x)
         y = tl.minimum(y, 2 * (HEIGHT - 1) - y)
         x = tl.minimum(x, 2 * (WIDTH - 1) - x)
     visible = inside & (y >= 0) & (y < HEIGHT) & (x >= 0) & (x < WIDTH)
+    if CUTOUT:
+        top = tl.load(drawn + 3) - CUTOUT // 2
+        left = tl.load(drawn + 4) - CUTOUT // 2
+        hole = (row >= top) & (row < top + CUTOUT) & (column >= left) & (column < left + CUTOUT)
     source = image
     if GATHER:
         source = tl.load(positions + image)
-    at = source * (3 * plane) + channel * plane + y * WIDTH + x
-    value = tl.load(pixels + at, mask=visible, other=0)
-    if RAW:
-        result = value.to(tl.int32)
-    else:
-        scale = tl.where(channel == 0, scale_r, tl.where(channel == 1, scale_g, scale_b))
-        shift = tl.where(channel == 0, shift_r, tl.where(channel == 1, shift_g, shift_b))
-        # Compiled without fusion (see the launch): two roundings, as everywhere.
-        result = value.to(tl.float32) * scale
-        result = result + shift
-    if CUTOUT:
-        top = tl.load(draws + image * 5 + 3) - CUTOUT // 2
-        left = tl.load(draws + image * 5 + 4) - CUTOUT // 2
-        hole = (row >= top) & (row < top + CUTOUT) & (column >= left) & (column < left + CUTOUT)
-        filler = tl.where(channel == 0, filler_r, tl.where(channel == 1, filler_g, filler_b))
-        result = tl.where(hole, filler.to(result.dtype), result)
-    if BFLOAT16:
-        # By hand, to nearest with ties to even: Triton's interpreter cuts the lower bits off.
-        bits = result.to(tl.uint32, bitcast=True)
-        result = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    tl.store(out + image * (3 * plane) + element, result.to(out.dtype.element_ty), mask=inside)
+    source_start = pixels + source * (3 * plane)
+    target_start = out + image * (3 * plane)
+    for channel in tl.static_range(3):
+        value = tl.load(source_start + (channel * plane + y * WIDTH + x), mask=visible, other=0)
+        if RAW:
+            result = value.to(tl.int32)
+        else:
+            # Compiled without fusion (see the launch): two roundings, as everywhere.
+            result = value.to(tl.float32) * tl.load(constants + channel)
+            result = result + tl.load(constants + 3 + channel)
+        if CUTOUT:
+            filler = tl.load(constants + 6 + channel)
+            result = tl.where(hole, filler.to(result.dtype), result)
+        if BFLOAT16:
+            # By hand, to nearest with ties to even: Triton's interpreter cuts the lower bits off.
+            bits = result.to(tl.uint32, bitcast=True)
+            result = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        if CHANNELS_LAST:
+            target = target_start + (pixel * 3 + channel)
+        else:
+            target = target_start + (channel * plane + pixel)
+        tl.store(target, result.to(out.dtype.element_ty), mask=inside)
 
 
 def augment_with_triton(
     pixels: torch.Tensor,
     positions: torch.Tensor | None,
     draws: torch.Tensor,
+    constants: torch.Tensor,
     transform: Transform,
     dtype: torch.dtype,
     channels_last: bool,
 ) -> torch.Tensor:
-    """Do as `fused.augment_pixels` says, in one kernel."""
+    """Do as `fused.augment_pixels` says, in one kernel on the current stream."""
     count, height, width = len(draws), transform.height, transform.width
     layout = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.empty(
@@ -83,25 +93,24 @@ def augment_with_triton(
     )
     if not count:
         return out
-    grid = (count, triton.cdiv(3 * height * width, _BLOCK))
-    _augment[grid](
-        pixels,
-        pixels if positions is None else positions,
-        draws,
-        out.view(torch.uint16) if dtype == torch.bfloat16 else out,
-        *transform.scale.tolist(),
-        *transform.shift.tolist(),
-        *(float(value) for value in transform.filler),
-        HEIGHT=height,
-        WIDTH=width,
-        PADDING=transform.crop_padding,
-        REFLECT=transform.reflect,
-        CUTOUT=transform.cutout,
-        CHANNELS_LAST=channels_last,
-        GATHER=positions is not None,
-        RAW=dtype == torch.uint8,
-        BFLOAT16=dtype == torch.bfloat16,
-        BLOCK=_BLOCK,
-        enable_fp_fusion=False,
-    )
+    grid = (count, triton.cdiv(height * width, _BLOCK))
+    with _LAUNCH:
+        _augment[grid](
+            pixels,
+            pixels if positions is None else positions,
+            draws,
+            constants,
+            out.view(torch.uint16) if dtype == torch.bfloat16 else out,
+            HEIGHT=height,
+            WIDTH=width,
+            PADDING=transform.crop_padding,
+            REFLECT=transform.reflect,
+            CUTOUT=transform.cutout,
+            CHANNELS_LAST=channels_last,
+            GATHER=positions is not None,
+            RAW=dtype == torch.uint8,
+            BFLOAT16=dtype == torch.bfloat16,
+            BLOCK=_BLOCK,
+            enable_fp_fusion=False,
+        )
     return out

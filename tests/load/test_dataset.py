@@ -116,6 +116,19 @@ def test_fetching_several_is_fetching_each(dataset, data):
     assert equal(samples, [(Image.fromarray(dataset.data[r]), dataset.targets[r]) for r in rows])
 
 
+def test_images_fetched_together_are_like_any_others(dataset):
+    """They are not made by Pillow's own functions, which take longer."""
+    first, (image, _) = dataset.__getitems__([4, 5])
+    expected = Image.fromarray(dataset.data[5])
+    assert image == expected
+    assert vars(image).keys() == vars(expected).keys()
+    assert pickle.loads(pickle.dumps(image)) == image
+    assert image.rotate(90) == expected.rotate(90)
+    assert np.array_equal(to_array(image.convert("L")), to_array(expected.convert("L")))
+    image.info["comment"] = "mine"
+    assert not first[0].info
+
+
 def test_images_are_the_users_own_and_data_is_not(dataset):
     (first, _), (second, _) = dataset.__getitems__([4, 5])
     before = second.tobytes()
@@ -158,6 +171,8 @@ def test_an_index_out_of_range_is_an_index_error(pack, index):
 def test_an_index_is_a_whole_number(pack, index):
     with pytest.raises(TypeError):
         PackedDataset(pack)[index]
+    with pytest.raises(TypeError):
+        PackedDataset(pack).__getitems__([0, index])
 
 
 def test_numpy_and_torch_numbers_are_indices(pack):

@@ -1,6 +1,17 @@
 """The device path: on CPU tensors through its torch twin, and on a GPU where there is one."""
 
 import itertools
+import os
+import subprocess
+import sys
+import time
+import weakref
+from contextlib import nullcontext
+from ctypes import memmove
+from importlib.util import find_spec
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -9,6 +20,7 @@ import torch
 
 import cinicpack
 from cinicpack import ArgumentError, Augment, Loader
+from cinicpack.load.device import DeviceMaker
 
 AUGMENTS = [
     None,
@@ -82,7 +94,7 @@ def test_held_batches_keep_their_values(pack):
     [
         ({"device": "nonsense"}, "torch device"),
         ({"device": "meta"}, "'cpu' or 'cuda'"),
-        ({"device": "cuda:99"}, "is not there"),
+        ({"device": "cuda:99"}, r"'cuda:99' is not there: torch .* sees \d+ GPUs; use"),
         ({"resident": True, "output": "numpy"}, "NumPy"),
         ({"augment_on": "device", "output": "numpy"}, "NumPy"),
     ],
@@ -90,6 +102,12 @@ def test_held_batches_keep_their_values(pack):
 def test_what_is_not_there_is_refused(pack, options, text):
     with pytest.raises(ArgumentError, match=text):
         Loader(pack, **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_where_there_is_none_is_refused(pack):
+    with pytest.raises(ArgumentError, match=r"'cuda' is not there: .* sees 0 GPUs"):
+        Loader(pack, device="cuda")
 
 
 def test_memory_that_cannot_be_pinned_is_one_clear_error(monkeypatch):
@@ -103,43 +121,183 @@ def test_memory_that_cannot_be_pinned_is_one_clear_error(monkeypatch):
         device._allocate_pinned(1_234_567)
 
 
-class FakeEvent:
+class LateCopies:
+    """Stands for a GPU: what is to be copied is copied later, in order, by a thread.
+
+    As a GPU it knows addresses, and keeps nothing alive.
+    """
+
     def __init__(self):
-        self.done = False
-        self.waited = False
+        self.sources = set()
+        self.queue: SimpleQueue[Any] = SimpleQueue()
+        self.thread = Thread(target=self.work, daemon=True)
+        self.thread.start()
 
-    def query(self):
-        return self.done
+    def work(self):
+        while item := self.queue.get():
+            if isinstance(item, Event):
+                item.set()
+            else:
+                time.sleep(0.002)
+                target, address = item
+                memmove(target.data_ptr(), address, target.numel())
 
-    def synchronize(self):
-        self.done = self.waited = True
+    def copy(self, source, device, non_blocking):
+        assert non_blocking
+        self.sources.add(source.data_ptr())
+        target = torch.full_like(source, 77)
+        self.queue.put((target, source.data_ptr()))
+        return target
 
-
-def test_memory_is_not_refilled_before_the_device_has_read_it(pack):
-    """What holds the host's memory back is tested without a GPU, with events that we complete."""
-    from cinicpack.load.device import _Transit
-
-    loader = Loader(pack, augment_on="device", batch_size=8, num_workers=1)
-    maker: Any = loader._maker
-    places = []
-
-    def send():
-        memory = maker._lend()
-        event = FakeEvent()
-        maker._transit.append(_Transit(memory, event))
-        places.append(memory.ctypes.data)
+    def record(self):
+        event: Any = Event()
+        event.query, event.synchronize = event.is_set, lambda: event.wait(10)
+        self.queue.put(event)
         return event
 
-    events = [send() for _ in range(maker._ahead)]
-    assert len(set(places)) == len(places)
-    events[0].done = True
-    send()
-    assert places[-1] == places[0]
-    # The device lags behind: the oldest copy is waited for rather than more memory taken.
-    send()
-    send()
-    assert any(event.waited for event in events)
-    assert len(set(places)) <= maker._ahead + 2
+
+@pytest.fixture
+def late_copies(monkeypatch):
+    monkeypatch.setattr("cinicpack.load.loader._SLAB_BYTES", 1)
+    engine = LateCopies()
+    yield engine
+    engine.queue.put(None)
+    engine.thread.join(10)
+
+
+def send_late(loader: Loader, engine: LateCopies, monkeypatch: pytest.MonkeyPatch) -> Any:
+    maker: Any = loader._maker
+    assert isinstance(maker, DeviceMaker)
+    monkeypatch.setattr(maker, "_stream", engine)
+    monkeypatch.setattr(maker, "_on_stream", nullcontext)
+    monkeypatch.setattr(maker, "_record", engine.record)
+    monkeypatch.setattr(maker, "_receive", lambda event, batch: None)
+    monkeypatch.setattr(torch.Tensor, "to", lambda *args, **options: engine.copy(*args, **options))
+    return maker
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_memory_is_not_refilled_before_it_was_copied(pack, late_copies, monkeypatch, num_workers):
+    options: dict[str, Any] = {"augment": Augment(), "batch_size": 3, "num_workers": num_workers}
+    expected = [images.clone() for images, _ in Loader(pack, **options)]
+    # Not "cpu" itself, which needs no copies.
+    loader = Loader(pack, device="cpu:0", **options)
+    maker = send_late(loader, late_copies, monkeypatch)
+    received = [images for images, _ in loader]
+    # Nor is more and more memory taken, where copies are what holds things up.
+    assert len(late_copies.sources) <= maker._ahead + 1 + num_workers
+    loader.close()
+    assert not maker._transit
+    assert all(map(torch.equal, received, expected))
+
+
+def test_memory_is_not_refilled_under_a_copy_where_a_launch_fails(pack, late_copies, monkeypatch):
+    loader = Loader(pack, augment_on="device", batch_size=3, num_workers=0)
+    maker = send_late(loader, late_copies, monkeypatch)
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr("cinicpack.load.device.augment_pixels", fail)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no kernel"):
+            next(iter(loader))
+    assert len(late_copies.sources) == 2
+    loader.close()
+    assert not maker._transit
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_rank_without_a_share_has_an_empty_batch(pack, path):
+    split = pack["train"].select(indices=[3])
+    for rank in range(3):
+        loader = Loader(pack, split, rank=rank, world_size=3, return_index=True, **path)
+        ((images, labels, index),) = loader
+        assert images.shape == (int(rank == 0), 3, 32, 32)
+        assert labels.tolist() == ([0] if rank == 0 else [])
+        assert index.tolist() == ([0] if rank == 0 else [])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_default_device_changes_nothing(pack, path):
+    expected = Loader(pack, augment=Augment(cutout=5))
+    with torch.device("meta"):
+        assert_same_batches(expected, Loader(pack, augment=Augment(cutout=5), **path))
+
+
+def test_a_closed_loader_gives_its_pixels_back(pack):
+    loader = Loader(pack, resident=True)
+    maker: Any = loader._maker
+    pixels = weakref.ref(maker._resident)
+    batch = next(iter(loader))
+    loader.close()
+    assert pixels() is None
+    assert batch[0].isfinite().all()
+
+
+# In a process of its own, since Triton is told at its import to interpret. It prints the number of
+# comparisons.
+INTERPRETED = """
+import sys
+from itertools import product
+import numpy as np
+import torch
+import cinicpack
+from cinicpack import Augment
+from cinicpack.load.batches import BatchFormat
+from cinicpack.load.device import _DTYPES
+from cinicpack.load.fused import augment_with_torch, place_constants
+from cinicpack.load.samples import Samples
+from cinicpack.load.triton_kernel import augment_with_triton
+
+# With these a pixel of 64 or 128 lies in the middle between two bfloat16.
+ties = 3 * (65536 / 65535,)
+count = 0
+for path in sys.argv[1:]:
+    pack = cinicpack.open_pack(path)
+    split = pack["train"].select(indices=range(4))
+    rows = np.arange(len(split))
+    pixels = torch.from_numpy(np.asarray(split.images).transpose(0, 3, 1, 2).copy())
+    height, width, _ = pack.image_shape
+    augments = (
+        None,
+        Augment(),
+        Augment(padding_mode="reflect", flip="alternating", cutout=7),
+        Augment(crop_padding=40, flip=None, cutout=4),
+    )
+    for augment, dtype, last in product(augments, _DTYPES, (False, True)):
+        form = BatchFormat(dtype, height, width, last, "torch", True)
+        mean, std = (pack.mean, pack.std) if augment else ((0, 0, 0), ties)
+        samples = Samples(split, rows, augment, 3, form, mean, std, dtype != "uint8")
+        drawn = np.zeros((len(split), 5), np.int32)
+        samples.draw(rows, 2, drawn)
+        constants = place_constants(samples.transform, pixels.device)
+        for positions in (None, torch.arange(len(split)).flip(0)):
+            arguments = (
+                pixels, positions, torch.from_numpy(drawn), constants, samples.transform,
+                _DTYPES[dtype], last,
+            )
+            expected, found = augment_with_torch(*arguments), augment_with_triton(*arguments)
+            assert found.dtype == expected.dtype and found.stride() == expected.stride()
+            assert torch.equal(found, expected), (augment, dtype, last, positions)
+            count += 1
+print(count)
+"""
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_triton_gives_the_same_bytes(pack, small_pack):
+    """In Triton's interpreter, which needs no GPU."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERPRETED, str(pack.path), str(small_pack.path)],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=200,
+        check=True,
+    )
+    assert int(done.stdout) > 100
 
 
 @needs_gpu
@@ -165,3 +323,18 @@ def test_a_gpu_batch_is_whole_while_it_is_used(pack, path):
             sums.append(images.sum(dtype=torch.float64))
             del images
         assert np.allclose([value.item() for value in sums], expected), epoch
+
+
+@needs_gpu
+@pytest.mark.parametrize("path", [{}, *PATHS])
+def test_a_gpu_batch_outlives_its_loader(pack, path):
+    """What the loader had there is given to others, who overwrite it at once."""
+    options: dict[str, Any] = {"batch_size": 32, "augment": Augment()}
+    expected, _ = next(iter(Loader(pack, **options)))
+    for _ in range(20):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            images, _ = next(iter(Loader(pack, device="cuda", **options, **path)))
+            for size in (pack["train"].images.nbytes, images.nbytes):
+                torch.full((size,), 255, dtype=torch.uint8, device="cuda")
+            found = images.cpu()
+        assert torch.equal(found, expected)

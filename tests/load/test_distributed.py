@@ -11,12 +11,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed
 
 import cinicpack
 from cinicpack import Augment, Loader
+from cinicpack.synthetic import write_tree
 
 WORLD_SIZES = (1, 2, 3, 4)
 
@@ -68,7 +70,21 @@ def measure_mappings(path: Path) -> tuple[int, int]:
     return resident, own
 
 
-def work(rank: int, path: Path, folder: Path) -> None:
+def measure_growth(path: Path) -> float:
+    """By how many MB an epoch makes the memory grow that this process shares with no other."""
+
+    def measure_own() -> float:
+        text = Path("/proc/self/smaps_rollup").read_text()
+        return int(text.split("Anonymous:")[1].split()[0]) / 1e3
+
+    before = measure_own()
+    loader = Loader(path, batch_size=8, num_workers=1, augment=Augment())
+    for _ in loader:
+        pass
+    return measure_own() - before
+
+
+def work(rank: int, path: Path, large: Path, folder: Path) -> None:
     """What each of four processes does: takes part in groups of one to four."""
     warnings.simplefilter("error")
     torch.set_num_threads(1)
@@ -95,6 +111,7 @@ def work(rank: int, path: Path, folder: Path) -> None:
         result["states"] = states
         if sys.platform == "linux":
             result["memory"] = measure_mappings(path)
+            result["growth"] = measure_growth(large)
         (folder / f"{world_size}-{rank}.pickle").write_bytes(pickle.dumps(result))
         distributed.destroy_process_group()
 
@@ -114,14 +131,31 @@ def take_turn(pack, world_size, folder):
 
 
 @pytest.fixture(scope="module")
-def results(pack, tmp_path_factory):
+def large_pack(tmp_path_factory):
+    """A pack of 39 MB: more than a rank may grow by besides what it needs for batches."""
+    folder = tmp_path_factory.mktemp("large")
+    write_tree(
+        folder / "tree",
+        20,
+        splits=["train"],
+        images=lambda split, name, names: np.zeros((len(names), 256, 256, 3), np.uint8),
+    )
+    with pytest.warns(UserWarning, match="like CINIC-10, but"):
+        return cinicpack.pack(folder / "tree", folder / "large.pack", progress=False)
+
+
+@pytest.fixture(scope="module")
+def results(pack, large_pack, tmp_path_factory):
     """What ``work`` found, by world size a list over ranks; all from four processes."""
     folder = tmp_path_factory.mktemp("ranks")
     context = multiprocessing.get_context("forkserver")
     # Importing torch once and not in each process saves ten seconds of CPU.
     context.set_forkserver_preload(["torch", "cinicpack.load.loader"])
     ranks = range(max(WORLD_SIZES))
-    processes = [context.Process(target=work, args=(rank, pack.path, folder)) for rank in ranks]
+    processes = [
+        context.Process(target=work, args=(rank, pack.path, large_pack.path, folder))
+        for rank in ranks
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -167,6 +201,12 @@ def test_ranks_have_no_copies_of_the_pack(results, pack):
         assert own == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps_rollup")
+def test_a_further_rank_needs_less_than_50_mb(results):
+    for result in results[max(WORLD_SIZES)]:
+        assert 5 < result["growth"] < 50
+
+
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 def test_global_batches_are_those_of_one_process(results, pack, world_size):
     """With batches of W times the size one process has the same images in every step."""
@@ -208,7 +248,7 @@ def test_the_example_trains_on_two_ranks(pack):
     ]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, text=True, timeout=120, check=True
+        command, env=environment, stdout=subprocess.PIPE, text=True, timeout=240, check=True
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 2

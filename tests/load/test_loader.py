@@ -11,6 +11,7 @@ import torch
 
 import cinicpack
 from cinicpack import ArgumentError, Augment, Loader, LoaderError, SelectionError, StateError
+from cinicpack.synthetic import write_tree
 
 AUGMENTS = [
     None,
@@ -483,10 +484,34 @@ def test_world_size_without_a_process_group_is_an_error(pack, monkeypatch):
     assert iter(Loader(pack, rank=0, world_size=2))
 
 
-def test_an_open_loader_survives_its_pack(tree, tmp_path):
-    cinicpack.pack(tree, tmp_path / "gone.pack", progress=False)
-    loader = Loader(tmp_path / "gone.pack", augment=Augment(), return_index=True)
-    expected = digest(loader)
-    shutil.rmtree(tmp_path / "gone.pack")
+@pytest.mark.parametrize("name", ["one.pack", "one.h5"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_open_loader_survives_its_pack(tree, tmp_path, name, replaced):
+    path = tmp_path / name
+    form = "npy" if name == "one.pack" else "hdf5"
+    cinicpack.pack(tree, path, format=form, progress=False)
+    loader = Loader(path, augment=Augment(), return_index=True)
+    expected, state = digest(loader), loader.state_dict()
+    if replaced:
+        write_tree(tmp_path / "other", 6, classes=("airplane", "cat"), size=12, seed=1)
+        cinicpack.pack(tmp_path / "other", path, format=form, overwrite=True, progress=False)
+        other = Loader(path, augment=Augment(), return_index=True)
+        assert digest(other) != expected
+        with pytest.raises(StateError, match="fingerprint"):
+            other.load_state_dict(state)
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
     loader.set_epoch(0)
     assert digest(loader) == expected
+
+
+def test_ranks_on_one_machine_share_its_cores(pack, monkeypatch):
+    monkeypatch.setattr("cinicpack.load.loader.usable_cores", lambda: 8)
+    assert Loader(pack).num_workers == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert Loader(pack).num_workers == 2
+    assert Loader(pack, num_workers=5).num_workers == 5
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert Loader(pack).num_workers == 1
