@@ -17,6 +17,7 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ from typing import Final
 from cinicpack.errors import DestinationError
 
 __all__ = ["publishing", "recover"]
+
+_PATIENCE_SECONDS: Final = 0.5
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -101,6 +104,8 @@ def _neighbour(destination: Path, kind: str) -> Path:
 @contextlib.contextmanager
 def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
     lock = _neighbour(destination, "lock")
+    # A reader that has waited for the last writer holds the lock for a moment.
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -112,6 +117,9 @@ def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(descriptor)
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
             raise DestinationError(
                 f"{destination}: another process is writing it; wait for it to end"
             ) from None

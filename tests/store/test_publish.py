@@ -427,10 +427,12 @@ def test_readers_see_one_pack_or_the_other(tmp_path, exchange, container):
     readers = [threading.Thread(target=_open_again_and_again, args=arguments) for _ in range(2)]
     for reader in readers:
         reader.start()
-    for turn in range(12):
-        cinicpack.pack(tmp_path / "ab"[turn % 2], path, **options)
-    stop.set()
-    for reader in readers:
-        reader.join()
+    try:
+        for turn in range(12):
+            cinicpack.pack(tmp_path / "ab"[turn % 2], path, **options)
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
     assert not bad
     assert seen == fingerprints
