@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack import cinic10
-from cinicpack.convert.reservation import Reservation
+from cinicpack.convert.reservation import Reservation, divide_shards
 from cinicpack.cores import usable_cores
-from cinicpack.store import npy
 from cinicpack.store.format import (
     Group,
     Manifest,
@@ -87,8 +86,6 @@ def write_pack(
     if reservation is not None and _is_filled(reservation, images, manifest):
         regions = reservation.move(new)
     else:
-        if container is npy:
-            new.mkdir()
         regions = container.create_arrays(new, list(manifest.specs()))
         _copy_planes(images, manifest, regions, threads)
     for region in regions:
@@ -114,9 +111,8 @@ def _describe(
     image_shape = (height, width, 3)
     splits = {}
     for name, (order, _) in images.splits.items():
-        step = shard_rows or len(order)
         splits[name] = SplitInfo(
-            shards=tuple(min(step, len(order) - start) for start in range(0, len(order), step)),
+            shards=divide_shards(len(order), shard_rows),
             name_bytes=names[name].itemsize,
             fingerprint=fingerprint_images(_rows_of(images.digests[order])),
             groups=tuple(_groups(images, images.splits[name])),
@@ -153,17 +149,13 @@ def _is_filled(reservation: Reservation, images: Images, manifest: Manifest) -> 
     if reservation.specs() != list(manifest.specs()):
         return False
     order = np.concatenate([rows.order for rows in images.splits.values()])
-    start = 0
-    for region in reservation.regions:
-        if "/images-" not in region.spec.name:
-            continue
+    for start, region in reservation.images():
         count, *shape = region.spec.shape
         rows = order[start : start + count]
         files = [number for number, file in enumerate(images.scratches) if file == str(region.file)]
         places = region.offset + np.arange(count) * math.prod(shape)
         if not np.isin(images.scratch[rows], files).all() or (images.offsets[rows] != places).any():
             return False
-        start += count
     return True
 
 

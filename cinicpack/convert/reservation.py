@@ -16,14 +16,11 @@ from cinicpack.convert.decode import decode_images
 from cinicpack.convert.layout import Layout
 from cinicpack.convert.sources import read_files
 from cinicpack.convert.worker import Converted, Place, Task
-from cinicpack.store import npy
 from cinicpack.store.format import ArraySpec, Manifest, Normalization, SplitInfo
-from cinicpack.store.region import Region, write_all
+from cinicpack.store.region import HUGE_PAGE, Region, write_all
 
-__all__ = ["Reservation", "divide", "reserve"]
+__all__ = ["Reservation", "divide", "divide_shards", "reserve"]
 
-# As many bytes from a multiple of as many can be one huge page.
-_HUGE_PAGE: Final = 2 << 20
 _MAX_TASK_BYTES: Final = 8 << 20
 
 
@@ -43,6 +40,14 @@ class Reservation(NamedTuple):
     def specs(self) -> list[ArraySpec]:
         """Return what the arrays are."""
         return [region.spec for region in self.regions]
+
+    def images(self) -> Iterator[tuple[int, Region]]:
+        """Iterate over the arrays of images, each after the number of rows before it."""
+        start = 0
+        for region in self.regions:
+            if "/images-" in region.spec.name:
+                yield start, region
+                start += region.spec.shape[0]
 
     def finish(self, results: Sequence[Converted]) -> None:
         """Write what workers held back."""
@@ -81,14 +86,17 @@ def reserve(
     splits = {}
     for name, rows in layout.rows.items():
         names = (os.fsencode(paths[row].rpartition("/")[2]) for row in rows.tolist())
-        step = shard_rows or len(rows)
-        shards = tuple(min(step, len(rows) - start) for start in range(0, len(rows), step))
+        shards = divide_shards(len(rows), shard_rows)
         splits[name] = SplitInfo(shards, max(map(len, names)), "", ())
     nothing = Normalization((0, 0, 0), (1, 1, 1), "")
     manifest = Manifest((height, width, 3), layout.classes, nothing, splits, "", {})
-    if container is npy:
-        root.mkdir()
     return Reservation(root, (height, width), container.create_arrays(root, list(manifest.specs())))
+
+
+def divide_shards(rows: int, shard_rows: int | None) -> tuple[int, ...]:
+    """Divide the rows of a split into shards; None: one shard."""
+    step = shard_rows or rows
+    return tuple(min(step, rows - start) for start in range(0, rows, step))
 
 
 def divide(
@@ -99,17 +107,14 @@ def divide(
         for start in range(0, len(paths), task_images):
             yield Task(list(paths[start : start + task_images]), None)
         return
-    start = 0
-    for region in reservation.regions:
-        if "/images-" in region.spec.name:
-            row_bytes = math.prod(region.spec.shape[1:])
-            padding = 0
-            for first, last, held_back in _cut(region, task_images):
-                offset = region.offset + first * row_bytes
-                place = Place(str(region.file), offset, reservation.shape, padding, held_back)
-                yield Task(list(paths[start + first : start + last]), None, place)
-                padding = held_back
-            start += region.spec.shape[0]
+    for start, region in reservation.images():
+        row_bytes = math.prod(region.spec.shape[1:])
+        padding = 0
+        for first, last, held_back in _cut(region, task_images):
+            offset = region.offset + first * row_bytes
+            place = Place(str(region.file), offset, reservation.shape, padding, held_back)
+            yield Task(list(paths[start + first : start + last]), None, place)
+            padding = held_back
 
 
 def _cut(region: Region, task_images: int) -> Iterator[tuple[int, int, int]]:
@@ -125,13 +130,13 @@ def _cut(region: Region, task_images: int) -> Iterator[tuple[int, int, int]]:
     """
     count, *shape = region.spec.shape
     row_bytes = math.prod(shape)
-    step = _HUGE_PAGE // math.gcd(_HUGE_PAGE, row_bytes)
+    step = HUGE_PAGE // math.gcd(HUGE_PAGE, row_bytes)
     fits = step <= 8 * task_images and step * row_bytes <= _MAX_TASK_BYTES
     if not fits:
         step = max(1, min(task_images, _MAX_TASK_BYTES // row_bytes))
 
     def late(row: int) -> int:
-        return (region.offset + row * row_bytes) % _HUGE_PAGE
+        return (region.offset + row * row_bytes) % HUGE_PAGE
 
     lead = min(range(step), key=late) if fits else 0
     for first, last in pairwise([0, *range(lead or step, count, step), count]):

@@ -26,14 +26,14 @@ def npy_header(spec: ArraySpec) -> bytes:
 
 
 def create_arrays(root: Path, specs: list[ArraySpec]) -> list[Region]:
-    """Create the npy files of ``specs`` at full size under the directory ``root``.
+    """Create the npy files of ``specs`` at full size under ``root``, and that directory.
 
     Space is allocated at once, so that a full disk is found before the work is done (OSError).
     """
     regions = []
     for spec in specs:
         file = _file_of(root, spec)
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         header = npy_header(spec)
         with open(file, "xb") as stream:
             stream.write(header)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
 
-__all__ = ["Region", "allocate", "map_arrays", "read_all", "write_all"]
+__all__ = ["HUGE_PAGE", "Region", "allocate", "map_arrays", "read_all", "write_all"]
 
-_HUGE_PAGE: Final = 2 << 20
+# As many bytes from a multiple of as many can be one huge page.
+HUGE_PAGE: Final = 2 << 20
 
 
 class Region(NamedTuple):
@@ -75,7 +76,7 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
 def _map_file(file: Path) -> mmap.mmap:
     with open(file, "rb") as stream:
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    if hasattr(mmap, "MADV_HUGEPAGE") and len(mapped) >= _HUGE_PAGE:
+    if hasattr(mmap, "MADV_HUGEPAGE") and len(mapped) >= HUGE_PAGE:
         # What is read from the disk comes in pieces of 2 MiB then, and on huge pages where the file
         # system has them. A kernel without huge pages knows no such advice.
         with suppress(OSError):
