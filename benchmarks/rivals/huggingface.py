@@ -17,7 +17,7 @@ import datasets
 from torch.utils.data import DataLoader
 
 from benchmarks.rivals.protocol import Batches, Data, serve
-from benchmarks.rivals.torchvision_here import transforms
+from benchmarks.rivals.torchvision_here import augment_pictures
 
 
 def prepare(data: Data) -> None:
@@ -32,14 +32,7 @@ def prepare(data: Data) -> None:
 
 
 def open_loader(data: Data, batch_size: int) -> Batches:
-    augment = transforms.Compose(
-        [
-            transforms.RandomCrop(32, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(data.mean, data.std),
-        ]
-    )
+    augment = augment_pictures(data)
 
     def transform(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         rows["image"] = [augment(image.convert("RGB")) for image in rows["image"]]

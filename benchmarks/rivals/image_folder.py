@@ -9,21 +9,11 @@
 from torch.utils.data import DataLoader
 
 from benchmarks.rivals.protocol import Batches, Data, serve
-from benchmarks.rivals.torchvision_here import datasets, transforms
+from benchmarks.rivals.torchvision_here import augment_pictures, datasets
 
 
 def open_loader(data: Data, batch_size: int) -> Batches:
-    dataset = datasets.ImageFolder(
-        data.tree,
-        transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(data.mean, data.std),
-            ]
-        ),
-    )
+    dataset = datasets.ImageFolder(data.tree, augment_pictures(data))
     return DataLoader(
         dataset, batch_size, shuffle=True, num_workers=data.workers, persistent_workers=True
     )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.rivals.protocol import Data, serve
-from benchmarks.rivals.torchvision_here import v2
+from benchmarks.rivals.torchvision_here import augment_tensors
 
 
 def read_row(data: Data, row: int) -> dict[str, Any]:
@@ -45,14 +45,7 @@ class Pairs:
     """A StreamingDataLoader, whose batches are dictionaries."""
 
     def __init__(self, data: Data, batch_size: int) -> None:
-        augment = v2.Compose(
-            [
-                v2.RandomCrop(32, padding=4),
-                v2.RandomHorizontalFlip(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(data.mean, data.std),
-            ]
-        )
+        augment = augment_tensors(data)
 
         def transform(row: dict[str, Any]) -> dict[str, Any]:
             return {"image": augment(torch.tensor(row["image"])), "label": row["label"]}

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.rivals.protocol import Batches, Data, serve
-from benchmarks.rivals.torchvision_here import v2
+from benchmarks.rivals.torchvision_here import augment_tensors
 
 # After torchvision_here: it imports torchvision.
 from streaming import MDSWriter, StreamingDataset  # isort: skip
@@ -38,14 +38,7 @@ class Images(StreamingDataset):
 
     def __init__(self, data: Data, batch_size: int) -> None:
         super().__init__(local=str(data.own / "shards"), shuffle=True, batch_size=batch_size)
-        self.transform = v2.Compose(
-            [
-                v2.RandomCrop(32, padding=4),
-                v2.RandomHorizontalFlip(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(data.mean, data.std),
-            ]
-        )
+        self.transform = augment_tensors(data)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         row = super().__getitem__(index)

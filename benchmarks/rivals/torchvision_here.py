@@ -4,7 +4,9 @@
 
 import torch
 
-__all__ = ["datasets", "transforms", "v2"]
+from benchmarks.rivals.protocol import Data
+
+__all__ = ["augment_pictures", "augment_tensors", "datasets"]
 
 try:
     import torchvision
@@ -18,3 +20,27 @@ except RuntimeError:
 
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
+
+
+def augment_pictures(data: Data) -> transforms.Compose:
+    """Make the transform that crops, mirrors and normalises a PIL image."""
+    return transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(data.mean, data.std),
+        ]
+    )
+
+
+def augment_tensors(data: Data) -> v2.Compose:
+    """Make the transform that does the same to a tensor of uint8."""
+    return v2.Compose(
+        [
+            v2.RandomCrop(32, padding=4),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(data.mean, data.std),
+        ]
+    )

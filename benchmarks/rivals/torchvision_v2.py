@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.rivals.protocol import Batches, Data, serve
-from benchmarks.rivals.torchvision_here import v2
+from benchmarks.rivals.torchvision_here import augment_tensors
 
 
 class PackedArray(Dataset[tuple[torch.Tensor, int]]):
@@ -20,14 +20,7 @@ class PackedArray(Dataset[tuple[torch.Tensor, int]]):
     def __init__(self, data: Data) -> None:
         self.images = np.load(data.images, mmap_mode="c")
         self.labels = np.load(data.labels)
-        self.transform = v2.Compose(
-            [
-                v2.RandomCrop(32, padding=4),
-                v2.RandomHorizontalFlip(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(data.mean, data.std),
-            ]
-        )
+        self.transform = augment_tensors(data)
 
     def __len__(self) -> int:
         return len(self.labels)

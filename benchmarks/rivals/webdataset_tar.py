@@ -18,7 +18,7 @@ import torch
 import webdataset as wds
 
 from benchmarks.rivals.protocol import Batches, Data, serve
-from benchmarks.rivals.torchvision_here import datasets, transforms
+from benchmarks.rivals.torchvision_here import augment_pictures, datasets
 
 SHARDS = 10
 
@@ -35,14 +35,7 @@ def prepare(data: Data) -> None:
 
 
 def open_loader(data: Data, batch_size: int) -> Batches:
-    augment = transforms.Compose(
-        [
-            transforms.RandomCrop(32, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(data.mean, data.std),
-        ]
-    )
+    augment = augment_pictures(data)
     shards = sorted(map(str, data.own.glob("train-*.tar")))
     dataset = (
         wds.WebDataset(shards, shardshuffle=len(shards))
