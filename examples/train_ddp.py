@@ -14,6 +14,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+
+# Before there is a process group: its functions' defaults would hold that, and with it threads that
+# abort when they need the interpreter after its end. DistributedDataParallel imports it.
+import torch.distributed.nn
 from torch import distributed, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
