@@ -161,7 +161,7 @@ class Samples:
 def _prepare(dtype: str, channels_last: bool, transform: Transform) -> _Prepared:
     """Choose the kernel and collect its constant arguments, which takes longer than a launch."""
     height, width, crop_padding, reflect, flip, cutout, scale, shift, filler = transform
-    kernel = fill_kernel(dtype, channels_last, width, scale, shift)
+    kernel = fill_kernel(dtype, channels_last, height, width, scale, shift)
     encoded = _encode(filler, dtype)
     return kernel, (
         crop_padding,

@@ -63,7 +63,7 @@ def fill(
     memory = np.full(2 * guard + images.size, 77, STORED[dtype])
     out = memory[guard : guard + images.size]
     labels, indices = np.full(count, -1), np.full(count, -1)
-    kernel = fill_kernel(dtype, channels_last, width, scale, shift)
+    kernel = fill_kernel(dtype, channels_last, height, width, scale, shift)
     kernel(
         order, *tables, np.uint64(seed), np.uint64(epoch), crop_padding, reflect, flip, cutout,
         height, width, scale, shift, np.array(filler, STORED[dtype]), out, labels, indices,
@@ -94,7 +94,7 @@ def random_images(count, height, width, seed=0):
 
 @st.composite
 def augmentations(draw_):
-    height, width = draw_(st.integers(1, 40)), draw_(st.integers(1, 40))
+    height, width = draw_(st.just((32, 32)) | st.tuples(*(st.integers(1, 40),) * 2))
     reflect = draw_(st.booleans())
     most = min(height, width) - 1 if reflect else 45
     count = draw_(st.integers(0, 4))
@@ -125,6 +125,12 @@ def test_sizes_that_blocks_do_and_do_not_divide(dtype, channels_last, width):
     images = random_images(5, 9, width)
     check(images, dtype, channels_last, crop_padding=3, filler=(9, 8, 7), cutout=4)
     check(images, dtype, channels_last, crop_padding=0, flip=NO_FLIP)
+
+
+@pytest.mark.parametrize("reflect", [False, True])
+@pytest.mark.parametrize("height", [63, 64, 65])
+def test_a_size_that_has_a_kernel_of_its_own_and_those_beside_it(height, reflect):
+    check(random_images(5, height, 64), "uint8", False, reflect=reflect, cutout=9)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -292,4 +298,4 @@ def test_batches_never_change(dtype, channels_last):
 
 def test_unknown_types_have_no_kernel():
     with pytest.raises(KeyError):
-        kernels.fill_kernel("float64", False, 32, SCALE, SHIFT)
+        kernels.fill_kernel("float64", False, 32, 32, SCALE, SHIFT)
