@@ -19,7 +19,7 @@ from cinicpack.errors import ArgumentError, LoaderError, SelectionError, StateEr
 from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, Batch, BatchFormat, Slab
 from cinicpack.load.host import HostMaker
-from cinicpack.load.order import epoch_order, rank_batches
+from cinicpack.load.order import Schedule, Share
 from cinicpack.load.pipeline import Pipeline
 from cinicpack.load.samples import Samples
 from cinicpack.store.reader import Pack, PathLike, Split, open_pack
@@ -55,9 +55,11 @@ class Loader:
     of threads and number of ranks give the same samples with the same pixels.
 
     Batches are made ahead in slabs of one batch, or of several that make up 8 MiB: at most
-    ``num_workers + 1`` slabs are under way or waiting. The memory of a slab is used again when none
-    of its batches is referred to any longer; a batch that is held keeps its slab. In the first
-    epoch one more thread reads the images ahead, in the order of the files.
+    ``num_workers + 1`` slabs are under way or waiting, towards the end of an epoch those that the
+    next one starts with; the threads are there until `close`, or until nothing refers to the loader
+    and its iterators any longer. The memory of a slab is used again when none of its batches is
+    referred to any longer; a batch that is held keeps its slab. In the first epoch one more thread
+    reads the images ahead, in the order of the files.
 
     Args:
         pack: a path, or an open `Pack`.
@@ -168,14 +170,15 @@ class Loader:
         self._epoch, self._consumed = 0, 0
         self._start: tuple[int, int] | None = (0, 0)
         self._current: weakref.ref[_Epoch] | None = None
+        # What gives the slabs, and where it is between two epochs.
+        self._pipeline: Pipeline[Slab] | None = None
+        self._pipeline_at: tuple[int, int] | None = None
         self._closed = False
         self._cold = self.num_workers > 0
 
     def __len__(self) -> int:
         """Count the batches of an epoch, the same on every rank."""
-        share = self.batch_size * self._resolve_ranks()[1]
-        count = len(self._samples)
-        return count // share if self.drop_last else math.ceil(count / share)
+        return self._share().batches(len(self._samples))
 
     def __iter__(self) -> "_Epoch":
         """Start the next epoch, or go on where a loaded state stopped.
@@ -245,6 +248,7 @@ class Loader:
         if running := self._running():
             running.close()
         self._closed = True
+        self._close_pipeline()
         self._maker.clear()
 
     def __repr__(self) -> str:
@@ -294,6 +298,41 @@ class Loader:
             "augment": self.augment and dataclasses.asdict(self.augment),
         }
 
+    def _share(self) -> Share:
+        rank, world_size = self._resolve_ranks()
+        return Share(self.batch_size, rank, world_size, self.drop_last)
+
+    def _open_pipeline(self, share: Share) -> Pipeline[Slab]:
+        """Return what gives the slabs from here on: that of the epoch before, or a new one."""
+        here = (self._epoch, self._consumed)
+        # After a fork its threads are not in this process.
+        if self._pipeline is None or self._pipeline_at != here or not self._pipeline.is_alive():
+            self._close_pipeline()
+            schedule = Schedule(
+                len(self._samples),
+                shuffle=self.shuffle,
+                seed=self.seed,
+                share=share,
+                slab_batches=self._slab_batches,
+                epoch=self._epoch,
+                consumed=self._consumed,
+            )
+            # It must not refer to the loader, which would never end then.
+            maker = self._maker
+            self._pipeline = Pipeline(
+                lambda number: maker.make(*schedule[number]),
+                len(schedule),
+                self._threads,
+                self._ahead,
+            )
+        self._pipeline_at = None
+        return self._pipeline
+
+    def _close_pipeline(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
+
     def _resolve_ranks(self) -> tuple[int, int]:
         """Find rank and world size: as given, as torch.distributed has them, or one alone."""
         if self._ranks is not None:
@@ -318,34 +357,17 @@ class _Epoch:
     """The batches of one epoch, in order."""
 
     def __init__(self, loader: Loader) -> None:
+        self.running = False
         self._loader = loader
-        rank, world_size = loader._resolve_ranks()
-        epoch, maker = loader._epoch, loader._maker
-        order = epoch_order(
-            len(loader._samples), shuffle=loader.shuffle, seed=loader.seed, epoch=epoch
-        )
-        size, step = loader.batch_size, loader._slab_batches
-        positions, batches = rank_batches(
-            order, loader._consumed, size, rank, world_size, loader.drop_last
-        )
-
-        def make(number: int) -> Slab:
-            start = number * step * size
-            count = min(step * size, len(positions) - start)
-            last = min(step, batches - number * step)
-            edges = [min(batch * size, count) for batch in range(last + 1)]
-            return maker.make(positions[start : start + count], edges, epoch)
-
+        share = loader._share()
+        self._share = share.step
+        self._batches_left = share.batches(len(loader._samples) - loader._consumed)
         self._ready: list[Batch] = []
         self._receive: Callable[[Batch], None] | None = None
-        self._batches_left = batches
-        self._share = size * world_size
         # Only once, since later the images are in the page cache, or there is no room for them.
         self._reading = loader._samples.read_ahead() if loader._cold else None
         loader._cold = False
-        self._pipeline = Pipeline(
-            make, math.ceil(self._batches_left / step), loader._threads, loader._ahead
-        )
+        self._pipeline = loader._open_pipeline(share)
         self.running = True
 
     def __iter__(self) -> "_Epoch":
@@ -365,12 +387,18 @@ class _Epoch:
             self._finish()
         return batch
 
+    def __del__(self) -> None:
+        if self.running:
+            self.close()
+
     def close(self) -> None:
         """End the epoch here; ``next()`` raises from now on."""
+        if self.running:
+            self._pipeline.close()
         self.running = False
         self._ready.clear()
         self._batches_left = -1
-        self._close()
+        self._stop_reading()
 
     def _refill(self) -> None:
         if self._batches_left < 0:
@@ -388,17 +416,18 @@ class _Epoch:
             self.close()
             raise
 
-    def _close(self) -> None:
-        self._pipeline.close()
+    def _stop_reading(self) -> None:
         if self._reading is not None:
             self._reading.close()
 
     def _finish(self) -> None:
         if self.running:
             self.running = False
-            self._close()
-            if self._loader._start is None:
-                self._loader._start = (self._loader._epoch + 1, 0)
+            self._stop_reading()
+            loader = self._loader
+            loader._pipeline_at = (loader._epoch + 1, 0)
+            if loader._start is None:
+                loader._start = loader._pipeline_at
 
 
 def _share_cores() -> int:

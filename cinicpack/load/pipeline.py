@@ -69,6 +69,10 @@ class Pipeline(Generic[T]):
             self._submit()
         return job.result
 
+    def is_alive(self) -> bool:
+        """Say whether it can go on: not after `close`, an error, or a fork of the process."""
+        return self._finish.alive and all(thread.is_alive() for thread in self._threads)
+
     def close(self) -> None:
         """Drop what was made ahead and wait for the threads to end; later calls do nothing."""
         self._count = self._next

@@ -1,6 +1,7 @@
 import gc
 import hashlib
 import json
+import os
 import shutil
 import threading
 from typing import Any
@@ -241,7 +242,7 @@ def test_dropped_batches_are_recycled(pack):
     assert len(places) <= slabs * loader._slab_batches
 
 
-@pytest.mark.parametrize("how", ["break", "exception", "drop", "close", "exhaust", "loader"])
+@pytest.mark.parametrize("how", ["break", "exception", "drop", "close", "forget", "loader"])
 def test_no_thread_is_left(pack, how):
     loader = Loader(pack, batch_size=4, num_workers=3)
     iterator = iter(loader)
@@ -259,14 +260,51 @@ def test_no_thread_is_left(pack, how):
         del iterator
     elif how == "close":
         iterator.close()
-    elif how == "exhaust":
+    elif how == "forget":
         list(iterator)
+        del iterator, loader
     else:
         loader.close()
         with pytest.raises(LoaderError, match="after close"):
             iter(loader)
     gc.collect()
     assert not threads()
+
+
+def test_the_same_threads_go_on_with_the_next_epoch(pack):
+    loader = Loader(pack, batch_size=4, num_workers=3, return_index=True)
+    epochs, seen = [], []
+    for number in range(4):
+        # Setting the epoch that is due changes nothing.
+        loader.set_epoch(number)
+        epochs.append([index.tolist() for _, _, index in loader])
+        seen.append(threads())
+    assert len(seen[0]) == 3
+    assert all(set(later) == set(seen[0]) for later in seen)
+    loader.set_epoch(2)
+    assert [index.tolist() for _, _, index in loader] == epochs[2]
+    assert len(threads()) == 3
+    loader.close()
+    assert not threads()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_loader_goes_on_in_a_forked_process(pack):
+    loader = Loader(pack, "valid", batch_size=4, num_workers=2, return_index=True)
+    list(loader)
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(write, json.dumps([index.tolist() for _, _, index in loader]).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as stream:
+        found = json.load(stream)
+    os.waitpid(child, 0)
+    assert found == [index.tolist() for _, _, index in loader]
 
 
 def test_a_new_iterator_closes_the_old_one(pack):

@@ -1,11 +1,12 @@
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinicpack.load.order import epoch_order, rank_batches
+from cinicpack.load.order import Schedule, Share, epoch_order
 from tests.load import twins
 
 seeds = st.integers(0, 2**64 - 1)
@@ -13,7 +14,8 @@ epochs = st.integers(0, 2**32 - 1)
 
 
 def batches(order, consumed, batch_size, rank, world_size, drop_last=False):
-    mine, count = rank_batches(order, consumed, batch_size, rank, world_size, drop_last)
+    share = Share(batch_size, rank, world_size, drop_last)
+    mine, count = share.take(order[consumed:]), share.batches(len(order) - consumed)
     assert mine.flags.c_contiguous
     assert mine.dtype == np.int64
     assert len(mine) <= count * batch_size
@@ -98,3 +100,58 @@ def test_nothing_left_is_no_batch():
     assert batches(np.arange(4), 4, 3, 0, 2) == []
     assert batches(np.arange(0), 0, 3, 1, 2) == []
     assert batches(np.arange(5), 0, 3, 1, 2, drop_last=True) == []
+
+
+@given(
+    count=st.integers(0, 40),
+    batch_size=st.integers(1, 7),
+    slab_batches=st.integers(1, 4),
+    ranks=st.sampled_from([(0, 1), (0, 2), (1, 2), (2, 3)]),
+    drop_last=st.booleans(),
+    consumed=st.integers(0, 40),
+)
+def test_a_schedule_goes_through_one_epoch_after_the_other(
+    count, batch_size, slab_batches, ranks, drop_last, consumed
+):
+    share, consumed = Share(batch_size, *ranks, drop_last), min(consumed, count)
+    expected = []
+    for epoch, start in ((7, consumed), (8, 0), (9, 0)):
+        order = epoch_order(count, shuffle=True, seed=3, epoch=epoch)
+        expected += [
+            (epoch, batch) for batch in batches(order, start, batch_size, *ranks, drop_last)
+        ]
+    schedule = Schedule(
+        count,
+        shuffle=True,
+        seed=3,
+        share=share,
+        slab_batches=slab_batches,
+        epoch=7,
+        consumed=consumed,
+    )
+    found = []
+    assert bool(len(schedule)) == bool(share.batches(count))
+    for number in range(min(len(schedule), 200)):
+        positions, edges, epoch = schedule[number]
+        assert edges[0] == 0
+        assert 0 < len(edges) - 1 <= slab_batches
+        assert edges[-1] == len(positions) <= slab_batches * batch_size
+        if epoch > 9:
+            break
+        found += [(epoch, positions[a:b].tolist()) for a, b in pairwise(edges)]
+    assert found == (expected if len(schedule) else [])
+
+
+def test_a_slab_can_be_asked_for_again_after_later_ones():
+    schedule = Schedule(
+        50,
+        shuffle=True,
+        seed=0,
+        share=Share(4, 0, 1, False),
+        slab_batches=2,
+        epoch=0,
+        consumed=0,
+    )
+    before = [schedule[number] for number in range(40)]
+    for number in reversed(range(40)):
+        np.testing.assert_array_equal(schedule[number].positions, before[number].positions)
