@@ -150,7 +150,7 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
     """
 
     def __init__(self, root: Path, split: str, pack: Pack) -> None:
-        paths = Tree(root).paths()
+        paths = list(Tree(root))
         layout = arrange(paths)
         rows, labels = layout.rows[split].tolist(), layout.labels[split].tolist()
         self._files = [

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from types import ModuleType
@@ -154,21 +155,26 @@ def _convert(
     results: list[Converted] = []
     count = usable_cores() if num_workers is None else num_workers
     bar = tqdm(unit=" images", unit_scale=True, disable=None if progress else True, desc="decode")
-    with bar:
+    if isinstance(opened, Tree):
+        listing = iter(opened)
+        found = list(islice(listing, _ALONE_IMAGES))
+        small = len(found) < _ALONE_IMAGES
+    else:
+        small = source.stat().st_size < _ALONE_BYTES
+    if small and num_workers is None:
+        count = 0
+    with bar, starting_workers(count, source, work) as workers:
         if isinstance(opened, Tree):
-            found = opened.paths()
+            # While the workers start.
+            found += listing
             layout = _in_order(_arrange(source, found, splits), found, paths)
             bar.total = len(paths)
-            small = len(paths) < _ALONE_IMAGES
             place = work / "reserved"
             reservation = reserve(source, paths, layout, place, container, shard_rows)
             tasks = divide(paths, reservation, _TASK_IMAGES)
         else:
-            small = source.stat().st_size < _ALONE_BYTES
             tasks = _tasks_from(opened, paths)
-        if small and num_workers is None:
-            count = 0
-        with starting_workers(count, source, work) as workers, closing(_run(workers, tasks)) as run:
+        with closing(_run(workers, tasks)) as run:
             for result in run:
                 results.append(result)
                 if not isinstance(opened, Tree):

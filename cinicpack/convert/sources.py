@@ -72,7 +72,11 @@ def open_source(path: str | os.PathLike[str]) -> "Tree | Archive":
 
 
 class Tree:
-    """A directory tree.
+    """A directory tree; iterating lists its PNG files, relative to the root, in any order.
+
+    As for ImageFolder the extension is ``.png`` in any case and links are followed. What is named
+    so but is no regular file, or a link that leads nowhere, is listed too, for ``read_files`` to
+    say what it is. ``SourceError`` is raised if links go in a circle or a directory cannot be read.
 
     Attributes:
         path: its root.
@@ -83,18 +87,10 @@ class Tree:
         self.path = path
         self.ignored = 0
 
-    def paths(self) -> list[str]:
-        """List the PNG files, relative to the root, in no particular order.
-
-        As for ImageFolder the extension is ``.png`` in any case and links are followed. What is
-        named so but is no regular file, or a link that leads nowhere, is listed too, for
-        ``read_files`` to say what it is.
-
-        Raises ``SourceError`` if links go in a circle or a directory cannot be read.
-        """
+    def __iter__(self) -> Iterator[str]:
         self.ignored = 0
         try:
-            return list(self._visit("", ()))
+            yield from self._visit("", ())
         except OSError as error:
             raise SourceError(f"{self.path}: expected a readable tree, found {error}") from error
 

@@ -79,7 +79,7 @@ def test_rows_and_labels_are_imagefolders(tmp_path):
     (tmp_path / "elsewhere" / "gone.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "test").symlink_to(tmp_path / "train", target_is_directory=True)
 
-    paths = [path for path in Tree(tmp_path).paths() if not path.startswith("elsewhere/")]
+    paths = [path for path in Tree(tmp_path) if not path.startswith("elsewhere/")]
     layout = arrange(paths)
     for split in ("train", "test"):
         expected = folder(os.fspath(tmp_path / split))

@@ -150,7 +150,7 @@ def test_every_kind_of_source_gives_the_same(files):
         write_tree(root / "tree", everything)
         tree = open_source(root / "tree")
         assert isinstance(tree, Tree)
-        paths = tree.paths()
+        paths = list(tree)
         assert dict(zip(paths, read_files(root / "tree", paths), strict=True)) == images
         assert tree.ignored == len(everything) - len(images)
         for make in MAKERS.values():
@@ -168,7 +168,7 @@ def test_a_tree_lists_its_images_at_any_depth_and_counts_the_rest(tmp_path):
     (tmp_path / "folder.png").mkdir()
     tree = Tree(tmp_path)
     for _ in range(2):
-        assert sorted(tree.paths()) == sorted(files.keys() - OTHERS.keys())
+        assert sorted(tree) == sorted(files.keys() - OTHERS.keys())
         assert tree.ignored == len(OTHERS)
 
 
@@ -178,7 +178,7 @@ def test_links_in_a_tree_are_followed(tmp_path):
     (tmp_path / "tree" / "train" / "cat").symlink_to(tmp_path / "elsewhere" / "cat")
     (tmp_path / "tree" / "train" / "bird").symlink_to("cat")
     (tmp_path / "tree" / "train" / "c.png").symlink_to(tmp_path / "elsewhere" / "dog" / "b.png")
-    paths = sorted(Tree(tmp_path / "tree").paths())
+    paths = sorted(Tree(tmp_path / "tree"))
     assert paths == ["train/bird/a.png", "train/c.png", "train/cat/a.png"]
     assert list(read_files(tmp_path / "tree", paths)) == [b"1", b"2", b"1"]
 
@@ -187,16 +187,16 @@ def test_links_in_a_circle_are_refused(tmp_path):
     write_tree(tmp_path, {"train/cat/a.png": b"1"})
     (tmp_path / "train" / "cat" / "up").symlink_to("..")
     with pytest.raises(SourceError, match="'train/cat/up/' leads back to a directory above it"):
-        Tree(tmp_path).paths()
+        list(Tree(tmp_path))
     (tmp_path / "train" / "cat" / "up").unlink()
     (tmp_path / "train" / "cat" / "self").symlink_to("self")
     with pytest.raises(SourceError, match=r"expected a readable tree.*symbolic links.*self"):
-        Tree(tmp_path).paths()
+        list(Tree(tmp_path))
 
 
 def test_a_tree_that_went_away_is_refused(tmp_path):
     with pytest.raises(SourceError, match=r"gone: expected a readable tree, found .*No such file"):
-        Tree(tmp_path / "gone").paths()
+        list(Tree(tmp_path / "gone"))
 
 
 def test_files_of_every_size_are_read_whole(tmp_path):
@@ -233,7 +233,7 @@ def test_what_cannot_be_read_gives_its_reason_and_hinders_no_other(tmp_path):
         "folder.png": "expected a regular file, found a directory",
         "socket.png": "expected a regular file, found a socket",
     }
-    assert set(reasons) - {"folder.png"} <= set(Tree(tmp_path).paths())
+    assert set(reasons) - {"folder.png"} <= set(Tree(tmp_path))
     first, *errors, last = read_files(tmp_path, ["a.png", *reasons, "z.png"])
     assert (first, last) == (b"1", b"2")
     for error, reason in zip(errors, reasons.values(), strict=True):
