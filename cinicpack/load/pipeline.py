@@ -124,7 +124,7 @@ def _end(jobs: SimpleQueue[_Job[T] | None], threads: list[threading.Thread]) -> 
         pass
     for _ in threads:
         jobs.put(None)
-    for thread in threads:
-        # The garbage collector may run this on one of them.
-        if thread is not threading.current_thread():
+    # The garbage collector may run this on one of them, while others wait for a lock that it holds.
+    if threading.current_thread() not in threads:
+        for thread in threads:
             thread.join()

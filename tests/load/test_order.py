@@ -113,12 +113,14 @@ def test_nothing_left_is_no_batch():
 def test_a_schedule_goes_through_one_epoch_after_the_other(
     count, batch_size, slab_batches, ranks, drop_last, consumed
 ):
-    share, consumed = Share(batch_size, *ranks, drop_last), min(consumed, count)
+    rank, world_size = ranks
+    share, consumed = Share(batch_size, rank, world_size, drop_last), min(consumed, count)
     expected = []
     for epoch, start in ((7, consumed), (8, 0), (9, 0)):
         order = epoch_order(count, shuffle=True, seed=3, epoch=epoch)
         expected += [
-            (epoch, batch) for batch in batches(order, start, batch_size, *ranks, drop_last)
+            (epoch, batch)
+            for batch in batches(order, start, batch_size, rank, world_size, drop_last)
         ]
     schedule = Schedule(
         count,

@@ -76,6 +76,31 @@ def test_close_waits_for_what_is_under_way():
     pipeline.close()
 
 
+def test_closing_on_one_of_the_threads_does_not_wait_for_the_others():
+    """As the garbage collector may, on a thread that holds a lock."""
+    lock, created, held, tried = threading.Lock(), *(threading.Event() for _ in range(3))
+
+    def make(number):
+        if number == 0:
+            created.wait()
+            with lock:
+                held.set()
+                tried.wait()
+                pipeline.close()
+        else:
+            held.wait()
+            tried.set()
+            with lock:
+                pass
+
+    pipeline = Pipeline(make, 2, 2, 2)
+    created.set()
+    deadline = time.monotonic() + 5
+    while threads() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert not threads()
+
+
 def test_a_finished_pipeline_stays_finished():
     pipeline = Pipeline(lambda number: number, 2, 2, 2)
     assert list(pipeline) == [0, 1]
