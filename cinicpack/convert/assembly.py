@@ -1,7 +1,6 @@
 """Assembly: converted images become the arrays of a pack, each in its place."""
 
 import math
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack import cinic10
+from cinicpack.convert.layout import file_names
 from cinicpack.convert.reservation import Reservation, divide_shards
 from cinicpack.cores import usable_cores
 from cinicpack.store.format import (
@@ -78,7 +78,7 @@ def write_pack(
     The arrays of a reservation are taken if all images are in their places there.
     """
     names = {
-        split: np.array([os.fsencode(_file_name(images.paths[i])) for i in rows.order.tolist()])
+        split: np.array(file_names([images.paths[i] for i in rows.order.tolist()]))
         for split, rows in images.splits.items()
     }
     manifest = _describe(images, names, shard_rows)
@@ -222,10 +222,6 @@ def _cut(start: int, stop: int) -> Iterator[tuple[int, int]]:
 def _write_region(region: Region, array: NDArray[Any]) -> None:
     with open(region.file, "r+b", buffering=0) as stream:
         write_all(stream.fileno(), memoryview(array.tobytes()), region.offset)
-
-
-def _file_name(path: str) -> str:
-    return path.rsplit("/", 1)[-1]
 
 
 def _rows_of(digests: NDArray[np.uint8]) -> list[bytes]:

@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from cinicpack import cinic10
 from cinicpack.convert.assembly import Images, Rows, write_pack
+from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.layout import Layout, arrange
 from cinicpack.convert.reservation import Reservation, divide, reserve
 from cinicpack.convert.sources import Archive, Tree, open_source
-from cinicpack.convert.worker import Converted, Task, Worker, starting_workers
+from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.cores import usable_cores
 from cinicpack.errors import (
     ArgumentError,

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
 
+from cinicpack.convert.conversion import Converted, Place, Task
 from cinicpack.convert.decode import decode_images
-from cinicpack.convert.layout import Layout
+from cinicpack.convert.layout import Layout, file_names
 from cinicpack.convert.sources import read_files
-from cinicpack.convert.worker import Converted, Place, Task
 from cinicpack.store.format import ArraySpec, Manifest, Normalization, SplitInfo
 from cinicpack.store.region import HUGE_PAGE, Region, write_all
 
@@ -80,12 +80,13 @@ def reserve(
     None if the first of them is bad.
     """
     [first] = decode_images(read_files(source, paths[:1]))
-    if first.reason is not None:
+    if first.bad:
         return None
-    height, width, _ = first.pixels.shape
+    [(_, pixels)] = first.images
+    height, width = pixels.shape[1:3]
     splits = {}
     for name, rows in layout.rows.items():
-        names = (os.fsencode(paths[row].rpartition("/")[2]) for row in rows.tolist())
+        names = file_names([paths[row] for row in rows.tolist()])
         shards = divide_shards(len(rows), shard_rows)
         splits[name] = SplitInfo(shards, max(map(len, names)), "", ())
     nothing = Normalization((0, 0, 0), (1, 1, 1), "")

@@ -90,11 +90,13 @@ class Tree:
     def __iter__(self) -> Iterator[str]:
         self.ignored = 0
         try:
-            yield from self._visit("", ())
+            for paths in self._visit("", ()):
+                yield from paths
         except OSError as error:
             raise SourceError(f"{self.path}: expected a readable tree, found {error}") from error
 
-    def _visit(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    def _visit(self, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[list[str]]:
+        """Give the files of one folder after the other."""
         status = os.stat(self.path / folder)
         here = (status.st_dev, status.st_ino)
         if here in above:
@@ -102,7 +104,7 @@ class Tree:
                 f"{self.path}: expected a tree, found that {folder!r} leads back to a directory "
                 "above it; remove that link"
             )
-        folders = []
+        folders, paths = [], []
         with os.scandir(self.path / folder) as entries:
             for entry in entries:
                 try:
@@ -115,9 +117,10 @@ class Tree:
                 if is_folder:
                     folders.append(entry.name)
                 elif _is_png(entry.name):
-                    yield f"{folder}{entry.name}"
+                    paths.append(f"{folder}{entry.name}")
                 else:
                     self.ignored += 1
+        yield paths
         for name in folders:
             yield from self._visit(f"{folder}{name}/", (*above, here))
 

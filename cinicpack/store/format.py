@@ -64,7 +64,6 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cinicpack.errors import FormatVersionError, PackError
 
@@ -302,10 +301,10 @@ def _shape_bytes(shape: tuple[int, ...]) -> bytes:
     return struct.pack("<3I", *shape)
 
 
-def digest_image(header: bytes, pixels: NDArray[np.uint8]) -> bytes:
-    """Hash one image: ``header`` from `image_header`, ``pixels`` C-contiguous (H, W, 3)."""
+def digest_image(header: bytes, pixels: memoryview) -> bytes:
+    """Hash one image: ``header`` from `image_header`, ``pixels`` in H, W, channel order."""
     digest = hashlib.sha256(header)
-    digest.update(pixels.data)
+    digest.update(pixels)
     return digest.digest()
 
 

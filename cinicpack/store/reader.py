@@ -247,7 +247,7 @@ class Split:
             block = np.ascontiguousarray(self.images[start : start + _BLOCK])
             labels, names = self.labels[start : start + _BLOCK], self.names[start : start + _BLOCK]
             digests += [
-                digest_image(image_header(classes[label], name, shape), pixels)
+                digest_image(image_header(classes[label], name, shape), pixels.data)
                 for label, name, pixels in zip(labels.tolist(), names.tolist(), block, strict=True)
             ]
         return fingerprint_images(digests)

@@ -2,7 +2,7 @@ import struct
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -62,19 +62,35 @@ def image_of(
     )
 
 
+def decode_all(
+    files: Iterable[bytes | OSError],
+) -> tuple[dict[int, NDArray[np.uint8]], dict[int, str], list[int]]:
+    """Give by number the pixels and the reasons, and which images were reduced."""
+    pixels: dict[int, NDArray[np.uint8]] = {}
+    bad: dict[int, str] = {}
+    reduced: list[int] = []
+    for decoded in decode_images(files):
+        for numbers, images in decoded.images:
+            assert numbers == sorted(numbers)
+            assert images.flags.c_contiguous
+            pixels |= dict(zip(numbers, images, strict=True))
+        assert decoded.bad == sorted(decoded.bad)
+        bad |= dict(decoded.bad)
+        reduced += decoded.reduced
+    return pixels, bad, reduced
+
+
 def pixels_of(file: bytes) -> NDArray[np.uint8]:
-    [image] = decode_images([file])
-    assert image.reason is None
-    assert image.pixels.flags.c_contiguous
-    return image.pixels
+    pixels, bad, _ = decode_all([file])
+    assert not bad
+    return pixels[0]
 
 
 def reason_of(file: bytes) -> str:
-    [image] = decode_images([file])
-    assert image.reason
-    assert image.pixels.shape == (0, 0, 3)
-    assert not image.reduced
-    return image.reason
+    pixels, bad, reduced = decode_all([file])
+    assert not pixels
+    assert not reduced
+    return bad[0]
 
 
 def assert_same_as_pillow(file: bytes) -> None:
@@ -118,18 +134,18 @@ def test_any_image_has_the_pixels_that_pillow_gives(
 def test_real_images():
     tiles = []
     for path in SHEETS:
-        with Image.open(path) as sheet:
-            pixels = np.array(sheet.convert("RGB"))
-        tiles += [
-            pixels[1 + 33 * r :, 1 + 33 * c :][:32, :32] for r in range(10) for c in range(20)
-        ]
+        with Image.open(path) as image:
+            sheet = np.array(image.convert("RGB"))
+        tiles += [sheet[1 + 33 * r :, 1 + 33 * c :][:32, :32] for r in range(10) for c in range(20)]
     files = []
     for tile in tiles:
         file = BytesIO()
         Image.fromarray(tile).save(file, "png")
         files.append(file.getvalue())
-    for image, tile in zip(decode_images(files), tiles, strict=True):
-        np.testing.assert_array_equal(image.pixels, tile, strict=True)
+    pixels, bad, _ = decode_all(files)
+    assert not bad
+    for number, tile in enumerate(tiles):
+        np.testing.assert_array_equal(pixels[number], tile, strict=True)
 
 
 def test_images_of_many_sizes_and_kinds_keep_their_order():
@@ -140,11 +156,36 @@ def test_images_of_many_sizes_and_kinds_keep_their_order():
         )
     ]
     files.insert(5, b"")
-    for image, file in zip(decode_images(files), files, strict=True):
-        if file:
-            np.testing.assert_array_equal(image.pixels, pixels_of(file), strict=True)
-        else:
-            assert image.reason == "truncated: it ends at byte 0, before its IEND chunk"
+    pixels, bad, _ = decode_all(files)
+    assert bad == {5: "truncated: it ends at byte 0, before its IEND chunk"}
+    assert sorted([*pixels, *bad]) == list(range(len(files)))
+    for number, image in pixels.items():
+        np.testing.assert_array_equal(image, pixels_of(files[number]), strict=True)
+
+
+def test_images_of_one_size_are_in_one_array_whatever_they_were_decoded_with():
+    unknown = png(SAMPLES, stream=zlib.compress(b"\5" + ROWS[1:]))
+    kinds = [(RGB, 8), (PALETTE, 4), (GREY, 8), (RGB, 16), (GREY_ALPHA, 8), (RGB, 8)]
+    files = [image_of(kind, 3, 7, seed=seed) for seed, kind in enumerate(kinds)]
+    files.insert(2, unknown)
+    [decoded] = decode_images(files)
+    [(numbers, images)] = decoded.images
+    assert numbers == [0, 1, 3, 4, 5, 6]
+    assert [number for number, _ in decoded.bad] == [2]
+    assert decoded.reduced == [4]
+    for number, image in zip(numbers, images, strict=True):
+        np.testing.assert_array_equal(image, pixels_of(files[number]), strict=True)
+
+
+@pytest.mark.parametrize("count", [255, 256, 257, 600])
+def test_numbers_go_on_from_batch_to_batch(count):
+    files = [png(np.full((1, 2, 3), number % 256, np.uint16)) for number in range(count)]
+    files[254] = b""
+    pixels, bad, _ = decode_all(iter(files))
+    assert [*bad] == [254]
+    assert sorted([*pixels, 254]) == list(range(count))
+    for number, image in pixels.items():
+        assert (image == number % 256).all()
 
 
 def test_no_images():
@@ -154,39 +195,48 @@ def test_no_images():
 def test_an_error_in_place_of_a_file_is_the_reason():
     file = png(SAMPLES)
     unread = [OSError(27, "expected at most 5 bytes, found 7", "train/a.png"), OSError("timed out")]
-    first, too_large, second, slow = decode_images([file, unread[0], file, unread[1]])
-    assert first.reason is None
-    assert second.reason is None
-    assert too_large.reason == "expected at most 5 bytes, found 7"
-    assert slow.reason == "timed out"
+    pixels, bad, _ = decode_all([file, unread[0], file, unread[1]])
+    assert [*pixels] == [0, 2]
+    assert bad == {1: "expected at most 5 bytes, found 7", 3: "timed out"}
 
 
 def test_large_images_are_not_all_in_memory_at_once():
     height, width, count = 400, 1000, 60
     common = png(np.full((height, width, 3), 7, np.uint16))
-    unusual = png(np.full((height, width, 1), 7, np.uint16), GREY)
-    asked = 0
-
-    def give() -> Iterator[bytes]:
-        nonlocal asked
-        for asked in range(count):
-            yield unusual if asked % 2 else common
-
+    unusual = png(np.full((height, width, 1), 7, np.uint16), GREY, 16)
+    files = [unusual if number % 2 else common for number in range(count)]
     # First without measuring, since what is compiled takes memory too.
-    assert len(list(decode_images(give()))) == count
+    assert len(decode_all(files)[0]) == count
     tracemalloc.start()
-    for number, image in enumerate(decode_images(give())):
-        assert image.pixels.shape == (height, width, 3)
-        assert asked < number + 10
+    for decoded in decode_images(files):
+        for _, images in decoded.images:
+            assert images.shape[1:] == (height, width, 3)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 3 * height * width * count / 2
 
 
+def test_large_files_are_not_all_in_memory_at_once():
+    file = png(random_samples(RGB, 8, 400, 1000))
+    asked = 0
+
+    def give() -> Iterator[bytes]:
+        nonlocal asked
+        for _ in range(40):
+            asked += 1
+            yield file
+
+    done = 0
+    for decoded in decode_images(give()):
+        assert asked <= done + 10
+        done += sum(len(numbers) for numbers, _ in decoded.images)
+    assert done == 40
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_images_of_16_bits_are_told(kind):
-    [image] = decode_images([image_of(kind, 3, 7)])
-    assert image.reduced == (kind[1] == 16)
+    _, _, reduced = decode_all([image_of(kind, 3, 7)])
+    assert reduced == ([0] if kind[1] == 16 else [])
 
 
 def test_how_16_bits_are_reduced():
@@ -215,6 +265,16 @@ ANCILLARY = {
 @pytest.mark.parametrize("color_type", [RGB, GREY, RGBA])
 def test_other_chunks_have_the_effect_that_they_have_in_pillow(name, color_type):
     assert_same_as_pillow(image_of((color_type, 8), 3, 7, before=ANCILLARY[name]))
+
+
+@pytest.mark.parametrize("color_type", [RGB, GREY])
+@pytest.mark.parametrize(
+    "kind", ["PLTE", "bKGD", "cHRM", "eXIf", "gAMA", "hIST", "pHYs", "sBIT", "sRGB", "tIME"]
+)
+def test_chunks_that_have_no_effect_have_none_in_pillow(kind, color_type):
+    before = [chunk(kind.encode(), bytes(48))]
+    file = image_of((color_type, 8), 3, 7, filters=range(5), before=before)
+    assert_same_as_pillow(file)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +402,6 @@ def test_damage_that_no_crc_tells_gives_what_pillow_gives_or_a_reason(file, data
     for _ in range(data.draw(st.integers(1, 3))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     file = SIGNATURE + b"".join(chunk(kind, bytes(content)) for kind, content in chunks)
-    [image] = decode_images([file])
-    if not image.reason:
+    _, bad, _ = decode_all([file])
+    if not bad:
         assert_same_as_pillow(file)

@@ -23,9 +23,10 @@ import cinicpack
 from cinicpack import cinic10
 from cinicpack.cinic10 import CLASSES
 from cinicpack.convert import packer
+from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.decode import decode_images
 from cinicpack.convert.sources import Archive
-from cinicpack.convert.worker import Converted, Task, Worker, starting_workers
+from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.errors import (
     ArgumentError,
     BadImagesError,
@@ -187,7 +188,7 @@ def test_an_archive_is_read_a_few_tasks_ahead_only(sources, tmp_path, monkeypatc
 
     monkeypatch.setattr(packer, "_TASK_IMAGES", 1)
     monkeypatch.setattr(Archive, "__iter__", read_and_count)
-    monkeypatch.setattr("cinicpack.convert.worker.decode_images", _decode_slowly)
+    monkeypatch.setattr("cinicpack.convert.conversion.decode_images", _decode_slowly)
     pack(sources["tar"], tmp_path / "a")
     assert len(tasks) == 36
     assert max(ahead) < 6

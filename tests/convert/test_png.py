@@ -29,9 +29,13 @@ def bad(text: str) -> AbstractContextManager[object]:
     return pytest.raises(BadImageError, match=f"^{re.escape(text)}$")
 
 
-def test_a_common_png_has_its_compressed_rows():
-    rows = b"".join(b"\0" + bytes(row.ravel().tolist()) for row in SAMPLES)
-    assert read_chunks(png(SAMPLES)) == Png(3, 7, 8, zlib.compress(rows))
+@pytest.mark.parametrize(("color_type", "channels"), [(RGB, 3), (GREY, 1)])
+def test_a_common_png_has_its_compressed_rows(color_type, channels):
+    samples = random_samples(color_type, 8, 3, 7)
+    rows = b"".join(b"\0" + bytes(row.ravel().tolist()) for row in samples)
+    found = read_chunks(png(samples, color_type))
+    assert found == Png(3, 7, 8, channels, zlib.compress(rows))
+    assert inflate(found) == rows
 
 
 @pytest.mark.parametrize("cuts", [(), (0,), (1, 1, 1), (5, 20), range(30)])
@@ -41,12 +45,20 @@ def test_idat_chunks_are_joined(cuts):
 
 @pytest.mark.parametrize(
     ("color_type", "bit_depth", "interlaced"),
-    [(GREY, 8, False), (PALETTE, 8, False), (RGBA, 8, False), (RGB, 16, False), (RGB, 8, True)],
+    [
+        (PALETTE, 8, False),
+        (RGBA, 8, False),
+        (RGB, 16, False),
+        (RGB, 8, True),
+        (GREY, 16, False),
+        (GREY, 4, False),
+        (GREY, 8, True),
+    ],
 )
 def test_other_kinds_have_no_compressed_rows(color_type, bit_depth, interlaced):
     samples = random_samples(color_type, bit_depth, 3, 7)
     found = read_chunks(png(samples, color_type, bit_depth, interlaced=interlaced))
-    assert found == Png(3, 7, bit_depth, None)
+    assert found == Png(3, 7, bit_depth, 0, b"")
     assert inflate(found) is None
 
 
@@ -55,21 +67,21 @@ def test_other_kinds_have_no_compressed_rows(color_type, bit_depth, interlaced):
     [(b"gAMA", 4), (b"cHRM", 32), (b"pHYs", 9), (b"sRGB", 1), (b"tIME", 0), (b"bKGD", 0)],
 )
 def test_chunks_without_effect_leave_a_png_common(kind, enough):
-    assert read_chunks(png(SAMPLES, before=[chunk(kind, bytes(enough))])).idat
-    assert read_chunks(png(SAMPLES, after=[chunk(kind, bytes(enough))])).idat
+    assert read_chunks(png(SAMPLES, before=[chunk(kind, bytes(enough))])).channels == 3
+    assert read_chunks(png(SAMPLES, after=[chunk(kind, bytes(enough))])).channels == 3
     if enough:
         short = chunk(kind, bytes(enough - 1))
-        assert read_chunks(png(SAMPLES, before=[short])).idat is None
-        assert read_chunks(png(SAMPLES, after=[short])).idat is None
+        assert read_chunks(png(SAMPLES, before=[short])).channels == 0
+        assert read_chunks(png(SAMPLES, after=[short])).channels == 0
 
 
 @pytest.mark.parametrize("kind", [b"tRNS", b"tEXt", b"iCCP", b"acTL", b"fcTL", b"DDAT", b"abCd"])
 def test_chunks_of_unknown_effect_do_not(kind):
-    assert read_chunks(png(SAMPLES, before=[chunk(kind, bytes(32))])).idat is None
+    assert read_chunks(png(SAMPLES, before=[chunk(kind, bytes(32))])).channels == 0
 
 
 def test_nor_does_a_gap_between_idat_chunks():
-    assert read_chunks(png(SAMPLES, after=[chunk(b"tIME"), chunk(b"IDAT")])).idat is None
+    assert read_chunks(png(SAMPLES, after=[chunk(b"tIME"), chunk(b"IDAT")])).channels == 0
 
 
 def test_what_follows_the_end_is_ignored():
@@ -184,21 +196,23 @@ def test_inflate_does_not_follow_a_bomb():
     count=st.integers(0, 3),
     height=st.integers(1, 9),
     width=st.integers(1, 9),
+    channels=st.sampled_from([1, 3]),
     seed=st.integers(0, 2**32),
     data=st.data(),
 )
-def test_unfilter_undoes_every_filter(count, height, width, seed, data):
-    expected = np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), np.uint8)
+def test_unfilter_undoes_every_filter(count, height, width, channels, seed, data):
+    shape = (count, height, width, channels)
+    expected = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     rows = b""
     for image in expected:
-        above = bytes(3 * width)
+        above = bytes(channels * width)
         for row in image:
             method = data.draw(st.integers(0, 4))
-            rows += bytes([method]) + filter_row(method, row.tobytes(), above, 3)
+            rows += bytes([method]) + filter_row(method, row.tobytes(), above, channels)
             above = row.tobytes()
-    images, valid = unfilter(rows, height, width)
+    images, valid = unfilter(rows, height, width, channels)
     assert valid.tolist() == [True] * count
-    np.testing.assert_array_equal(images, expected, strict=True)
+    np.testing.assert_array_equal(images, expected.repeat(3 // channels, -1), strict=True)
 
 
 def test_paeth_predicts_as_the_specification_says():
@@ -213,15 +227,16 @@ def test_paeth_predicts_as_the_specification_says():
         cases[:, 0, 4:] = above[:, None]
         cases[:, 1, 0] = 4
         cases[:, 1, 1:4] = (left - corner)[:, None]
-        images, _ = unfilter(cases.tobytes(), 2, 2)
+        images, _ = unfilter(cases.tobytes(), 2, 2, 3)
         np.testing.assert_array_equal(images[:, 1, 1], nearest[:, None].repeat(3, 1))
 
 
-def test_an_unknown_filter_spoils_only_its_image():
-    rows = np.zeros((4, 3, 1 + 3 * 7), np.uint8)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_unknown_filter_spoils_only_its_image(channels):
+    rows = np.zeros((4, 3, 1 + channels * 7), np.uint8)
     rows[1, 2, 0] = 5
     rows[3, 0, 0] = 255
-    images, valid = unfilter(rows.tobytes(), 3, 7)
+    images, valid = unfilter(rows.tobytes(), 3, 7, channels)
     assert valid.tolist() == [True, False, True, False]
     assert images.shape == (4, 3, 7, 3)
     assert not images[valid].any()

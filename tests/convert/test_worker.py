@@ -5,7 +5,6 @@ import signal
 import struct
 import subprocess
 import sys
-import tracemalloc
 from multiprocessing.connection import Pipe
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 
 from cinicpack.convert import worker
-from cinicpack.convert.worker import Converted, Task, starting_workers
+from cinicpack.convert.conversion import Converted, Task
+from cinicpack.convert.worker import starting_workers
 from cinicpack.errors import CinicPackError
 from tests.png_images import png, random_samples
 
@@ -87,27 +87,6 @@ def test_bad_images_have_no_place_and_a_reason(root, tmp_path, count):
     assert (result.offsets < 0).nonzero()[0].tolist() == [0, 3]
     assert result.reduced == [6]
     assert other.bad == [(0, "expected at most 5 bytes, found 7")]
-
-
-def test_large_images_are_not_all_in_memory_at_once(tmp_path):
-    pixels = np.full((400, 1000, 3), 7, np.uint16)
-    task = Task([f"cat/{n}.png" for n in range(60)], [png(pixels)] * 60)
-    with starting_workers(0, tmp_path, tmp_path) as [convert]:
-        # First without measuring, since what is compiled takes memory too.
-        convert(task)
-        tracemalloc.start()
-        result = convert(task)
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    assert np.diff(result.offsets).tolist() == [pixels.size] * 59
-    assert os.path.getsize(result.scratch) == 2 * 60 * pixels.size
-    assert most < 60 * pixels.size / 2
-
-
-def test_an_image_in_no_folder_is_converted_too(tmp_path):
-    # What is wrong with it is for the layout to say.
-    with starting_workers(0, tmp_path, tmp_path) as [convert]:
-        assert convert(Task(["a.png"], [png(PIXELS[PATHS[0]])])).bad == []
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -406,8 +406,8 @@ def test_a_digest_covers_names_shape_and_pixels():
         image_header(b"dog", b"a.png", (2, 2, 3)),
         image_header(b"cat", b"a.png", (1, 4, 3)),
     ]
-    digests = {digest_image(header, pixels) for header in headers}
-    digests.add(digest_image(headers[0], pixels[::-1].copy()))
+    digests = {digest_image(header, pixels.data) for header in headers}
+    digests.add(digest_image(headers[0], pixels[::-1].copy().data))
     assert len(digests) == 6
 
 

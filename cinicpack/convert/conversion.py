@@ -1,0 +1,233 @@
+"""Conversion: the files of a task are read, checked and decoded, and their planes written."""
+
+import math
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack.cinic10 import parse_name
+from cinicpack.convert.decode import decode_images
+from cinicpack.convert.layout import file_names
+from cinicpack.convert.sources import read_files
+from cinicpack.jit import jit
+from cinicpack.store.format import SOURCE_DTYPE, digest_image, image_header
+from cinicpack.store.region import write_all
+
+__all__ = ["Converted", "Converter", "Place", "Task"]
+
+# Above what 512 images of 32x32 have; of larger ones not all of a task are held in memory.
+_TRAY_BYTES: Final = 4 << 20
+
+
+class Place(NamedTuple):
+    """Where images belong, one after the other, if all of a task are good and of one shape.
+
+    Attributes:
+        file: which file.
+        offset: byte where the first image starts.
+        shape: height and width.
+        padding: zeros to be written before.
+        held_back: bytes at the end that are not to be written, but returned.
+    """
+
+    file: str
+    offset: int
+    shape: tuple[int, int]
+    padding: int
+    held_back: int
+
+
+class Task(NamedTuple):
+    """Images to convert.
+
+    Attributes:
+        paths: where they are within the source.
+        contents: of an archive, their bytes, or why they were not read; of a tree None.
+        place: where they belong, if that is known.
+    """
+
+    paths: list[str]
+    contents: list[bytes | OSError] | None
+    place: Place | None = None
+
+
+class Converted(NamedTuple):
+    """What became of the n images of a task.
+
+    Attributes:
+        scratch: the file that has the planes: a scratch file, or the one where they belong.
+        offsets: (n,) int64, where in it each image is; -1 for one that is bad.
+        shapes: (n, 2) int32, height and width.
+        digests: (n, 32) uint8, as `store.format` defines them.
+        sums: (n, 6) int64, sum and sum of squares of each channel.
+        sources: (n,) provenance, from the file names.
+        bad: position in the task and reason of every bad image.
+        reduced: positions of images with 16 bits per channel, of which Pillow keeps 8.
+        held_back: the last bytes of the planes, if they are not in the file.
+    """
+
+    scratch: str
+    offsets: NDArray[np.int64]
+    shapes: NDArray[np.int32]
+    digests: NDArray[np.uint8]
+    sums: NDArray[np.int64]
+    sources: NDArray[np.void]
+    bad: list[tuple[int, str]]
+    reduced: list[int]
+    held_back: bytes = b""
+
+
+class Converter:
+    """Converts tasks in this process; owns a scratch file."""
+
+    def __init__(self, root: Path, scratch: Path) -> None:
+        self._root = root
+        self._path = str(scratch)
+        self._scratch = open(scratch, "xb", buffering=0)
+        self._size = 0
+        self._tray = _Tray()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scratch.close()
+
+    def __call__(self, task: Task) -> Converted:
+        """Convert one task."""
+        count, place, tray = len(task.paths), task.place, self._tray
+        result = Converted(
+            self._path,
+            np.full(count, -1, np.int64),
+            np.zeros((count, 2), np.int32),
+            np.zeros((count, 32), np.uint8),
+            np.zeros((count, 6), np.int64),
+            np.array([parse_name(path.rpartition("/")[2]) for path in task.paths], SOURCE_DTYPE),
+            [],
+            [],
+        )
+        if place:
+            tray.clear(place.padding, 3 * count * math.prod(place.shape))
+        else:
+            tray.clear()
+        for decoded in decode_images(task.contents or read_files(self._root, task.paths)):
+            result.bad.extend(decoded.bad)
+            result.reduced.extend(decoded.reduced)
+            for numbers, pixels in decoded.images:
+                if not tray.has_room(pixels.nbytes):
+                    self._append(result)
+                    tray.clear()
+                size = pixels[0].nbytes
+                result.offsets[numbers] = tray.nbytes + size * np.arange(len(numbers))
+                result.shapes[numbers] = pixels.shape[1:3]
+                result.digests[numbers] = _digest([task.paths[n] for n in numbers], pixels)
+                sums = np.empty((len(numbers), 6), np.int64)
+                _separate(pixels.reshape(-1), tray.take(numbers, pixels.nbytes), sums, size // 3)
+                result.sums[numbers] = sums
+        whole = tray.numbers == list(range(count))
+        if place and whole and (result.shapes == place.shape).all():
+            return self._put(place, result)
+        self._append(result)
+        return result
+
+    def _append(self, result: Converted) -> None:
+        """Write what is on the tray to the end of the scratch file."""
+        result.offsets[self._tray.numbers] += self._size
+        write_all(self._scratch.fileno(), self._tray.planes, self._size)
+        self._size += self._tray.nbytes
+
+    def _put(self, place: Place, result: Converted) -> Converted:
+        """Write what is on the tray, the whole task, where it belongs."""
+        result.offsets[:] += place.offset
+        data = self._tray.padded
+        end = len(data) - place.held_back
+        with open(place.file, "r+b", buffering=0) as stream:
+            write_all(stream.fileno(), data[:end], place.offset - place.padding)
+        return result._replace(scratch=place.file, held_back=bytes(data[end:]))
+
+
+class _Tray:
+    """Where planes wait, one image after the other, to be written together.
+
+    The memory is used again and again: it is new memory that takes time.
+
+    Attributes:
+        numbers: which images, in their order there.
+        nbytes: how much their planes take.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+        self.clear()
+
+    def clear(self, padding: int = 0, room: int = _TRAY_BYTES) -> None:
+        """Take everything off, for images of ``room`` bytes or so after ``padding`` zeros."""
+        self._padding = padding
+        self._room = max(room, _TRAY_BYTES)
+        self.numbers: list[int] = []
+        self.nbytes = 0
+
+    def has_room(self, nbytes: int) -> bool:
+        """Tell whether more fits; on an empty one anything does."""
+        return not self.numbers or self.nbytes + nbytes <= self._room
+
+    def take(self, numbers: list[int], nbytes: int) -> NDArray[np.uint8]:
+        """Return the bytes for the planes of images, after those that are there."""
+        needed = self._padding + max(self._room, nbytes)
+        if not self.numbers and len(self._memory) < needed:
+            self._memory = np.empty(needed, np.uint8)
+        start = self._padding + self.nbytes
+        self.numbers += numbers
+        self.nbytes += nbytes
+        return self._memory[start : start + nbytes]
+
+    @property
+    def planes(self) -> memoryview:
+        """What is there."""
+        return self.padded[self._padding :]
+
+    @property
+    def padded(self) -> memoryview:
+        """What is there, after the zeros."""
+        self._memory[: self._padding] = 0
+        return self._memory[: self._padding + self.nbytes].data
+
+
+def _digest(paths: list[str], images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Hash every image with its class and name."""
+    flat, size, shape = images.data.cast("B"), images[0].nbytes, images.shape[1:]
+    digests = []
+    for number, (path, name) in enumerate(zip(paths, file_names(paths), strict=True)):
+        header = image_header(_class_name(path.rpartition("/")[0]), name, shape)
+        digests.append(digest_image(header, flat[number * size : (number + 1) * size]))
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+
+
+@lru_cache
+def _class_name(folder: str) -> bytes:
+    return os.fsencode(folder.rpartition("/")[2])
+
+
+@jit
+def _separate(
+    images: NDArray[np.uint8], planes: NDArray[np.uint8], sums: NDArray[np.int64], size: int
+) -> None:
+    """Turn interleaved pixels into planes, and sum each channel and its squares."""
+    for image in range(sums.shape[0]):
+        start = np.uint64(image) * np.uint64(3 * size)
+        for channel in range(3):
+            source = start + np.uint64(channel)
+            target = start + np.uint64(channel) * np.uint64(size)
+            total = np.uint64(0)
+            square = np.uint64(0)
+            for pixel in range(np.uint64(size)):
+                value = images[source + np.uint64(3) * pixel]
+                planes[target + pixel] = value
+                total += np.uint64(value)
+                square += np.uint64(np.uint32(value) * np.uint32(value))
+            sums[image, channel] = total
+            sums[image, 3 + channel] = square

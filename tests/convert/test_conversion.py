@@ -1,0 +1,92 @@
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cinicpack.convert.conversion import Converter, Place, Task
+from tests.png_images import GREY, RGB, png, random_samples
+
+PIXELS = [random_samples(RGB, 8, 3, 5, seed).astype(np.uint8) for seed in range(4)]
+FILES: list[bytes | OSError] = [png(pixels.astype(np.uint16)) for pixels in PIXELS]
+PATHS = [f"train/cat/{number}.png" for number in range(4)]
+PLANES = b"".join(pixels.transpose(2, 0, 1).tobytes() for pixels in PIXELS)
+
+
+@pytest.fixture
+def convert(tmp_path) -> Iterator[Converter]:
+    with Converter(tmp_path, tmp_path / "scratch") as converter:
+        yield converter
+
+
+@pytest.fixture
+def place(tmp_path) -> Place:
+    """At byte 50 of a file of 400 times 7, of which 10 bytes before and all but 20 are written."""
+    file = tmp_path / "array"
+    file.write_bytes(b"\7" * 400)
+    return Place(str(file), 50, (3, 5), 10, 20)
+
+
+def test_a_whole_task_is_written_where_it_belongs(convert, place):
+    result = convert(Task(PATHS, FILES, place))
+    assert result.scratch == place.file
+    assert result.offsets.tolist() == [50, 95, 140, 185]
+    assert result.held_back == PLANES[-20:]
+    written = Path(place.file).read_bytes()
+    assert written == b"\7" * 40 + bytes(10) + PLANES[:-20] + b"\7" * (400 - 50 - 160)
+    assert not (Path(place.file).parent / "scratch").read_bytes()
+
+
+@pytest.mark.parametrize("file", [b"", png(random_samples(RGB, 8, 5, 3)), OSError("gone")])
+@pytest.mark.parametrize("position", [0, 2, 4])
+def test_a_task_that_is_not_whole_goes_to_the_scratch_file(convert, place, position, file):
+    before = Path(place.file).read_bytes()
+    files, paths = [*FILES], [*PATHS]
+    files.insert(position, file)
+    paths.insert(position, "train/cat/odd.png")
+    for time in range(2):
+        result = convert(Task(paths, files, place))
+        assert result.scratch == str(Path(place.file).parent / "scratch")
+        assert not result.held_back
+        offsets = [offset for number, offset in enumerate(result.offsets) if number != position]
+        content = Path(result.scratch).read_bytes()
+        assert [content[offset : offset + 45] for offset in offsets] == [
+            PLANES[45 * number :][:45] for number in range(4)
+        ]
+        assert len(content) == (time + 1) * 45 * (5 - len(result.bad))
+    assert Path(place.file).read_bytes() == before
+    # The next one is not disturbed.
+    assert convert(Task(PATHS, FILES, place)).held_back == PLANES[-20:]
+
+
+def test_large_images_are_not_all_in_memory_at_once(tmp_path, convert):
+    pixels = np.full((400, 1000, 3), 7, np.uint16)
+    task = Task([f"cat/{n}.png" for n in range(60)], [png(pixels)] * 60)
+    # First without measuring, since what is compiled takes memory too.
+    convert(task)
+    tracemalloc.start()
+    result = convert(task)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.diff(result.offsets).tolist() == [pixels.size] * 59
+    content = Path(result.scratch).read_bytes()
+    assert content == b"\7" * (2 * 60 * pixels.size)
+    assert most < 60 * pixels.size / 2
+
+
+def test_an_image_that_is_larger_than_all_that_waits_otherwise(convert):
+    large = random_samples(GREY, 8, 1500, 1500)
+    paths = ["cat/a.png", "cat/large.png", "cat/b.png"]
+    result = convert(Task(paths, [FILES[0], png(large, GREY), FILES[1]]))
+    content = Path(result.scratch).read_bytes()
+    assert len(content) == 2 * 45 + 3 * large.size
+    start = int(result.offsets[1])
+    assert content[start : start + 3 * large.size] == large.astype(np.uint8).tobytes() * 3
+    for offset, planes in ((result.offsets[0], PLANES[:45]), (result.offsets[2], PLANES[45:90])):
+        assert content[offset : offset + 45] == planes
+
+
+def test_an_image_in_no_folder_is_converted_too(convert):
+    # What is wrong with it is for the layout to say.
+    assert convert(Task(["a.png"], [FILES[0]])).bad == []
