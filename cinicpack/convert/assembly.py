@@ -28,6 +28,7 @@ from cinicpack.store.format import (
     fingerprint_images,
     fingerprint_splits,
 )
+from cinicpack.store.publish import sync
 from cinicpack.store.region import Region, read_all, write_all
 from cinicpack.store.verify import hash_regions
 
@@ -99,7 +100,11 @@ def write_pack(
             else:
                 values = names[split]
             _write_region(region, np.asarray(values, region.spec.dtype))
-    hashes = hash_regions(regions, num_workers=threads)
+    with ThreadPoolExecutor(1) as other:
+        # Publishing waits for the disk: let it write while the processor hashes.
+        synced = other.submit(sync, new)
+        hashes = hash_regions(regions, num_workers=threads)
+        synced.result()
     container.write_manifest(new, replace(manifest, arrays=hashes))
 
 

@@ -24,7 +24,7 @@ from typing import Final
 
 from cinicpack.errors import DestinationError
 
-__all__ = ["publishing", "recover"]
+__all__ = ["publishing", "recover", "sync"]
 
 _PATIENCE_SECONDS: Final = 0.5
 
@@ -62,7 +62,7 @@ def publishing(destination: Path, *, overwrite: bool) -> Iterator[Path]:
         try:
             work.mkdir()
             yield work
-            _sync(work / destination.name)
+            sync(work / destination.name)
             _refuse_existing(destination, overwrite)
             _replace(work / destination.name, destination)
             _sync_path(destination.parent)
@@ -181,7 +181,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Flush a file, or a directory and everything in it, to disk."""
     if path.is_dir():
         for folder, _, files in os.walk(path):
