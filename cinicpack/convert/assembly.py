@@ -20,6 +20,7 @@ from cinicpack.convert.layout import file_names
 from cinicpack.convert.reservation import Reservation, divide_shards
 from cinicpack.cores import usable_cores
 from cinicpack.store.format import (
+    ArraySpec,
     Group,
     Manifest,
     Normalization,
@@ -27,6 +28,7 @@ from cinicpack.store.format import (
     channel_statistics,
     fingerprint_images,
     fingerprint_splits,
+    plan_arrays,
 )
 from cinicpack.store.publish import sync
 from cinicpack.store.region import Region, read_all, write_all
@@ -82,13 +84,17 @@ def write_pack(
         split: np.array(file_names([images.paths[i] for i in rows.order.tolist()]))
         for split, rows in images.splits.items()
     }
-    manifest = _describe(images, names, shard_rows)
+    shards = {
+        split: divide_shards(len(rows.order), shard_rows) for split, rows in images.splits.items()
+    }
+    longest = {split: (shards[split], names[split].itemsize) for split in names}
+    specs = list(plan_arrays(_shape(images), len(images.classes), longest))
     threads = (usable_cores() if num_workers is None else num_workers) or 1
-    if reservation is not None and _is_filled(reservation, images, manifest):
+    if reservation is not None and _is_filled(reservation, images, specs):
         regions = reservation.move(new)
     else:
-        regions = container.create_arrays(new, list(manifest.specs()))
-        _copy_planes(images, manifest, regions, threads)
+        regions = container.create_arrays(new, specs)
+        _copy_planes(images, regions, threads)
     for region in regions:
         split, field = region.spec.name.rsplit("/", 1)
         if field in ("labels", "sources", "names"):
@@ -100,24 +106,31 @@ def write_pack(
             else:
                 values = names[split]
             _write_region(region, np.asarray(values, region.spec.dtype))
-    with ThreadPoolExecutor(1) as other:
-        # Publishing waits for the disk: let it write while the processor hashes.
-        synced = other.submit(sync, new)
-        hashes = hash_regions(regions, num_workers=threads)
+    with ThreadPoolExecutor(2) as others:
+        # Publishing waits for the disk: let it write meanwhile. What goes wrong there is told once,
+        # so it has to be asked for.
+        synced = others.submit(sync, new)
+        hashes = others.submit(hash_regions, regions, num_workers=threads)
+        manifest = _describe(images, names, shards)
         synced.result()
-    container.write_manifest(new, replace(manifest, arrays=hashes))
+        manifest = replace(manifest, arrays=hashes.result())
+    container.write_manifest(new, manifest)
+
+
+def _shape(images: Images) -> tuple[int, int, int]:
+    height, width = images.shapes[next(iter(images.splits.values())).order[0]].tolist()
+    return height, width, 3
 
 
 def _describe(
-    images: Images, names: dict[str, NDArray[np.bytes_]], shard_rows: int | None
+    images: Images, names: dict[str, NDArray[np.bytes_]], shards: dict[str, tuple[int, ...]]
 ) -> Manifest:
     """Build the manifest, but for the digests of the arrays."""
-    height, width = images.shapes[next(iter(images.splits.values())).order[0]].tolist()
-    image_shape = (height, width, 3)
+    image_shape = _shape(images)
     splits = {}
     for name, (order, _) in images.splits.items():
         splits[name] = SplitInfo(
-            shards=divide_shards(len(order), shard_rows),
+            shards=shards[name],
             name_bytes=names[name].itemsize,
             fingerprint=fingerprint_images(_rows_of(images.digests[order])),
             groups=tuple(_groups(images, images.splits[name])),
@@ -149,9 +162,9 @@ def _groups(images: Images, rows: Rows) -> Iterator[Group]:
         yield Group(label, origin, len(mine), tuple(sums[:3]), tuple(sums[3:]))
 
 
-def _is_filled(reservation: Reservation, images: Images, manifest: Manifest) -> bool:
-    """Tell whether the reservation is for this pack, and every image in its place."""
-    if reservation.specs() != list(manifest.specs()):
+def _is_filled(reservation: Reservation, images: Images, specs: list[ArraySpec]) -> bool:
+    """Tell whether the reservation is of these arrays, and every image in its place."""
+    if reservation.specs() != specs:
         return False
     order = np.concatenate([rows.order for rows in images.splits.values()])
     for start, region in reservation.images():
@@ -164,16 +177,16 @@ def _is_filled(reservation: Reservation, images: Images, manifest: Manifest) -> 
     return True
 
 
-def _copy_planes(
-    images: Images, manifest: Manifest, regions: list[Region], num_threads: int
-) -> None:
+def _copy_planes(images: Images, regions: list[Region], num_threads: int) -> None:
     """Copy the planes of all images from the scratch files to where they belong."""
-    row_bytes = math.prod(manifest.image_shape)
+    row_bytes = math.prod(_shape(images))
     jobs = []
-    for split, info in manifest.splits.items():
-        shards = (region for region in regions if region.spec.name.startswith(f"{split}/images-"))
-        order, start = images.splits[split].order, 0
-        for region, count in zip(shards, info.shards, strict=True):
+    for split, (order, _) in images.splits.items():
+        start = 0
+        for region in regions:
+            if not region.spec.name.startswith(f"{split}/images-"):
+                continue
+            count = region.spec.shape[0]
             jobs += [
                 (region, order[start : start + count], *piece)
                 for piece in _cut(region.offset, region.offset + count * row_bytes)

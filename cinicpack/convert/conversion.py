@@ -19,12 +19,13 @@ from cinicpack.store.region import write_all
 
 __all__ = ["Converted", "Converter", "Place", "Task"]
 
-# Above what 512 images of 32x32 have; of larger ones not all of a task are held in memory.
+# Above what 512 images of 32x32 have; of larger ones not all of a task are held in memory, unless
+# the task has a place, where it is written at once.
 _TRAY_BYTES: Final = 4 << 20
 
 
 class Place(NamedTuple):
-    """Where images belong, one after the other, if all of a task are good and of one shape.
+    """Where images belong, one after the other, if all of a task are good and of this shape.
 
     Attributes:
         file: which file.
@@ -179,6 +180,7 @@ class _Tray:
         """Return the bytes for the planes of images, after those that are there."""
         needed = self._padding + max(self._room, nbytes)
         if not self.numbers and len(self._memory) < needed:
+            self._memory = np.empty(0, np.uint8)  # lets go of what there is, before there is more
             self._memory = np.empty(needed, np.uint8)
         start = self._padding + self.nbytes
         self.numbers += numbers

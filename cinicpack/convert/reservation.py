@@ -16,7 +16,7 @@ from cinicpack.convert.conversion import Converted, Place, Task
 from cinicpack.convert.decode import decode_images
 from cinicpack.convert.layout import Layout, file_names
 from cinicpack.convert.sources import read_files
-from cinicpack.store.format import ArraySpec, Manifest, Normalization, SplitInfo
+from cinicpack.store.format import ArraySpec, plan_arrays
 from cinicpack.store.region import HUGE_PAGE, Region, write_all
 
 __all__ = ["Reservation", "divide", "divide_shards", "reserve"]
@@ -88,10 +88,9 @@ def reserve(
     for name, rows in layout.rows.items():
         names = file_names([paths[row] for row in rows.tolist()])
         shards = divide_shards(len(rows), shard_rows)
-        splits[name] = SplitInfo(shards, max(map(len, names)), "", ())
-    nothing = Normalization((0, 0, 0), (1, 1, 1), "")
-    manifest = Manifest((height, width, 3), layout.classes, nothing, splits, "", {})
-    return Reservation(root, (height, width), container.create_arrays(root, list(manifest.specs())))
+        splits[name] = shards, max(map(len, names))
+    specs = list(plan_arrays((height, width, 3), len(layout.classes), splits))
+    return Reservation(root, (height, width), container.create_arrays(root, specs))
 
 
 def divide_shards(rows: int, shard_rows: int | None) -> tuple[int, ...]:

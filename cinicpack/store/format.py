@@ -58,7 +58,7 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Self
@@ -84,6 +84,7 @@ __all__ = [
     "image_header",
     "is_folder_name",
     "is_split_name",
+    "plan_arrays",
 ]
 
 VERSION: Final = 1
@@ -154,15 +155,8 @@ class Manifest:
 
     def specs(self) -> Iterator[ArraySpec]:
         """Iterate over the arrays of the pack, in the order in which they are written."""
-        height, width, channels = self.image_shape
-        label_dtype = np.dtype("u1" if len(self.classes) <= 256 else "<u2")
-        for split, info in self.splits.items():
-            for number, rows in enumerate(info.shards):
-                shape = (rows, channels, height, width)
-                yield ArraySpec(f"{split}/images-{number:05d}", np.dtype("u1"), shape)
-            yield ArraySpec(f"{split}/labels", label_dtype, (info.rows,))
-            yield ArraySpec(f"{split}/sources", SOURCE_DTYPE, (info.rows,))
-            yield ArraySpec(f"{split}/names", np.dtype(("S", info.name_bytes)), (info.rows,))
+        splits = {name: (info.shards, info.name_bytes) for name, info in self.splits.items()}
+        return plan_arrays(self.image_shape, len(self.classes), splits)
 
     def to_json(self) -> bytes:
         """Write the manifest as JSON, one member a line, with its digest."""
@@ -281,6 +275,26 @@ def is_folder_name(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & set("/\0")
 
 
+def plan_arrays(
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    splits: Mapping[str, tuple[Sequence[int], int]],
+) -> Iterator[ArraySpec]:
+    """Iterate over the arrays of a pack, in the order in which they are written.
+
+    ``splits`` has for each the rows of its shards and the bytes of its longest name.
+    """
+    height, width, channels = image_shape
+    label_dtype = np.dtype("u1" if num_classes <= 256 else "<u2")
+    for split, (shards, name_bytes) in splits.items():
+        for number, rows in enumerate(shards):
+            shape = (rows, channels, height, width)
+            yield ArraySpec(f"{split}/images-{number:05d}", np.dtype("u1"), shape)
+        yield ArraySpec(f"{split}/labels", label_dtype, (sum(shards),))
+        yield ArraySpec(f"{split}/sources", SOURCE_DTYPE, (sum(shards),))
+        yield ArraySpec(f"{split}/names", np.dtype(("S", name_bytes)), (sum(shards),))
+
+
 def image_header(class_name: bytes, name: bytes, image_shape: tuple[int, ...]) -> bytes:
     """Build what is hashed before the pixels of an image (see Fingerprints above)."""
     return b"%b%b%b%b" % (
@@ -302,7 +316,7 @@ def _shape_bytes(shape: tuple[int, ...]) -> bytes:
 
 
 def digest_image(header: bytes, pixels: memoryview) -> bytes:
-    """Hash one image: ``header`` from `image_header`, ``pixels`` in H, W, channel order."""
+    """Hash one image: ``header`` from `image_header`, ``pixels`` contiguous, H, W, channel."""
     digest = hashlib.sha256(header)
     digest.update(pixels)
     return digest.digest()

@@ -219,8 +219,10 @@ def test_what_cannot_be_written_is_an_error_and_no_thread_hangs(tmp_path, monkey
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(assembly, "write_all", fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_pack(source.images({"train": [*range(9)]}), tmp_path / "a", npy, 2, 3)
-    # Without a manifest it is no pack, whatever is in it.
-    assert not (tmp_path / "a" / "pack.json").exists()
+    for what in ("write_all", "sync"):
+        with monkeypatch.context() as patched:
+            patched.setattr(assembly, what, fail)
+            with pytest.raises(OSError, match="No space left"):
+                write_pack(source.images({"train": [*range(9)]}), tmp_path / what, npy, 2, 3)
+        # Without a manifest it is no pack, whatever is in it.
+        assert not (tmp_path / what / "pack.json").exists()

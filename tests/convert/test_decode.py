@@ -99,9 +99,12 @@ def assert_same_as_pillow(file: bytes) -> None:
     np.testing.assert_array_equal(pixels_of(file), expected, strict=True)
 
 
-def test_a_common_png_does_without_pillow(monkeypatch):
+@pytest.mark.parametrize("color_type", [RGB, GREY])
+def test_a_common_png_does_without_pillow(monkeypatch, color_type):
     monkeypatch.delattr("cinicpack.convert.decode.PngImageFile")
-    np.testing.assert_array_equal(pixels_of(png(SAMPLES)), SAMPLES.astype(np.uint8), strict=True)
+    samples = random_samples(color_type, 8, 3, 7)
+    expected = np.broadcast_to(samples, (3, 7, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(pixels_of(png(samples, color_type)), expected, strict=True)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 7), (9, 16), (32, 32)])
@@ -352,12 +355,14 @@ def test_pillow_never_warns_and_has_no_limit_of_its_own(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pixels_of(image_of((GREY, 8), 32, 32))
+        pixels_of(image_of((GREY, 4), 32, 32))
         pixels_of(image_of((PALETTE, 8), 3, 7, before=[chunk(b"tRNS", b"\1\2\3")]))
         pixels_of(png(SAMPLES, before=[chunk(b"acTL", bytes(8))]))
 
 
 DAMAGED = [
+    png(SAMPLES, filters=range(5)),
+    image_of((GREY, 8), 3, 7, filters=range(5)),
     png(SAMPLES, before=ANCILLARY["gAMA"], cuts=[20], filters=range(5)),
     image_of((PALETTE, 4), 3, 7, before=[chunk(b"tRNS", b"\0\x80")]),
     image_of((GREY_ALPHA, 16), 3, 7, interlaced=True),
