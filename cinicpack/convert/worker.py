@@ -56,7 +56,8 @@ class _Process:
             [sys.executable, "-P", "-c", command],
             pass_fds=[other.fileno()],
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
+            # NumPy would start a thread for every core, in every worker, and none has work.
+            env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"},
             # Ctrl-C is for the caller, who ends the worker in good order.
             process_group=0,
         )
