@@ -9,7 +9,7 @@ CinicPackError
 ├── PackError            ValueError    a pack that is not what its manifest says
 │   └── FormatVersionError             a pack made by a newer cinicpack
 ├── StateError           ValueError    a loader state that belongs to other data or options
-└── LoaderError          RuntimeError  a loader or iterator used after it was closed
+└── LoaderError          RuntimeError  a loader or iterator that cannot go on like this
 """
 
 from typing import Any
@@ -77,4 +77,7 @@ class StateError(CinicPackError, ValueError):
 
 
 class LoaderError(CinicPackError, RuntimeError):
-    """A loader or one of its iterators is used after it was closed."""
+    """A loader or one of its iterators cannot go on like this.
+
+    It was closed, or is running where it must not be, or has no process group or pinned memory.
+    """

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from lightning.pytorch import LightningDataModule, Trainer
 
-from cinicpack.errors import StateError
+from cinicpack.errors import ArgumentError, StateError
 from cinicpack.load.augment import Augment
 from cinicpack.load.loader import Loader
 from cinicpack.store.reader import Pack, PathLike, Split, open_pack
@@ -31,7 +31,10 @@ class PackedDataModule(LightningDataModule):
         drop_last: leave out the training images that do not fill a batch on every rank; else the
             last batch may be smaller on some ranks, or empty, of which a mean is not a number.
         options: of all loaders, as `Loader` takes them: ``dtype``, ``source``, ``seed``, ...;
-            ``device`` is the trainer's if that is a GPU.
+            ``device`` is the trainer's if that is a GPU. Not ``shuffle``: training is in a new
+            order every epoch, but for a trainer with ``overfit_batches``; all else is in order.
+
+    Raises `ArgumentError` for ``shuffle``, and what `open_pack` raises.
 
     >>> from cinicpack.lightning import PackedDataModule
     >>> data = PackedDataModule("cinic10.pack", batch_size=512)  # doctest: +SKIP
@@ -51,6 +54,10 @@ class PackedDataModule(LightningDataModule):
         **options: Any,
     ) -> None:
         super().__init__()
+        if "shuffle" in options:
+            raise ArgumentError(
+                "expected no shuffle: training batches are shuffled, validation and test are not"
+            )
         self.pack = pack if isinstance(pack, Pack) else open_pack(pack)
         self.batch_size = batch_size
         self.augment = augment
@@ -61,7 +68,9 @@ class PackedDataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Make the loader of the training split: shuffled, augmented, resumable."""
         options = {"augment": self.augment, "drop_last": self.drop_last, **self._loader_options()}
-        return _TrainLoader(self.trainer, self.pack, self.train, **options)
+        # Those are to be the same batches in every epoch. mypy does not see where it is set.
+        shuffle = not getattr(self.trainer, "overfit_batches", 0)
+        return _TrainLoader(self.trainer, self.pack, self.train, shuffle=shuffle, **options)
 
     def val_dataloader(self) -> Loader:
         """Make the loader of the validation split: in order, as the images are."""

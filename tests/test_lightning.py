@@ -194,6 +194,12 @@ def test_epochs_are_those_of_the_trainer(pack):
     assert [[row for row, _ in batch] for batch in whole] == rows
 
 
+def test_overfitting_is_on_the_same_batches_in_every_epoch(pack):
+    seen = fit(make_module(pack, augment=None), max_epochs=3, overfit_batches=2)
+    assert seen[:2] == seen[2:4] == seen[4:]
+    assert len({tuple(batch) for batch in seen}) == 2
+
+
 def test_another_batch_size_is_refused_in_the_middle_of_an_epoch(pack, tmp_path):
     saver = make_saver(tmp_path)
     fit(make_module(pack), [saver], max_epochs=1, limit_val_batches=0)
@@ -214,6 +220,8 @@ def test_other_options_are_refused_by_name(pack, tmp_path):
 def test_bad_arguments_are_refused_by_name(pack, tmp_path):
     with pytest.raises(SelectionError, match="dev"):
         make_module(pack, valid="dev").val_dataloader()
+    with pytest.raises(ArgumentError, match="no shuffle"):
+        make_module(pack, shuffle=False)
     with pytest.raises(TypeError, match="shards"):
         make_module(pack, shards=2).train_dataloader()
     with pytest.raises(FileNotFoundError, match="no such pack"):

@@ -73,11 +73,11 @@ class BatchFormat(NamedTuple):
         """Lay the arrays for ``count`` samples into memory of ``nbytes(count)`` or more."""
         start = self._labels_start(count)
         middle, end = start + 8 * count, start + 16 * count
-        images = memory[: count * self._image_bytes].view(DTYPES[self.dtype])
+        images = memory[: count * self.image_bytes].view(DTYPES[self.dtype])
         return Block(images, memory[start:middle].view("i8"), memory[middle:end].view("i8"))
 
-    def describe(self, block: Block, start: int, stop: int) -> list[Interface]:
-        """Describe the arrays of a batch, samples ``start`` to ``stop`` of a block, for NumPy."""
+    def describe(self, images: NDArray[Any], start: int, stop: int) -> Interface:
+        """Describe for NumPy the images of a batch, from ``start`` to ``stop`` of a block."""
         height, width, count = self.height, self.width, stop - start
         item = np.dtype(DTYPES[self.dtype]).itemsize
         shape: tuple[int, ...] = (count, 3, height, width)
@@ -86,40 +86,36 @@ class BatchFormat(NamedTuple):
             shape = (count, height, width, 3)
         elif self.channels_last:
             strides = (3 * height * width * item, item, 3 * width * item, 3 * item)
-        columns = [
-            (block.images, self._image_bytes, "f2" if self.dtype == "float16" else None),
-            (block.labels, 8, None),
-            (block.rows, 8, None),
-        ]
-        return [
-            {
-                "version": 3,
-                "data": (array.ctypes.data + start * size, False),
-                "typestr": array.dtype.str if kind is None else np.dtype(kind).str,
-                "shape": (count,) if number else shape,
-                "strides": None if number else strides,
-            }
-            for number, (array, size, kind) in enumerate(columns[: 3 if self.return_index else 2])
-        ]
+        return {
+            "version": 3,
+            "data": (images.ctypes.data + start * self.image_bytes, False),
+            "typestr": (np.dtype("f2") if self.dtype == "float16" else images.dtype).str,
+            "shape": shape,
+            "strides": strides,
+        }
 
-    def batch(self, columns: list[NDArray[Any]]) -> Batch:
-        """Give described arrays as the batch that the user receives.
+    def batch(
+        self, images: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> Batch:
+        """Give the arrays of a batch as the user receives it.
 
         Every tensor has a storage of its own, so that saving one batch does not save its slab.
         """
+        columns = (images, labels, rows) if self.return_index else (images, labels)
         if self.output == "numpy":
-            return tuple(columns)
+            return columns
         tensors = list(map(_torch().from_numpy, columns))
         if self.dtype == "bfloat16":
             tensors[0] = tensors[0].view(_torch().bfloat16)
         return tuple(tensors)
 
     @property
-    def _image_bytes(self) -> int:
+    def image_bytes(self) -> int:
+        """Size of an image."""
         return 3 * self.height * self.width * np.dtype(DTYPES[self.dtype]).itemsize
 
     def _labels_start(self, count: int) -> int:
-        size = count * self._image_bytes
+        size = count * self.image_bytes
         return size + -size % _CACHE_LINE
 
 

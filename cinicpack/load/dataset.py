@@ -117,7 +117,8 @@ class PackedDataset(Dataset[tuple[Any, Any]]):
         state.pop("_data", None)
         if split := state.pop("split", None):
             state["_pickled_split"] = pickle.dumps(split)
-            if state.get("targets") == split.labels.tolist():
+            targets = state.get("targets")
+            if isinstance(targets, list) and targets == split.labels.tolist():
                 del state["targets"]
         return state
 

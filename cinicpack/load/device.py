@@ -134,6 +134,9 @@ class DeviceMaker:
                 images, labels, rows = self._augment_there(memory, positions, epoch)
             else:
                 images, labels, rows = self._augment_here(memory, positions, epoch)
+            if not self._is_resident:
+                # Apart from the images, since many keep the labels of a whole epoch.
+                labels, rows = torch.stack((labels, rows)).unbind()
             event = self._record()
         batches = [
             (images[start:stop], labels[start:stop], rows[start:stop])

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.load.batches import BatchFormat, Slab
+from cinicpack.load.batches import DTYPES, BatchFormat, Block, Slab
 from cinicpack.load.memory import Interface, Pool, allocate
 from cinicpack.load.samples import Samples
 
@@ -33,9 +33,13 @@ class HostMaker:
     def make(self, positions: NDArray[np.int64], edges: Sequence[int], epoch: int) -> Slab:
         """Make the samples at ``positions`` into batches with these edges."""
         loan = self._pool.lend()
-        self._samples.fill(loan.lent.block, positions, epoch)
+        # Apart from the images, since many keep the labels of a whole epoch.
+        labels, rows = allocate(2 * 8 * len(positions)).view(np.int64).reshape(2, len(positions))
+        self._samples.fill(Block(loan.lent.images, labels, rows), positions, epoch)
         batches = [
-            self._format.batch([loan.array(part) for part in loan.lent.describe(start, stop)])
+            self._format.batch(
+                loan.array(loan.lent.describe(start, stop)), labels[start:stop], rows[start:stop]
+            )
             for start, stop in pairwise(edges)
         ]
         batches.reverse()
@@ -47,7 +51,7 @@ class HostMaker:
 
 
 class _Memory:
-    """Memory for a slab, and how its batches lie in it.
+    """Memory for the images of a slab, and how its batches lie in it.
 
     Both are worked out once: after a kernel nothing of Python is left in the cache, so that making
     a few arrays anew takes as long as a tenth of the pixels.
@@ -55,14 +59,15 @@ class _Memory:
 
     def __init__(self, batch_format: BatchFormat, slab_images: int) -> None:
         self._format = batch_format
-        self.block = batch_format.block(allocate(batch_format.nbytes(slab_images)), slab_images)
-        self._described: dict[tuple[int, int], list[Interface]] = {}
+        memory = allocate(slab_images * batch_format.image_bytes)
+        self.images = memory.view(DTYPES[batch_format.dtype])
+        self._described: dict[tuple[int, int], Interface] = {}
 
-    def describe(self, start: int, stop: int) -> list[Interface]:
-        """Describe the arrays of the batch that is made of these samples of the slab."""
+    def describe(self, start: int, stop: int) -> Interface:
+        """Describe the images of the batch that is made of these samples of the slab."""
         try:
             return self._described[start, stop]
         except KeyError:
-            found = self._format.describe(self.block, start, stop)
+            found = self._format.describe(self.images, start, stop)
             self._described[start, stop] = found
             return found

@@ -28,6 +28,10 @@ __all__ = ["Loader"]
 
 Normalize: TypeAlias = bool | tuple[Sequence[float], Sequence[float]]
 
+_OPTIONS: Final = (
+    *("pack", "split", "batch_size", "shuffle", "augment", "source", "classes", "drop_last"),
+    *("seed", "num_workers"),
+)
 _STATE_VERSION: Final = 1
 # What a thread makes at once, several batches where these are small: 680 images of float32, 1.5 ms
 # of work. Going back to Python and waiting for its lock takes 20 to 100 µs each time; but the more
@@ -54,12 +58,14 @@ class Loader:
     function of seed, epoch and index, and the order one of seed and epoch: any batch size, number
     of threads and number of ranks give the same samples with the same pixels.
 
-    Batches are made ahead in slabs of one batch, or of several that make up 8 MiB: at most
-    ``num_workers + 1`` slabs are under way or waiting, towards the end of an epoch those that the
-    next one starts with; the threads are there until `close`, or until nothing refers to the loader
-    and its iterators any longer. The memory of a slab is used again when none of its batches is
-    referred to any longer; a batch that is held keeps its slab. In the first epoch one more thread
-    reads the images ahead, in the order of the files.
+    Batches are made ahead in slabs of one batch, or of several that make up 8 MiB (64 MiB of
+    resident pixels): at most ``num_workers + 1`` slabs are under way or waiting (3 with resident
+    pixels), towards the end of an epoch those that the next one starts with; the threads are there
+    until `close`, or until nothing refers to the loader and its iterators any longer. The memory of
+    a slab is used again when the images of none of its batches are referred to any longer; images
+    that are held keep their slab, labels and index do not. In the first epoch one more thread reads
+    the images ahead, in the order of the files. On a device the batches of a slab share a storage:
+    to save one alone, ``clone()`` it.
 
     Args:
         pack: a path, or an open `Pack`.
@@ -81,7 +87,8 @@ class Loader:
         device: where batches are given.
         augment_on: "cpu", or "device".
         resident: whether the split's pixels live on the device; implies ``augment_on="device"``.
-        rank: of this process; None: torch.distributed's, if that is initialised.
+        rank: of this process; None: torch.distributed's when an epoch starts, if that is
+            initialised.
         world_size: number of processes that share an epoch, likewise.
         return_index: add the rows of the images in ``split``, before any narrowing.
         output: "torch" or "numpy".
@@ -92,7 +99,10 @@ class Loader:
     Raises:
         ArgumentError: an argument is out of its domain.
         SelectionError: the pack has no such split, source or class.
+        FileNotFoundError: there is no pack.
         PackError: the pack is damaged.
+        LoaderError: memory for copies to a GPU cannot be pinned; from ``iter()`` and ``len()``:
+            WORLD_SIZE is above 1, but torch.distributed is not initialised.
 
     >>> import cinicpack
     >>> loader = cinicpack.Loader(
@@ -142,7 +152,6 @@ class Loader:
             _share_cores() if num_workers is None else _check_int("num_workers", num_workers, 0)
         )
         self._given_ranks = _check_ranks(rank, world_size)
-        self._ranks: tuple[int, int] | None = None
         if augment_on not in ("cpu", "device"):
             raise ArgumentError(f"expected augment_on 'cpu' or 'device', found {augment_on!r}")
         dtype = _check_dtype(dtype)
@@ -172,9 +181,15 @@ class Loader:
         self._current: weakref.ref[_Epoch] | None = None
         # What gives the slabs, and where it is between two epochs.
         self._pipeline: Pipeline[Slab] | None = None
-        self._pipeline_at: tuple[int, int] | None = None
+        self._pipeline_at: tuple[Share, int, int] | None = None
         self._closed = False
-        self._cold = self.num_workers > 0
+        self._cold = self.num_workers > 0 and not resident
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what is not an option: these cannot be changed, for all else was made for them."""
+        if name in _OPTIONS and name in self.__dict__:
+            raise ArgumentError(f"{name} of a Loader cannot be changed: make a new Loader")
+        super().__setattr__(name, value)
 
     def __len__(self) -> int:
         """Count the batches of an epoch, the same on every rank."""
@@ -189,16 +204,21 @@ class Loader:
             raise LoaderError("expected an open loader, found one after close(); make a new one")
         if running := self._running():
             running.close()
-        self._ranks = self._resolve_ranks()
-        self._epoch, self._consumed = self._start or (self._epoch + 1, 0)
+        start = self._start or (self._epoch + 1, 0)
+        iterator = _Epoch(self, *start)
+        self._current = weakref.ref(iterator)
+        self._epoch, self._consumed = start
         self._start = None
-        epoch = _Epoch(self)
-        self._current = weakref.ref(epoch)
-        return epoch
+        return iterator
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the number of the next epoch; those after it count on from there."""
-        self._start = (_check_int("epoch", epoch, 0, 2**32), 0)
+        """Set the number of the next epoch; those after it count on from there.
+
+        Where a state of that same epoch was loaded, it still goes on in the middle.
+        """
+        epoch = _check_int("epoch", epoch, 0, 2**32)
+        if self._start is None or self._start[0] != epoch:
+            self._start = (epoch, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the epoch is, as JSON can hold it, in less than 600 bytes.
@@ -261,7 +281,7 @@ class Loader:
         on_host = str(device) == "cpu" and augment_on == "cpu" and not resident
         slab_bytes = _LAUNCH_BYTES if resident else _SLAB_BYTES
         self._slab_batches = max(1, slab_bytes // self._format.nbytes(self.batch_size))
-        slab_images = self._slab_batches * self.batch_size
+        slab_images = min(self._slab_batches * self.batch_size, len(self._samples))
         if on_host:
             return HostMaker(self._samples, self._format, slab_images, self._ahead + 2)
         if self._format.output == "numpy":
@@ -302,9 +322,9 @@ class Loader:
         rank, world_size = self._resolve_ranks()
         return Share(self.batch_size, rank, world_size, self.drop_last)
 
-    def _open_pipeline(self, share: Share) -> Pipeline[Slab]:
+    def _open_pipeline(self, share: Share, epoch: int, consumed: int) -> Pipeline[Slab]:
         """Return what gives the slabs from here on: that of the epoch before, or a new one."""
-        here = (self._epoch, self._consumed)
+        here = (share, epoch, consumed)
         # After a fork its threads are not in this process.
         if self._pipeline is None or self._pipeline_at != here or not self._pipeline.is_alive():
             self._close_pipeline()
@@ -314,8 +334,8 @@ class Loader:
                 seed=self.seed,
                 share=share,
                 slab_batches=self._slab_batches,
-                epoch=self._epoch,
-                consumed=self._consumed,
+                epoch=epoch,
+                consumed=consumed,
             )
             # It must not refer to the loader, which would never end then.
             maker = self._maker
@@ -335,8 +355,6 @@ class Loader:
 
     def _resolve_ranks(self) -> tuple[int, int]:
         """Find rank and world size: as given, as torch.distributed has them, or one alone."""
-        if self._ranks is not None:
-            return self._ranks
         if self._given_ranks is not None:
             return self._given_ranks
         if "torch" in sys.modules:
@@ -354,42 +372,49 @@ class Loader:
 
 
 class _Epoch:
-    """The batches of one epoch, in order."""
+    """The batches of one epoch, in order, where ``consumed`` samples of it were had before."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Loader, epoch: int, consumed: int) -> None:
         self.running = False
         self._loader = loader
-        share = loader._share()
-        self._share = share.step
-        self._batches_left = share.batches(len(loader._samples) - loader._consumed)
+        self._share = loader._share()
+        self._step = self._share.step
+        self._batches_left = self._share.batches(len(loader._samples) - consumed)
         self._ready: list[Batch] = []
         self._receive: Callable[[Batch], None] | None = None
         # Only once, since later the images are in the page cache, or there is no room for them.
         self._reading = loader._samples.read_ahead() if loader._cold else None
         loader._cold = False
-        self._pipeline = loader._open_pipeline(share)
+        self._pipeline = loader._open_pipeline(self._share, epoch, consumed)
         self.running = True
 
     def __iter__(self) -> "_Epoch":
         return self
 
     def __next__(self) -> Batch:
-        if not self._ready:
-            self._refill()
-        batch = self._ready.pop()
-        if self._receive is not None:
-            self._receive(batch)
-        loader = self._loader
-        self._batches_left -= 1
-        if self._batches_left:
-            loader._consumed += self._share
-        else:
-            self._finish()
+        try:
+            if not self._ready:
+                self._refill()
+            batch = self._ready.pop()
+            if self._receive is not None:
+                self._receive(batch)
+            self._batches_left -= 1
+            if self._batches_left:
+                self._loader._consumed += self._step
+            else:
+                self._finish()
+        except StopIteration:
+            raise
+        except BaseException:
+            # An interrupt too, since a batch may be lost then.
+            self.close()
+            raise
         return batch
 
     def __del__(self) -> None:
+        # Without waiting for the threads, see `Pipeline`.
         if self.running:
-            self.close()
+            self._pipeline.stop()
 
     def close(self) -> None:
         """End the epoch here; ``next()`` raises from now on."""
@@ -401,20 +426,17 @@ class _Epoch:
         self._stop_reading()
 
     def _refill(self) -> None:
-        if self._batches_left < 0:
-            raise LoaderError(
-                "expected a running iterator, found one that was closed, by close() or by a newer "
-                "iter() of its loader"
-            )
         if not self._batches_left:
             # Also where there is no batch at all.
             self._finish()
             raise StopIteration
-        try:
-            self._ready, self._receive = next(self._pipeline)
-        except Exception:
-            self.close()
-            raise
+        slab = next(self._pipeline, None) if self.running else None
+        if slab is None or not self.running:
+            raise LoaderError(
+                "expected a running iterator, found one that was closed: by close(), by a newer "
+                "iter() of its loader, or by an error or interrupt in next()"
+            )
+        self._ready, self._receive = slab
 
     def _stop_reading(self) -> None:
         if self._reading is not None:
@@ -425,13 +447,14 @@ class _Epoch:
             self.running = False
             self._stop_reading()
             loader = self._loader
-            loader._pipeline_at = (loader._epoch + 1, 0)
+            following = (loader._epoch + 1, 0)
+            loader._pipeline_at = (self._share, *following)
             if loader._start is None:
-                loader._start = loader._pipeline_at
+                loader._start = following
 
 
 def _share_cores() -> int:
-    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _check_split(pack: Pack, split: str | Split) -> Split:

@@ -4,12 +4,16 @@ Made for jobs of 50 µs and more that release the GIL: handing one over costs ab
 executor's future costs 30.
 """
 
+import atexit
+import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from cinicpack.errors import LoaderError
 
 __all__ = ["Pipeline"]
 
@@ -20,24 +24,27 @@ class Pipeline(Generic[T]):
     """Iterates over ``make(0), make(1), ... make(count - 1)``, made ahead on threads.
 
     At most ``ahead`` results are under way or waiting. With ``num_threads`` 0 each is made when it
-    is asked for, by whoever asks. An error in ``make`` is raised where its result was due, and ends
-    the iteration. The threads end with the iteration, with `close`, or with the pipeline itself.
+    is asked for, by whoever asks. An error in ``make`` is raised where its result was due. That
+    ends the iteration, as does whatever else interrupts ``next()``, since a result may be lost
+    then. The threads end with the iteration, with `close`, or with the pipeline itself.
     """
 
     def __init__(self, make: Callable[[int], T], count: int, num_threads: int, ahead: int) -> None:
         self._make = make
         self._count = count
         self._next = 0
+        self._pid = os.getpid()
         self._due: deque[_Job[T]] = deque()
-        self._jobs: SimpleQueue[_Job[T] | None] = SimpleQueue()
-        self._threads = [
-            threading.Thread(target=_serve, args=(self._jobs,), name="cinicpack", daemon=True)
-            for _ in range(min(num_threads, count))
-        ]
-        # Runs at the latest when the interpreter exits. It must not refer to this object.
-        self._finish = weakref.finalize(self, _end, self._jobs, self._threads)
-        for thread in self._threads:
-            thread.start()
+        self._jobs: _Jobs = SimpleQueue()
+        self._threads = [_Worker(self._jobs) for _ in range(min(num_threads, count))]
+        # It must not refer to this object.
+        self._dismiss = weakref.finalize(self, _dismiss, self._jobs, len(self._threads))
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self.close()
+            raise
         if self._threads:
             for _ in range(min(ahead, count)):
                 self._submit()
@@ -46,38 +53,48 @@ class Pipeline(Generic[T]):
         return self
 
     def __next__(self) -> T:
+        try:
+            return self._take()
+        except BaseException:
+            self.close()
+            raise
+
+    def is_alive(self) -> bool:
+        """Say whether it can go on: not after `close`, an error, or a fork of the process."""
+        return self._dismiss.alive and os.getpid() == self._pid
+
+    def stop(self) -> None:
+        """Drop what was made ahead and let the threads end, without waiting for them."""
+        self._count = self._next
+        self._due.clear()
+        self._dismiss()
+
+    def close(self) -> None:
+        """Drop what was made ahead and wait for the threads to end; later calls do nothing."""
+        self.stop()
+        _join(self._threads)
+
+    def _take(self) -> T:
         if not self._threads:
             if self._next == self._count:
                 raise StopIteration
             self._next += 1
-            try:
-                return self._make(self._next - 1)
-            except Exception:
-                self.close()
-                raise
-        if not self._due:
-            self.close()
+            return self._make(self._next - 1)
+        if not self._due or not self._dismiss.alive:
             raise StopIteration
-        # The job stays due until it is done: an interrupt in between loses nothing.
-        job = self._due[0]
-        job.done.acquire()
-        self._due.popleft()
+        job = self._due.popleft()
+        if not job.done.acquire(blocking=False):
+            if os.getpid() != self._pid:
+                raise LoaderError(
+                    "expected an iterator of this process, found one from before a fork, whose "
+                    "threads are not here; make a new one with iter()"
+                )
+            job.done.acquire()
         if job.error is not None:
-            self.close()
             raise job.error
         if self._next < self._count:
             self._submit()
         return job.result
-
-    def is_alive(self) -> bool:
-        """Say whether it can go on: not after `close`, an error, or a fork of the process."""
-        return self._finish.alive and all(thread.is_alive() for thread in self._threads)
-
-    def close(self) -> None:
-        """Drop what was made ahead and wait for the threads to end; later calls do nothing."""
-        self._count = self._next
-        self._due.clear()
-        self._finish()
 
     def _submit(self) -> None:
         job = _Job(self._make, self._next)
@@ -108,23 +125,64 @@ class _Job(Generic[T]):
         finally:
             self.done.release()
 
-
-def _serve(jobs: SimpleQueue[_Job[T] | None]) -> None:
-    while (job := jobs.get()) is not None:
-        job.run()
-        # Else an idle thread would keep the last result alive.
-        del job
+    def cancel(self) -> None:
+        self.error = StopIteration()
+        self.done.release()
 
 
-def _end(jobs: SimpleQueue[_Job[T] | None], threads: list[threading.Thread]) -> None:
+_Jobs: TypeAlias = SimpleQueue[_Job[Any] | None]
+
+
+class _Worker(threading.Thread):
+    """Runs jobs until there is None."""
+
+    def __init__(self, jobs: _Jobs) -> None:
+        super().__init__(name="cinicpack", daemon=True)
+        self._jobs = jobs
+        _workers.add(self)
+
+    def run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.run()
+            # Else an idle thread would keep the last result alive.
+            del job
+
+    def dismiss(self) -> None:
+        self._jobs.put(None)
+
+
+_workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
+
+
+def _dismiss(jobs: _Jobs, count: int) -> None:
+    """Let threads end after what they are about.
+
+    It does not wait: the garbage collector may call it on any thread, one that holds a lock which
+    they need, or one of them.
+    """
     try:
         while True:
-            jobs.get_nowait()
+            if (job := jobs.get_nowait()) is not None:
+                job.cancel()
     except Empty:
         pass
-    for _ in threads:
+    for _ in range(count):
         jobs.put(None)
-    # The garbage collector may run this on one of them, while others wait for a lock that it holds.
-    if threading.current_thread() not in threads:
-        for thread in threads:
+
+
+def _join(threads: list[_Worker]) -> None:
+    # One of them cannot wait for the others either, which may need a lock that it holds.
+    if threading.current_thread() in threads:
+        return
+    for thread in threads:
+        if thread.ident is not None:
             thread.join()
+
+
+@atexit.register
+def _end_all() -> None:
+    # A thread must not be in a kernel while the interpreter goes.
+    workers = list(_workers)
+    for worker in workers:
+        worker.dismiss()
+    _join(workers)

@@ -79,10 +79,15 @@ class Samples:
         height, width, _ = split.pack.image_shape
         augment = augment or _NOTHING
         augment.check_size(height, width)
-        if normalized and not all(0 < value < np.inf for value in std):
+        divisor = np.array(std if normalized else (1, 1, 1), np.float64)
+        offset = np.array(mean if normalized else (0, 0, 0), np.float64)
+        with np.errstate(all="ignore"):
+            scale = (1 / (255 * divisor)).astype(np.float32)
+            shift = (-offset / divisor).astype(np.float32)
+        if not (np.all(divisor > 0) and np.all(scale > 0) and np.all(np.isfinite((scale, shift)))):
             raise ArgumentError(
-                f"expected a std above 0 for every channel, found {tuple(std)}; "
-                "pass normalize=False or another (mean, std)"
+                f"expected a mean and a std above 0 for every channel that float32 can hold, found "
+                f"{tuple(mean)} and {tuple(std)}; pass normalize=False or another (mean, std)"
             )
         # The addresses hold as long as the files are mapped.
         self._split = split
@@ -90,8 +95,6 @@ class Samples:
         self._addresses = split.addresses()[rows]
         self._labels = split.labels[rows].astype(np.int64)
         self._seed = np.uint64(seed)
-        divisor = np.array(std if normalized else (1, 1, 1), np.float64)
-        offset = np.array(mean if normalized else (0, 0, 0), np.float64)
         if batch_format.dtype == "uint8":
             filler: NDArray[Any] = np.round(255 * np.array(mean)).astype(np.uint8)
         else:
@@ -103,8 +106,8 @@ class Samples:
             reflect=augment.padding_mode == "reflect",
             flip=_FLIPS[augment.flip],
             cutout=augment.cutout,
-            scale=(1 / (255 * divisor)).astype(np.float32),
-            shift=(-offset / divisor).astype(np.float32),
+            scale=scale,
+            shift=shift,
             filler=filler,
         )
         plain = self.transform._replace(crop_padding=0, flip=NO_FLIP, cutout=0)

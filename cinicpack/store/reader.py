@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cinicpack.cinic10 import Origin
-from cinicpack.errors import PackError, SelectionError
+from cinicpack.errors import ArgumentError, PackError, SelectionError
 from cinicpack.store import hdf5, npy
 from cinicpack.store.format import (
     MANIFEST_NAME,
@@ -54,6 +54,7 @@ def open_pack(path: PathLike) -> "Pack":
     and not read. An open pack keeps working when its files are deleted or replaced.
 
     Raises:
+        ArgumentError: ``path`` is a `Split`.
         FileNotFoundError: there is nothing at ``path``.
         PackError: there is something else, or the pack is damaged.
         FormatVersionError: the pack was written by a newer cinicpack.
@@ -63,6 +64,11 @@ def open_pack(path: PathLike) -> "Pack":
     >>> pack["train"].images.shape  # doctest: +SKIP
     (90000, 32, 32, 3)
     """
+    if isinstance(path, Split):
+        raise ArgumentError(
+            f"expected the path of a pack, found {path!r}; give its pack first, as in "
+            "Loader(split.pack, split)"
+        )
     path = Path(path)
     manifest, arrays = read_steadily(path, _map_pack)
     return Pack(path, manifest, arrays)
@@ -155,7 +161,7 @@ class Pack:
         """Return one split, or several joined by ``+``, one after the other in that order."""
         names = split.split("+") if isinstance(split, str) else [split]
         for name in names:
-            if name not in self.manifest.splits:
+            if not isinstance(name, str) or name not in self.manifest.splits:
                 raise SelectionError(
                     f"{self.path}: expected a split out of {', '.join(self.splits)} "
                     f"(or several joined by '+'), found {name!r}"
@@ -298,14 +304,14 @@ class Split:
         """
         chosen = np.ones(len(self), bool)
         if source is not None:
-            if source not in SOURCES:
+            if not isinstance(source, str) or source not in SOURCES:
                 raise SelectionError(
                     f"expected source {' or '.join(map(repr, SOURCES))}, found {source!r}"
                 )
             chosen &= np.isin(self.sources["origin"], SOURCES[source])
         if classes is not None:
             names = [classes] if isinstance(classes, str) else list(classes)
-            if unknown := [name for name in names if name not in self.pack.class_to_idx]:
+            if unknown := [name for name in names if name not in self.pack.classes]:
                 raise SelectionError(
                     f"expected classes out of {', '.join(self.pack.classes)}, "
                     f"found {', '.join(map(repr, unknown))}"

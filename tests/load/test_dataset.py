@@ -149,6 +149,12 @@ def test_transforms(pack):
     assert isinstance(dataset[0][0], Image.Image)
 
 
+def test_targets_may_be_an_array(pack):
+    dataset = PackedDataset(pack)
+    dataset.targets = np.arange(len(dataset))  # type: ignore[assignment]
+    assert pickle.loads(pickle.dumps(dataset))[5][1] == 5
+
+
 def test_targets_may_be_changed(pack):
     dataset = PackedDataset(pack)
     dataset.targets[3] = 7

@@ -225,6 +225,14 @@ def test_a_default_device_changes_nothing(pack, path):
         assert_same_batches(expected, Loader(pack, augment=Augment(cutout=5), **path))
 
 
+@pytest.mark.parametrize("path", PATHS)
+def test_labels_and_index_keep_no_images(pack, path):
+    loader = Loader(pack, batch_size=10, return_index=True, **path)
+    images, *rest = next(iter(loader))
+    for tensor in rest:
+        assert tensor.untyped_storage().nbytes() < images.nbytes
+
+
 def test_a_closed_loader_gives_its_pixels_back(pack):
     loader = Loader(pack, resident=True)
     maker: Any = loader._maker

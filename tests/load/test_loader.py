@@ -13,6 +13,7 @@ import torch
 import cinicpack
 from cinicpack import ArgumentError, Augment, Loader, LoaderError, SelectionError, StateError
 from cinicpack.synthetic import write_tree
+from tests.load.threads import threads, wait_for_no_threads
 
 AUGMENTS = [
     None,
@@ -36,10 +37,6 @@ def digest(loader):
             raw = image.contiguous().view(torch.uint8).numpy().tobytes()
             samples.append((row, label, hashlib.sha256(raw).digest()))
     return hashlib.sha256(repr(sorted(samples)).encode()).hexdigest()
-
-
-def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "cinicpack"]
 
 
 def test_a_batch_is_images_and_labels(pack):
@@ -218,17 +215,47 @@ def test_held_batches_keep_their_values(pack, num_workers, batch_size):
     loader = Loader(pack, augment=Augment(), batch_size=batch_size, num_workers=num_workers)
     held = [(images, images.clone(), labels, labels.clone()) for images, labels in loader]
     views = [(images[1, :, 3:5], images[1, :, 3:5].clone()) for images, *_ in held[:-1]]
-    arrays = [images.numpy() for images, _ in loader]
-    del loader
-    gc.collect()
+    arrays = [(images.numpy(), images.numpy().copy()) for images, _ in loader]
     for images, copy, labels, labels_copy in held:
         assert torch.equal(images, copy)
         assert torch.equal(labels, labels_copy)
     del held, images, copy
-    for _ in Loader(pack, batch_size=batch_size):
-        pass
+    gc.collect()
+    for _ in range(3):
+        list(loader)
+    del loader
+    gc.collect()
     assert all(torch.equal(view, copy) for view, copy in views)
-    assert all(np.isfinite(array).all() for array in arrays)
+    assert all(np.array_equal(array, copy) for array, copy in arrays)
+
+
+def test_labels_and_index_keep_no_images(pack):
+    loader = Loader(pack, batch_size=10, num_workers=0, return_index=True)
+    places, kept = set(), []
+    for images, *rest in loader:
+        places.add(images.data_ptr())
+        kept.append((rest, [tensor.clone() for tensor in rest]))
+        assert all(tensor.untyped_storage().nbytes() == 8 * 10 for tensor in rest)
+        assert images.untyped_storage().nbytes() == images.nbytes
+    # The one that is there, and the next.
+    assert len(places) == 2
+    assert all(all(map(torch.equal, tensors, copies)) for tensors, copies in kept)
+
+
+@pytest.mark.parametrize("option", ["batch_size", "seed", "augment", "split", "num_workers"])
+def test_options_cannot_be_changed(pack, option):
+    loader = Loader(pack)
+    before = getattr(loader, option)
+    with pytest.raises(ArgumentError, match=f"{option} of a Loader cannot be changed"):
+        setattr(loader, option, 7)
+    assert getattr(loader, option) is before
+
+
+def test_a_batch_may_be_larger_than_the_split(pack):
+    loader = Loader(pack, batch_size=2**62, dtype="uint8")
+    assert len(loader) == 1
+    ((images, labels),) = loader
+    assert len(images) == len(labels) == len(pack["train"])
 
 
 def test_dropped_batches_are_recycled(pack):
@@ -268,7 +295,7 @@ def test_no_thread_is_left(pack, how):
         with pytest.raises(LoaderError, match="after close"):
             iter(loader)
     gc.collect()
-    assert not threads()
+    wait_for_no_threads()
 
 
 def test_the_same_threads_go_on_with_the_next_epoch(pack):
@@ -332,6 +359,76 @@ def test_an_error_in_a_thread_surfaces_in_the_consumer(pack, monkeypatch):
     with pytest.raises(LoaderError):
         next(iterator)
     assert not threads()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, num_workers):
+    loader = Loader(pack, batch_size=4, num_workers=num_workers, return_index=True)
+    expected = [index.tolist() for epoch in range(2) for _, _, index in loader]
+    loader.set_epoch(0)
+    iterator = iter(loader)
+    got = [next(iterator)[2].tolist() for _ in range(3 * loader._slab_batches)]
+
+    def interrupt(pipeline):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cinicpack.load.pipeline.Pipeline._take", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            next(iterator)
+    with pytest.raises(LoaderError, match="interrupt"):
+        next(iterator)
+    assert not threads()
+    loader.load_state_dict(loader.state_dict())
+    got += [index.tolist() for epoch in range(2) for _, _, index in loader]
+    assert got == expected
+
+
+def test_an_epoch_that_cannot_start_is_not_used_up(pack, monkeypatch):
+    loader = Loader(pack, batch_size=4, num_workers=2, return_index=True)
+    loader._cold = False
+    expected = [index.tolist() for _, _, index in loader]
+    loader.load_state_dict({**loader.state_dict(), "epoch": 0, "samples": 8})
+
+    def fail(thread):
+        raise RuntimeError("can't start new thread")
+
+    loader._close_pipeline()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start"):
+            iter(loader)
+    assert loader.state_dict()["samples"] == 8
+    assert [index.tolist() for _, _, index in loader] == expected[2:]
+
+
+def test_set_epoch_in_an_epoch_is_about_the_next_one(pack):
+    loader = Loader(pack, batch_size=40, return_index=True)
+    epochs = [[index.tolist() for _, _, index in loader] for _ in range(3)]
+    loader.set_epoch(0)
+    iterator = iter(loader)
+    got = [next(iterator)[2].tolist()]
+    loader.set_epoch(2)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["samples"]) == (0, 40)
+    got += [index.tolist() for _, _, index in iterator]
+    assert got == epochs[0]
+    assert loader.state_dict()["epoch"] == 2
+    assert [index.tolist() for _, _, index in loader] == epochs[2]
+
+
+def test_set_epoch_keeps_the_place_in_that_epoch(pack):
+    """A loop that sets every epoch, as for a DistributedSampler, goes on from a state."""
+    loader = Loader(pack, batch_size=40, return_index=True)
+    epochs = [[index.tolist() for _, _, index in loader] for _ in range(3)]
+    loader.load_state_dict({**loader.state_dict(), "epoch": 1, "samples": 40})
+    got = []
+    for epoch in (1, 2):
+        loader.set_epoch(epoch)
+        got.append([index.tolist() for _, _, index in loader])
+    assert got == [epochs[1][1:], epochs[2]]
+    loader.load_state_dict({**loader.state_dict(), "epoch": 1, "samples": 40})
+    loader.set_epoch(2)
+    assert [index.tolist() for _, _, index in loader] == epochs[2]
 
 
 def test_epochs_count_on(pack):
@@ -400,11 +497,14 @@ def test_a_state_fits_any_batch_size_and_world_size(pack):
 
 def test_states_are_small(pack):
     loader = Loader(
-        pack, "train+valid+test", classes=pack.classes, source="imagenet", augment=Augment(),
-        seed=2**64 - 1, drop_last=True,
+        pack, "train+valid+test", classes=10 * pack.classes, source="imagenet",
+        augment=Augment(), seed=2**64 - 1, drop_last=True,
     )  # fmt: skip
     iter(loader)
     assert len(json.dumps(loader.state_dict())) < 600
+    other = Loader(pack, classes=10 * pack.classes[:9])
+    with pytest.raises(StateError, match="classes"):
+        other.load_state_dict(loader.state_dict())
 
 
 @pytest.mark.parametrize(
@@ -473,12 +573,17 @@ def test_a_state_is_not_loaded_into_a_running_iterator(pack):
         ({"normalize": ((0, 0), (1, 1))}, ArgumentError, "normalize"),
         ({"normalize": ((0, 0, 0), (1, 1, 0))}, ArgumentError, "std"),
         ({"normalize": ((0, 0, 0), (1, 1, float("nan")))}, ArgumentError, "std"),
+        ({"normalize": ((0, 0, 0), (1e-60, 1, 1))}, ArgumentError, "float32"),
+        ({"normalize": ((1e60, 0, 0), (1, 1, 1))}, ArgumentError, "float32"),
         ({"rank": 0}, ArgumentError, "world_size"),
         ({"world_size": 2}, ArgumentError, "rank"),
         ({"rank": 2, "world_size": 2}, ArgumentError, "rank"),
         ({"augment": "crop"}, ArgumentError, "augment"),
         ({"augment": Augment(crop_padding=32, padding_mode="reflect")}, ArgumentError, "32"),
         ({"split": "dev"}, SelectionError, "dev"),
+        ({"split": ["train", "valid"]}, SelectionError, "train"),
+        ({"source": ["cifar10"]}, SelectionError, "cifar10"),
+        ({"classes": [["cat"]]}, SelectionError, "cat"),
         ({"source": "places"}, SelectionError, "places"),
         ({"classes": ["cat", "cow"]}, SelectionError, "cow"),
         ({"classes": []}, SelectionError, "no images"),
@@ -522,6 +627,23 @@ def test_world_size_without_a_process_group_is_an_error(pack, monkeypatch):
     assert iter(Loader(pack, rank=0, world_size=2))
 
 
+def test_every_epoch_is_divided_among_the_ranks_that_are_there_when_it_starts(pack, monkeypatch):
+    from torch import distributed
+
+    loader = Loader(pack, "valid", batch_size=4, return_index=True)
+    alone = [[index.tolist() for _, _, index in loader] for _ in range(3)]
+    loader.set_epoch(0)
+    assert [index.tolist() for _, _, index in loader] == alone[0]
+    with monkeypatch.context() as patched:
+        patched.setattr(distributed, "is_initialized", lambda: True)
+        patched.setattr(distributed, "get_rank", lambda: 1)
+        patched.setattr(distributed, "get_world_size", lambda: 3)
+        assert len(loader) == 8
+        share = [row for _, _, index in loader for row in index.tolist()]
+        assert share == [row for batch in alone[1] for row in batch][1::3]
+    assert [index.tolist() for _, _, index in loader] == alone[2]
+
+
 @pytest.mark.parametrize("name", ["one.pack", "one.h5"])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_an_open_loader_survives_its_pack(tree, tmp_path, name, replaced):
@@ -553,3 +675,8 @@ def test_ranks_on_one_machine_share_its_cores(pack, monkeypatch):
     assert Loader(pack, num_workers=5).num_workers == 5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
     assert Loader(pack).num_workers == 1
+
+
+def test_a_split_alone_is_no_pack(pack):
+    with pytest.raises(ArgumentError, match=r"Loader\(split.pack, split\)"):
+        Loader(pack["train"])
