@@ -1,28 +1,32 @@
-"""The README's table and chart, drawn from results/throughput.json.
+"""The README's figures: table and chart of the loaders, and a sentence on the converter.
 
-python -m benchmarks.draw      # writes docs/throughput.svg and the table between README.md's marks
+python -m benchmarks.draw      # writes docs/throughput.svg and what is between README.md's marks
 """
 
 import json
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-__all__ = ["draw_chart", "draw_table"]
+__all__ = ["draw_chart", "draw_sentence", "draw_table", "fill_readme"]
 
 _ROOT = Path(__file__).parents[1]
-_RESULTS = _ROOT / "benchmarks" / "results" / "throughput.json"
+_RESULTS = _ROOT / "benchmarks" / "results"
 _CHART = _ROOT / "docs" / "throughput.svg"
 _README = _ROOT / "README.md"
-_MARKS = "<!-- throughput: python -m benchmarks.draw -->\n", "<!-- /throughput -->"
 # The row that the others are compared with.
 _BASE = "image_folder"
 
 _WIDTH, _LABELS, _VALUES = 860, 330, 80
-_BAR, _PITCH, _TOP = 16, 24, 30
+_BAR, _PITCH, _TOP = 16, 24, 54
+# As wide as the README's other lines.
+_COLUMNS = 100
 
+# Where the page is dark and the reader's system light, or the reverse, text needs its own ground.
 _STYLE = """
+svg { background: #ffffff; }
 text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328; }
 .small { font-size: 11px; fill: #59636e; }
 .cinicpack { font-weight: 600; }
@@ -31,6 +35,7 @@ rect.rival { fill: #8c959f; }
 rect.cinicpack { fill: #0969da; }
 rect.bound { fill: none; stroke: #0969da; stroke-dasharray: 4 3; }
 @media (prefers-color-scheme: dark) {
+  svg { background: #0d1117; }
   text { fill: #e6edf3; }
   .small { fill: #9198a1; }
   line { stroke: #3d444d; }
@@ -42,16 +47,63 @@ rect.bound { fill: none; stroke: #0969da; stroke-dasharray: 4 3; }
 
 
 def main() -> None:
-    report = json.loads(_RESULTS.read_text())
+    throughput, convert = _read("throughput", "run"), _read("convert", "bench_convert")
+    readme = fill_readme(_README.read_text("utf-8"), throughput, convert)
     _CHART.parent.mkdir(exist_ok=True)
-    _CHART.write_text(draw_chart(report))
-    table = draw_table(report)
-    print(table)
-    readme = _README.read_text()
-    begin, end = _MARKS
-    if begin in readme:
-        before, rest = readme.split(begin, 1)
-        _README.write_text(before + begin + table + end + rest.split(end, 1)[1])
+    _CHART.write_text(draw_chart(throughput), "utf-8")
+    _README.write_text(readme, "utf-8")
+    print(f"drawn from {_RESULTS}: {_README.name}, {_CHART.relative_to(_ROOT)}")
+
+
+def _read(name: str, module: str) -> dict[str, Any]:
+    path = _RESULTS / f"{name}.json"
+    if not path.exists():
+        raise SystemExit(
+            f"{path}: expected results, found none; run python -m benchmarks.{module} first"
+        )
+    return dict(json.loads(path.read_text("utf-8")))
+
+
+def fill_readme(readme: str, throughput: dict[str, Any], convert: dict[str, Any]) -> str:
+    """Write the table and the sentence between their marks in the README's text."""
+    sentence = draw_sentence(convert, throughput["machine"])
+    for name, text in (("throughput", draw_table(throughput)), ("convert", sentence)):
+        begin, end = f"<!-- {name}: python -m benchmarks.draw -->\n", f"<!-- /{name} -->\n"
+        before, mark, rest = readme.partition(begin)
+        _, closing, after = rest.partition(end)
+        if not (mark and closing):
+            raise SystemExit(
+                f"README.md: expected the lines {begin.strip()} and {end.strip()}, "
+                "found not both; put them back around what is drawn"
+            )
+        readme = before + begin + text + end + after
+    return readme
+
+
+def draw_sentence(report: dict[str, Any], machine: dict[str, Any]) -> str:
+    """Say how long conversion takes, and where, if not on the machine of the table above."""
+    times = {row["name"]: row["median_s"] for row in report["times"]}
+    here = report["machine"] == machine
+    where = "the same machine" if here else _name_machine(report["machine"])
+    return (
+        textwrap.fill(
+            f"On {where} the tree of {report['images']:,} files is packed in "
+            f"{times['pack the tree']:.1f} s and the archive in {times['pack the archive']:.1f} s, "
+            f"and a pack is checked in {times['verify']:.1f} s "
+            "([convert.json](benchmarks/results/convert.json)).",
+            _COLUMNS,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        + "\n"
+    )
+
+
+def _name_machine(machine: dict[str, Any]) -> str:
+    return (
+        f"{machine['cores_used']} cores of {machine['processor']}, {machine['memory_gb']} GB, "
+        f"{machine['system']}, Python {machine['python']}"
+    )
 
 
 def draw_table(report: dict[str, Any]) -> str:
@@ -66,12 +118,10 @@ def draw_table(report: dict[str, Any]) -> str:
         spread = f"{_round(min(row['rounds'])):,} to {_round(max(row['rounds'])):,}"
         cells = (name, f"{_round(row['median']):,}", spread, ratio, _list_differences(row))
         lines.append(f"| {' | '.join(cells)} |")
-    machine = report["machine"]
     lines += [
         "",
-        f"Medians of {report['rounds']} interleaved rounds on {machine['cores_used']} cores of "
-        f"{machine['processor']}, {machine['memory_gb']} GB, {machine['system']}, "
-        f"Python {machine['python']}; {report['images']:,} images of 32x32 in the page cache; "
+        f"Medians of {report['rounds']} interleaved rounds on {_name_machine(report['machine'])}; "
+        f"{report['images']:,} images of 32x32 in the page cache; "
         "random crop with padding 4, random flip, normalise, batches of 512 in float32 where the "
         "row does not say otherwise.",
     ]
@@ -97,6 +147,8 @@ def draw_chart(report: dict[str, Any]) -> str:
         f'width="{_WIDTH}" height="{bottom + 14}" role="img">',
         f"<title>Images per second of {len(rows)} ways to load CINIC-10, logarithmic</title>",
         f"<style>{_STYLE}</style>",
+        f'<text x="{_LABELS}" y="18">images/s, on a logarithmic scale: '
+        "each line is ten times the one before</text>",
     ]
     for power in range(low, high + 1):
         x = place(10**power)

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import bench_gpu
 from benchmarks.check import Sample, check_samples
-from benchmarks.draw import draw_chart, draw_table
+from benchmarks.draw import draw_chart, draw_sentence, draw_table, fill_readme
 from benchmarks.report import format_json
 from benchmarks.run import read_rival
 
@@ -44,6 +44,12 @@ def make_report(**changes):
     machine = {"processor": "P", "cores_used": 2, "memory_gb": 8, "system": "S", "python": "3"}
     report = {"machine": machine, "images": 90_000, "rounds": 5, "rows": rows, "unavailable": []}
     return {**report, **changes}
+
+
+def make_conversion():
+    names = {"pack the tree": 12.46, "tar -xzf": 131.5, "pack the archive": 16.99, "verify": 0.385}
+    times = [{"name": name, "median_s": seconds} for name, seconds in names.items()]
+    return {"machine": make_report()["machine"], "images": 270_000, "times": times}
 
 
 @pytest.mark.parametrize("rival", RIVALS, ids=lambda rival: rival.name)
@@ -88,8 +94,35 @@ def test_the_chart_is_logarithmic_svg_with_colours_for_dark_and_light():
     assert widths[2] - widths[1] == pytest.approx(
         decade * np.log10(1_234_567 / 98_040) / np.log10(98_040 / 3712), abs=0.3
     )
+    shown = [element.text for element in chart.iter("{http://www.w3.org/2000/svg}text")]
+    assert "images/s, on a logarithmic scale: each line is ten times the one before" in shown
     assert "prefers-color-scheme: dark" in text
     assert "slow &amp; sure" in text
+
+
+def test_the_sentence_says_how_long_conversion_takes_and_where():
+    report = make_conversion()
+    assert " ".join(draw_sentence(report, report["machine"]).split()) == (
+        "On the same machine the tree of 270,000 files is packed in 12.5 s and the archive in "
+        "17.0 s, and a pack is checked in 0.4 s ([convert.json](benchmarks/results/convert.json))."
+    )
+    elsewhere = draw_sentence(report, {**report["machine"], "processor": "Q"})
+    assert elsewhere.startswith("On 2 cores of P, 8 GB, S, Python 3 the tree of 270,000 files")
+
+
+def test_what_is_between_the_readmes_marks_is_replaced_and_nothing_else():
+    marks = [
+        f"<!-- {name}: python -m benchmarks.draw -->\n{{}}<!-- /{name} -->\n"
+        for name in ("throughput", "convert")
+    ]
+    readme = "before\n" + "between\n".join(marks) + "after\n"
+    report, conversion = make_report(), make_conversion()
+    drawn = draw_table(report), draw_sentence(conversion, report["machine"])
+    filled = fill_readme(readme.format("old\n", ""), report, conversion)
+    assert filled == readme.format(*drawn)
+    assert fill_readme(filled, report, conversion) == filled
+    with pytest.raises(SystemExit, match="expected the lines <!-- convert:"):
+        fill_readme(filled.replace("<!-- /convert -->", ""), report, conversion)
 
 
 @pytest.mark.parametrize("name", ["throughput", "loader", "convert", "gpu"])
@@ -120,6 +153,15 @@ def test_committed_throughput_is_complete_and_drawn():
         assert min(row["rounds"]) <= row["median"] <= max(row["rounds"])
     chart = BENCHMARKS.parent / "docs" / "throughput.svg"
     assert chart.read_text() == draw_chart(report)
+
+
+def test_the_readme_says_what_the_committed_results_say():
+    paths = [RESULTS / f"{name}.json" for name in ("throughput", "convert")]
+    if missing := [str(path) for path in paths if not path.exists()]:
+        pytest.skip(f"no full run has been committed: {', '.join(missing)}")
+    readme = (BENCHMARKS.parent / "README.md").read_text("utf-8")
+    # Else: python -m benchmarks.draw
+    assert readme == fill_readme(readme, *(json.loads(path.read_text()) for path in paths))
 
 
 def augment(originals, rng, *, crop="image", flip=True, normalise=True):
