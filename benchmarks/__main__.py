@@ -19,17 +19,21 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser)
-    parser.parse_args()
+    options = parser.parse_args()
     for module in ("run", "bench_loader", "bench_convert"):
         run(module, *sys.argv[1:])
-    if "--quick" not in sys.argv:
+    # What it draws is only in its place where none other was chosen.
+    if not options.quick and options.output is None:
         run("draw")
 
 
 def run(module: str, *arguments: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
     print("$", *command[1:], flush=True)
-    subprocess.run(command, cwd=Path(__file__).parents[1], check=True)
+    status = subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode
+    if status:
+        # It has said why.
+        raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import cinicpack
-from benchmarks.data import Places, add_arguments, make_data
+from benchmarks.data import Places, add_arguments, make_archive, make_data
 from benchmarks.machine import describe_machine, use_cores
 from benchmarks.report import format_json, say
 from cinicpack.store.verify import verify_pack
@@ -35,8 +35,7 @@ def main() -> None:
     options = parse_arguments()
     threads = len(use_cores(options.cores))
     places = make_data(options)
-    if not places.archive.exists():
-        raise SystemExit(f"expected the tree's archive, found none at {places.archive}: --archive")
+    make_archive(places)
     times = race(list_runs(places, threads), options.rounds, places.work / "result")
     report = {
         "machine": describe_machine(),
@@ -151,6 +150,8 @@ def hash_files(pack: Path, threads: int) -> None:
 def measure_memory(source: Path, place: Path) -> dict[str, Any]:
     """Watch all processes of one conversion, twenty times a second."""
     program = "import cinicpack, sys; cinicpack.pack(sys.argv[1], sys.argv[2], progress=False)"
+    # What a run that was ended has left.
+    shutil.rmtree(place, ignore_errors=True)
     process = subprocess.Popen([sys.executable, "-c", program, str(source), str(place)])
     peaks = {"Pss": 0, "Pss_Anon": 0}
     while process.poll() is None:
@@ -161,7 +162,7 @@ def measure_memory(source: Path, place: Path) -> dict[str, Any]:
                     sums[field] += kilobytes
         peaks = {field: max(peaks[field], sums[field]) for field in peaks}
         time.sleep(0.05)
-    shutil.rmtree(place)
+    shutil.rmtree(place, ignore_errors=True)
     if process.returncode:
         raise SystemExit(f"packing {source} failed")
     # Pss counts pages of files, the pack's own among them, that the kernel can take back.

@@ -109,8 +109,10 @@ def make_packs(places: Places) -> dict[str, Path]:
     if not sharded.exists():
         make(places.tree, sharded, shard_rows=max(1, count // 9))
     if not large.exists():
+        # What a run that was ended has left.
+        shutil.rmtree(tree, ignore_errors=True)
         tool = [sys.executable, "tools/make_tree.py", str(tree), "--synthetic", "--size", "64"]
-        subprocess.run([*tool, "--per-class", str(count // 40)], cwd=_ROOT, check=True)
+        subprocess.run([*tool, "--per-class", str(max(1, count // 40))], cwd=_ROOT, check=True)
         make(tree, large)
         shutil.rmtree(tree)
     return {"npy": places.pack, "hdf5": hdf5, "sharded": sharded, "64x64": large}

@@ -24,7 +24,7 @@ import numpy as np
 
 import cinicpack
 from benchmarks.check import check_samples, read_sample
-from benchmarks.data import Places, add_arguments, make_data
+from benchmarks.data import Places, add_arguments, make_data, making
 from benchmarks.draw import draw_table
 from benchmarks.machine import describe_machine, use_cores
 from benchmarks.report import format_json, say
@@ -189,14 +189,10 @@ def start_row(rival: Rival, about: dict[str, Any], data: dict[str, Any], work: P
 
 def prepare(rival: Rival, python: Path, data: dict[str, Any]) -> None:
     """Let a rival write what it reads."""
-    own = Path(data["own"])
-    own.mkdir(parents=True)
-    try:
+    with making(Path(data["own"])) as own:
+        own.mkdir()
         with contextlib.closing(Process(rival, python)) as process:
-            process.ask(do="prepare", **data)
-    except BaseException:
-        shutil.rmtree(own)
-        raise
+            process.ask(do="prepare", **{**data, "own": str(own)})
 
 
 def check_row(process: "Process", data: dict[str, Any], dtype: str) -> tuple[float, dict[str, Any]]:
