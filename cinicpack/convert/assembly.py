@@ -110,10 +110,11 @@ def write_pack(
         # Publishing waits for the disk: let it write meanwhile. What goes wrong there is told once,
         # so it has to be asked for.
         synced = others.submit(sync, new)
-        hashes = others.submit(hash_regions, regions, num_workers=threads)
-        manifest = _describe(images, names, shards)
+        described = others.submit(_describe, images, names, shards)
+        # Here, where Ctrl-C ends it at once.
+        hashes = hash_regions(regions, num_workers=threads)
         synced.result()
-        manifest = replace(manifest, arrays=hashes.result())
+        manifest = replace(described.result(), arrays=hashes)
     container.write_manifest(new, manifest)
 
 

@@ -1,5 +1,6 @@
 """The bytes of PNG files become RGB pixels, exactly those that torchvision's ImageFolder gives."""
 
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ class Decoded(NamedTuple):
 _BATCH_BYTES: Final = 4 << 20
 # What these have stays in the processor's cache from one step to the next.
 _BATCH_IMAGES: Final = 256
+_PILLOW: Final = threading.Lock()
 
 
 def decode_images(files: Iterable[bytes | OSError]) -> Iterator[Decoded]:
@@ -43,7 +45,9 @@ def decode_images(files: Iterable[bytes | OSError]) -> Iterator[Decoded]:
     A file is accepted if every chunk of it is sound and Pillow accepts it, and then the pixels are
     those of ``Image.open(file).convert("RGB")``. So 16-bit samples lose their lower byte in colour
     but are clipped at 255 in grey, transparency and colour profiles have no effect, and of an
-    animation there is the first frame.
+    animation there is the first frame. Of the common kind, ISA-L decompresses the pixels: where a
+    Huffman code is incomplete it is less strict than Pillow's zlib, and as strict in what the
+    pixels must add up to.
 
     ``files`` are taken only as the results are asked for, so that large images need not all be in
     memory at once. An error in place of a file is the reason why there is none.
@@ -161,11 +165,13 @@ def _decode_with_pillow(file: bytes) -> NDArray[np.uint8]:
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
     """Let Pillow warn of nothing, and refuse half images even where the program wants them."""
-    lenient = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+    # One thread at a time, since both are the whole program's.
+    with _PILLOW:
+        lenient = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = lenient

@@ -33,7 +33,6 @@ from cinicpack.cores import usable_cores
 from cinicpack.errors import (
     ArgumentError,
     BadImagesError,
-    DestinationError,
     SelectionError,
     SourceError,
 )
@@ -93,18 +92,22 @@ def pack(
         SourceError: ``source`` has another structure, or is damaged.
         BadImagesError: some images cannot be packed; all are listed.
         DestinationError: ``destination`` exists, cannot be written, or is being written.
-        ArgumentError: an option is out of its domain.
+        ArgumentError: an option is out of its domain, or ``shard_rows`` makes more files than a
+            process may have open.
 
     >>> import cinicpack
     >>> cinicpack.pack("CINIC-10.tar.gz", "cinic10.pack")  # doctest: +SKIP
     Pack('cinic10.pack', train 90000, valid 90000, test 90000, 32x32, 10 classes)
     """
     destination = Path(destination)
-    _check_options(destination, format, shard_rows, num_workers, expect, overwrite)
-    with publishing(destination, overwrite=overwrite) as work:
+    _check_options(destination, format, shard_rows, num_workers, expect)
+    with publishing(destination, overwrite=overwrite, is_pack=is_pack) as work:
         container = _CONTAINERS[format]
+        # No name within is the pack's.
+        parts = work / f"{destination.name}.parts"
+        parts.mkdir()
         images, reservation = _convert(
-            Path(source), work, splits, container, shard_rows, num_workers, progress
+            Path(source), parts, splits, container, shard_rows, num_workers, progress
         )
         images = _drop_bad(images, str(source), skip_bad)
         _judge(images, str(source), splits is None, expect)
@@ -119,7 +122,6 @@ def _check_options(
     shard_rows: int | None,
     num_workers: int | None,
     expect: str | None,
-    overwrite: bool,
 ) -> None:
     if container not in _CONTAINERS:
         raise ArgumentError(f"expected format 'npy' or 'hdf5', found {container!r}")
@@ -134,16 +136,11 @@ def _check_options(
         raise ArgumentError(f"expected num_workers of at least 0, found {num_workers}")
     if expect not in (None, "cinic10"):
         raise ArgumentError(f"expected expect='cinic10' or None, found {expect!r}")
-    if overwrite and destination.exists() and not is_pack(destination):
-        raise DestinationError(
-            f"{destination}: exists and is not a pack, so it is not overwritten; "
-            "choose another name or remove it yourself"
-        )
 
 
 def _convert(
     source: Path,
-    work: Path,
+    folder: Path,
     splits: str | Sequence[str] | None,
     container: ModuleType,
     shard_rows: int | None,
@@ -164,13 +161,13 @@ def _convert(
         small = source.stat().st_size < _ALONE_BYTES
     if small and num_workers is None:
         count = 0
-    with bar, starting_workers(count, source, work) as workers:
+    with bar, starting_workers(count, source, folder) as workers:
         if isinstance(opened, Tree):
             # While the workers start.
             found += listing
             layout = _in_order(_arrange(source, found, splits), found, paths)
             bar.total = len(paths)
-            place = work / "reserved"
+            place = folder / "reserved"
             reservation = reserve(source, paths, layout, place, container, shard_rows)
             tasks = divide(paths, reservation, _TASK_IMAGES)
         else:
@@ -212,6 +209,12 @@ def _arrange(source: Path, paths: list[str], splits: str | Sequence[str] | None)
             raise SourceError(
                 f"{source}: expected visible folders as splits, with names in UTF-8 and without "
                 f"'+', found {name!r}; rename it or name the splits to take"
+            )
+    for name in layout.classes:
+        if name.startswith("."):
+            raise SourceError(
+                f"{source}: expected visible folders as classes, found {name!r}; rename or remove "
+                "it"
             )
     return layout
 

@@ -184,7 +184,8 @@ def inflate(png: Png) -> bytes | None:
     Returns None for any other PNG, and if the stream is not whole, sound and exactly of the size
     that the header promises; no more than that is decompressed, whatever the stream holds.
     """
-    if not png.channels:
+    # ISA-L takes windows that zlib does not know.
+    if not png.channels or png.idat[:1] > b"\x7f":
         return None
     size = png.height * (1 + png.channels * png.width)
     stream = isal_zlib.decompressobj()

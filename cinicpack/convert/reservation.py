@@ -1,20 +1,22 @@
 """A reservation: the arrays of a pack, made before the images are decoded.
 
 The rows of a tree are known from its paths. If all of its images can be packed, and have the shape
-of the first, workers write them where they belong; else what they wrote is copied from there.
+of some from all over it, workers write them where they belong; else what they wrote is copied.
 """
 
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
 
 from cinicpack.convert.conversion import Converted, Place, Task
-from cinicpack.convert.decode import decode_images
 from cinicpack.convert.layout import Layout, file_names
+from cinicpack.convert.png import BadImageError, read_chunks
 from cinicpack.convert.sources import read_files
 from cinicpack.store.format import ArraySpec, plan_arrays
 from cinicpack.store.region import HUGE_PAGE, Region, write_all
@@ -22,6 +24,7 @@ from cinicpack.store.region import HUGE_PAGE, Region, write_all
 __all__ = ["Reservation", "divide", "divide_shards", "reserve"]
 
 _MAX_TASK_BYTES: Final = 8 << 20
+_SAMPLES: Final = 16
 
 
 class Reservation(NamedTuple):
@@ -77,13 +80,18 @@ def reserve(
 ) -> Reservation | None:
     """Make the arrays for the images at ``paths`` of a tree, which are its rows in order.
 
-    None if the first of them is bad.
+    They have the shape of most of some images from all over the tree, for any single one may be
+    odd. None if all of these are bad.
     """
-    [first] = decode_images(read_files(source, paths[:1]))
-    if first.bad:
+    shapes: Counter[tuple[int, int]] = Counter()
+    for file in read_files(source, paths[:: -(-len(paths) // _SAMPLES)]):
+        with suppress(BadImageError):
+            if isinstance(file, bytes):
+                png = read_chunks(file)
+                shapes[png.height, png.width] += 1
+    if not shapes:
         return None
-    [(_, pixels)] = first.images
-    height, width = pixels.shape[1:3]
+    [((height, width), _)] = shapes.most_common(1)
     splits = {}
     for name, rows in layout.rows.items():
         names = file_names([paths[row] for row in rows.tolist()])

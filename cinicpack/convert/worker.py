@@ -91,12 +91,18 @@ def serve(descriptor: int, root: str, scratch: str) -> None:
     """Be a worker process: answer the tasks that come over ``descriptor`` until it is closed."""
     with (
         Connection(descriptor) as connection,
-        Converter(Path(root), Path(scratch)) as convert,
         # Either means that the caller has gone.
         contextlib.suppress(EOFError, ConnectionError),
     ):
-        while True:
-            connection.send(_answer(convert, connection.recv()))
+        try:
+            converter = Converter(Path(root), Path(scratch))
+        except OSError as error:
+            connection.recv()
+            connection.send(error)
+            return
+        with converter as convert:
+            while True:
+                connection.send(_answer(convert, connection.recv()))
 
 
 def _answer(convert: Worker, task: Task) -> Converted | Exception:

@@ -221,6 +221,7 @@ class Manifest:
         height, width, channels = map(_positive, content["image_shape"])
         if channels != CHANNELS or content["piece_bytes"] != PIECE_BYTES:
             raise ValueError("image_shape or piece_bytes")
+        classes = tuple(map(str, content["classes"]))
         splits = {}
         for name, split in content["splits"].items():
             if not is_split_name(name):
@@ -231,17 +232,14 @@ class Manifest:
                 shards=tuple(map(_positive, split["shards"])),
                 name_bytes=_positive(split["name_bytes"]),
                 fingerprint=str(split["fingerprint"]),
-                groups=tuple(
-                    Group(
-                        row[0], row[1], row[2], (row[3], row[4], row[5]), (row[6], row[7], row[8])
-                    )
-                    for row in split["groups"]
-                ),
+                groups=tuple(_group(row, len(classes)) for row in split["groups"]),
             )
+            if sum(group.rows for group in splits[name].groups) != splits[name].rows:
+                raise ValueError(f"groups of {name}")
         norm = content["normalization"]
         manifest = cls(
             image_shape=(height, width, channels),
-            classes=tuple(map(str, content["classes"])),
+            classes=classes,
             normalization=Normalization(
                 _triple(norm["mean"]), _triple(norm["std"]), norm["origin"]
             ),
@@ -363,6 +361,17 @@ def _positive(value: Any) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"expected a positive integer, found {value!r}")
     return value
+
+
+def _group(row: Any, classes: int) -> Group:
+    label, origin, rows, *sums = row
+    red, green, blue, *squares = sums
+    if not all(type(value) is int and value >= 0 for value in row) or label >= classes or not rows:
+        raise ValueError(f"group {row!r}")
+    red_squares, green_squares, blue_squares = squares
+    return Group(
+        label, origin, rows, (red, green, blue), (red_squares, green_squares, blue_squares)
+    )
 
 
 def _triple(values: Any) -> tuple[float, float, float]:

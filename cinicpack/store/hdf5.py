@@ -19,6 +19,7 @@ from cinicpack.store.region import Region, allocate, write_all
 
 __all__ = ["create_arrays", "has_manifest", "locate_arrays", "read_manifest", "write_manifest"]
 
+_SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 # Datasets of a page and more start on a page.
 _PAGE: Final = 4096
 # What the manifest grows by when the size of the file is filled in, and its last padding.
@@ -101,8 +102,15 @@ def _open(file: Path) -> Iterator[Any]:
     try:
         # Opened by Python, it is not locked (it never changes, and network disks cannot), and the
         # program may have opened it with h5py in another mode.
-        with open(file, "rb") as stream, h5py.File(stream, "r") as h5:
-            yield h5
+        with open(file, "rb") as stream:
+            if (start := stream.read(len(_SIGNATURE))) != _SIGNATURE:
+                raise PackError(
+                    f"{file}: expected a pack, found a file that is not HDF5 (it starts with "
+                    f"{start!r}); if it is an archive of PNG files, make a pack of it with "
+                    f"'cinicpack pack {file} NAME.pack', and if it was a pack, restore it"
+                )
+            with h5py.File(stream, "r") as h5:
+                yield h5
     except PackError:
         raise
     except _DAMAGE as error:

@@ -1,19 +1,29 @@
 """The npy container: a directory with one npy file per array and ``pack.json``."""
 
 import os
+import re
+import resource
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from cinicpack.errors import PackError
+from cinicpack.errors import ArgumentError, PackError
 from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest
 from cinicpack.store.region import Region, allocate
 
-__all__ = ["create_arrays", "locate_arrays", "npy_header", "read_manifest", "write_manifest"]
+__all__ = [
+    "create_arrays",
+    "has_only_a_pack",
+    "locate_arrays",
+    "npy_header",
+    "read_manifest",
+    "write_manifest",
+]
 
 # Data starts on a cache line, as NumPy's own files have it.
 _ALIGNMENT: Final = 64
+_ARRAY_FILE: Final = re.compile(r"[^/]+/(images-\d{5,}|labels|sources|names)\.npy")
 
 
 def npy_header(spec: ArraySpec) -> bytes:
@@ -29,7 +39,15 @@ def create_arrays(root: Path, specs: list[ArraySpec]) -> list[Region]:
     """Create the npy files of ``specs`` at full size under ``root``, and that directory.
 
     Space is allocated at once, so that a full disk is found before the work is done (OSError).
+    Raises `ArgumentError` where there are so many that the pack could not be opened.
     """
+    # An open pack has a descriptor of every file.
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and len(specs) > limit // 2:
+        raise ArgumentError(
+            f"expected at most {limit // 2} files, half of what a process may have open here "
+            f"(ulimit -n), found {len(specs)}; choose larger shards (shard_rows)"
+        )
     regions = []
     for spec in specs:
         file = _file_of(root, spec)
@@ -59,6 +77,12 @@ def read_manifest(root: Path) -> Manifest:
             f"make one with 'cinicpack pack {root} NAME.pack' if this is a tree of PNG files"
         ) from None
     return Manifest.from_json(text, str(file))
+
+
+def has_only_a_pack(root: Path) -> bool:
+    """Tell whether the directory has a manifest, be it damaged, and only what a pack has."""
+    found = {file.relative_to(root).as_posix() for file in root.rglob("*") if not file.is_dir()}
+    return MANIFEST_NAME in found and all(map(_ARRAY_FILE.fullmatch, found - {MANIFEST_NAME}))
 
 
 def locate_arrays(root: Path, manifest: Manifest) -> list[Region]:

@@ -18,7 +18,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -35,15 +35,18 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def publishing(destination: Path, *, overwrite: bool) -> Iterator[Path]:
+def publishing(
+    destination: Path, *, overwrite: bool, is_pack: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """Give a folder beside ``destination`` to work in; publish one thing from it at the end.
 
     The block creates a file or a directory named like ``destination`` in the folder it is given.
     When the block ends, that is synced to disk and renamed to ``destination``. If the block raises,
     ``destination`` stays as it was. Either way the folder is removed with all else that is in it.
 
-    Raises `DestinationError` if ``destination`` exists and ``overwrite`` is false, if its folder
-    does not exist or cannot be written, and if another process is writing it.
+    Raises `DestinationError` if ``destination`` exists and ``overwrite`` is false or ``is_pack``
+    says that it is none, if its folder does not exist or cannot be written, and if another process
+    is writing it.
     """
     # Where a link leads, since a rename would replace the link.
     destination = Path(os.path.realpath(destination))
@@ -58,21 +61,27 @@ def publishing(destination: Path, *, overwrite: bool) -> Iterator[Path]:
         _put_back(destination)
         _remove(work)
         _remove(_neighbour(destination, "old"))
-        _refuse_existing(destination, overwrite)
+        _refuse_existing(destination, overwrite, is_pack)
         try:
             work.mkdir()
             yield work
             sync(work / destination.name)
-            _refuse_existing(destination, overwrite)
+            # Something else may be there by now.
+            _refuse_existing(destination, overwrite, is_pack)
             _replace(work / destination.name, destination)
             _sync_path(destination.parent)
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno in _FULL:
+                raise DestinationError(
+                    error.errno,
+                    f"{destination}: no more can be written in its folder "
+                    f"({os.strerror(error.errno)}); make room for twice the size of the pack",
+                ) from error
+            if error.errno is None or error.filename is not None:
                 raise
+            # From a call that has a descriptor for the file.
             raise DestinationError(
-                error.errno,
-                f"{destination}: no more can be written in its folder "
-                f"({os.strerror(error.errno)}); make room for twice the size of the pack",
+                error.errno, f"{destination}: it could not be made: {error.strerror}"
             ) from error
         finally:
             # After an exchange the former destination is in there too.
@@ -123,6 +132,13 @@ def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
             raise DestinationError(
                 f"{destination}: another process is writing it; wait for it to end"
             ) from None
+        except OSError as error:
+            os.close(descriptor)
+            lock.unlink(missing_ok=True)
+            raise DestinationError(
+                error.errno,
+                f"cannot lock {lock}: {error.strerror}; choose a folder on a file system that can",
+            ) from None
         # The former holder may have removed the file between our open and our lock.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(lock), os.fstat(descriptor)):
@@ -135,8 +151,17 @@ def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _refuse_existing(destination: Path, overwrite: bool) -> None:
-    if not overwrite and os.path.lexists(destination):
+def _refuse_existing(
+    destination: Path, overwrite: bool, is_pack: Callable[[Path], bool] | None
+) -> None:
+    if not os.path.lexists(destination):
+        return
+    if is_pack is not None and not is_pack(destination):
+        raise DestinationError(
+            f"{destination}: already exists and is not a pack, or has other files in it, so it is "
+            "not overwritten; choose another name or remove it yourself"
+        )
+    if not overwrite:
         raise DestinationError(
             f"{destination}: already exists; choose another name, or "
             "pass --overwrite (overwrite=True)"

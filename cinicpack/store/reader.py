@@ -13,7 +13,6 @@ from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError, PackError, SelectionError
 from cinicpack.store import hdf5, npy
 from cinicpack.store.format import (
-    MANIFEST_NAME,
     Manifest,
     digest_image,
     fingerprint_images,
@@ -122,8 +121,8 @@ def locate_pack(path: Path) -> tuple[Manifest, list[Region]]:
 
 
 def is_pack(path: Path) -> bool:
-    """Tell whether ``path`` looks like a pack, be it damaged."""
-    return (path / MANIFEST_NAME).is_file() if path.is_dir() else hdf5.has_manifest(path)
+    """Tell whether ``path`` looks like a pack, be it damaged, and has nothing else in it."""
+    return npy.has_only_a_pack(path) if path.is_dir() else hdf5.has_manifest(path)
 
 
 class Pack:

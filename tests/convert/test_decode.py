@@ -3,6 +3,7 @@ import tracemalloc
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from cinicpack.convert.decode import decode_images
+from cinicpack.convert.png import read_chunks
 from tests.png_images import (
     BIT_DEPTHS,
     GREY,
@@ -277,7 +279,27 @@ def test_other_chunks_have_the_effect_that_they_have_in_pillow(name, color_type)
 def test_chunks_that_have_no_effect_have_none_in_pillow(kind, color_type):
     before = [chunk(kind.encode(), bytes(48))]
     file = image_of((color_type, 8), 3, 7, filters=range(5), before=before)
+    # Else Pillow would be compared with Pillow.
+    assert read_chunks(file).channels
     assert_same_as_pillow(file)
+
+
+def test_a_window_that_zlib_does_not_know_is_refused_as_by_pillow():
+    # ISA-L takes it.
+    file = png(SAMPLES, stream=b"\x88\x1c" + STREAM[2:])
+    _, bad, _ = decode_all([file, png(SAMPLES)])
+    assert list(bad) == [0]
+    assert "Pillow cannot decode it" in bad[0]
+
+
+def test_the_state_of_the_program_survives_several_threads():
+    filters, lenient = list(warnings.filters), ImageFile.LOAD_TRUNCATED_IMAGES
+    files = 40 * [image_of((RGBA, 8), 3, 7)]
+    with ThreadPoolExecutor(4) as threads:
+        for decoded in threads.map(lambda _: [decode_all([file]) for file in files], range(20)):
+            assert not any(bad for _, bad, _ in decoded)
+    assert warnings.filters == filters
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
 
 
 @pytest.mark.parametrize(

@@ -632,14 +632,60 @@ def test_a_damaged_pack_can_be_overwritten(tree, npy_pack, tmp_path):
 
 def test_what_is_no_pack_is_never_overwritten(tree, tmp_path):
     put(tmp_path, {"thesis/chapter.tex": b"years", "notes.txt": b"of work"})
+    put(tmp_path / "resources", {"pack.json": b'{"name": "mine"}', "train/cat.txt": b"tabby"})
     with h5py.File(tmp_path / "results.h5", "w") as h5:
         h5["data"] = 1
     (tmp_path / "empty").mkdir()
     before = bytes_of(tmp_path)
-    for name in ("thesis", "notes.txt", "results.h5", "empty"):
-        with pytest.raises(DestinationError, match=r"exists and is not a pack, so it is not"):
+    for name in ("thesis", "notes.txt", "results.h5", "empty", "resources"):
+        with pytest.raises(DestinationError, match=r"exists and is not a pack, or has other files"):
             pack(tree, tmp_path / name, overwrite=True, format="hdf5")
     assert bytes_of(tmp_path) == before
+
+
+def test_files_beside_those_of_a_pack_are_never_lost(tree, npy_pack, tmp_path):
+    shutil.copytree(npy_pack, tmp_path / "a.pack")
+    put(tmp_path / "a.pack", {"notes.txt": b"of work"})
+    with pytest.raises(DestinationError, match=r"or has other files in it"):
+        pack(tree, tmp_path / "a.pack", overwrite=True)
+    (tmp_path / "a.pack/notes.txt").unlink()
+    # A damaged one is still a pack.
+    (tmp_path / "a.pack/pack.json").write_bytes(b"{")
+    (tmp_path / "a.pack/train/labels.npy").unlink()
+    pack(tree, tmp_path / "a.pack", overwrite=True)
+    assert bytes_of(tmp_path / "a.pack") == bytes_of(npy_pack)
+
+
+@pytest.mark.parametrize("name", ["scratch-0", "reserved", "a.parts", ".parts"])
+def test_a_pack_may_have_any_name(tree, npy_pack, tmp_path, name):
+    pack(tree, tmp_path / name)
+    assert bytes_of(tmp_path / name) == bytes_of(npy_pack)
+    pack(tree, tmp_path / name, overwrite=True, num_workers=0, format="hdf5")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_hidden_folder_is_no_class(tmp_path):
+    put(tmp_path / "tree", {"cat/a.png": tiny(1), ".ipynb_checkpoints/a.png": tiny(1)})
+    with pytest.raises(SourceError, match=r"visible folders as classes, found '.ipynb_checkp"):
+        pack(tmp_path / "tree", tmp_path / "a")
+    assert os.listdir(tmp_path) == ["tree"]
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_more_shards_than_can_be_open_are_refused(tree, tmp_path, archive, monkeypatch):
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))
+    source = tree
+    if archive:
+        source = tmp_path / "a.tar"
+        with tarfile.open(source, "w") as tar:
+            tar.add(tree, "tree")
+    with pytest.raises(
+        ArgumentError, match=r"at most 32 files, .* \(ulimit -n\), found \d+; choose"
+    ):
+        pack(source, tmp_path / "a", shard_rows=1)
+    assert not (tmp_path / "a").exists()
 
 
 def test_where_nothing_can_be_written(tree, tmp_path):
@@ -793,7 +839,8 @@ def packing(source: Path, destination: Path, *options: str) -> Iterator[subproce
         try:
             work = destination.with_name(f".{destination.name}.tmp")
             while not any(
-                any(file.read_bytes()[128:]) for file in work.glob("reserved/*/images-*.npy")
+                any(file.read_bytes()[128:])
+                for file in work.glob("*.parts/reserved/*/images-*.npy")
             ):
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.01)

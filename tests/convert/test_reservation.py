@@ -1,3 +1,4 @@
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -69,8 +70,15 @@ def test_tasks_tile_the_arrays_at_huge_pages(
     assert edges >= 4
 
 
-def test_what_is_held_back_is_written_in_the_end(tree: Path, tmp_path: Path) -> None:
-    pack = cinicpack.pack(tree, tmp_path / "a.pack", num_workers=2, progress=False)
+def test_what_is_held_back_is_written_in_the_end(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(*arguments: object) -> None:
+        raise AssertionError("every image should be in its place")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cinicpack.convert.assembly._copy_planes", copy)
+        pack = cinicpack.pack(tree, tmp_path / "a.pack", num_workers=2, progress=False)
     for split in pack.splits:
         for row, path in enumerate(sorted((tree / split / "cat").iterdir())):
             np.testing.assert_array_equal(pack[split].images[row], np.asarray(Image.open(path)))
@@ -81,7 +89,46 @@ def test_what_is_held_back_is_written_in_the_end(tree: Path, tmp_path: Path) -> 
     assert other.fingerprint == pack.fingerprint
 
 
-def test_nothing_is_reserved_if_the_first_image_is_bad(tree: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_small_images_are_decoded_into_their_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    """More of them than a task's memory holds, and the last task's in their own shard."""
+    random = np.random.default_rng(1)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    pixels = random.integers(0, 256, (100, 32, 32, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number:02}.png")
+    (tmp_path / "tree").mkdir()
+    for number in range(30):
+        (tmp_path / "tree" / f"{number:02}").symlink_to(folder)
+
+    def copy(*arguments: object) -> None:
+        raise AssertionError("every image should be in its place")
+
+    monkeypatch.setattr("cinicpack.convert.assembly._copy_planes", copy)
+    pack = cinicpack.pack(
+        tmp_path / "tree",
+        tmp_path / "a.pack",
+        num_workers=num_workers,
+        shard_rows=2999,
+        progress=False,
+    )
+    np.testing.assert_array_equal(pack["train"].images[:], np.concatenate(30 * [pixels]))
+
+
+def test_an_odd_first_image_decides_nothing(tree: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tree" / "cat"
+    shutil.copytree(tree / "train" / "cat", folder)
+    Image.new("L", (4000, 4000)).save(folder / "-.png")
+    paths = paths_of(tmp_path / "tree")
+    reservation = reserve(tmp_path / "tree", paths, arrange(paths), tmp_path / "r", npy, None)
+    assert reservation is not None
+    assert reservation.shape == (512, 512)
+
+
+def test_nothing_is_reserved_if_the_images_are_bad(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.png").write_bytes(b"no image")
     paths = ["cat/a.png"]

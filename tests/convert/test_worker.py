@@ -130,6 +130,22 @@ def test_modules_in_the_working_directory_are_not_the_workers(root, tmp_path, mo
         check(convert(Task(PATHS, None)), PATHS)
 
 
+def test_workers_start_no_threads_for_linear_algebra(root, tmp_path):
+    with starting_workers(1, root, tmp_path) as [convert]:
+        convert(Task(PATHS, None))
+        process = convert._process  # type: ignore[attr-defined]
+        assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
+
+
+def test_a_scratch_file_that_cannot_be_made_is_an_error(root, tmp_path):
+    (tmp_path / "scratch-0").mkdir()
+    with (
+        starting_workers(1, root, tmp_path) as [convert],
+        pytest.raises(OSError, match=r"scratch-0"),
+    ):
+        convert(Task(PATHS, None))
+
+
 def test_want_of_memory_is_an_error_and_not_the_end(root, tmp_path):
     large = png(np.zeros((3000, 3000, 3), np.uint16))
     with starting_workers(1, root, tmp_path) as [convert]:

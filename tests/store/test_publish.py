@@ -68,7 +68,6 @@ def test_overwriting_replaces_anything(tmp_path, exchange, old, new):
     assert names(tmp_path) == ["x"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, OSError])
 def _fail(target: Path, error: BaseException) -> None:
     with publishing(target, overwrite=True) as work:
         put(work, target.name, "new")
@@ -96,6 +95,62 @@ def test_an_error_while_it_is_renamed_leaves_all_as_it_was(tmp_path, monkeypatch
         put(work, "x", "new")
     assert names(tmp_path) == ["x"]
     assert read(tmp_path / "x") == "old"
+
+
+def test_an_error_of_a_descriptor_says_where(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    expected = r"x: it could not be made: Input/output error"
+    with (
+        pytest.raises(DestinationError, match=expected),
+        publishing(tmp_path / "x", overwrite=True) as work,
+    ):
+        put(work, "x", "new")
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_lock_is_named(tmp_path, monkeypatch):
+    def fail(descriptor, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    for _ in range(3):
+        with (
+            pytest.raises(DestinationError, match=r"cannot lock .*\.x\.lock: Function not impl"),
+            publishing(tmp_path / "x", overwrite=True),
+        ):
+            pass
+    assert names(tmp_path) == []
+    assert not before or len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_is_of_another_kind_is_refused_in_the_end_too(tmp_path):
+    def is_pack(path):
+        return path.read_text() == "pack"
+
+    put(tmp_path, "x", "pack", folder=False)
+    with publishing(tmp_path / "x", overwrite=True, is_pack=is_pack) as work:
+        put(work, "x", "new", folder=False)
+    expected = r"already exists and is not a pack"
+    for overwrite in (False, True):
+        with (
+            pytest.raises(DestinationError, match=expected),
+            publishing(tmp_path / "x", overwrite=overwrite, is_pack=is_pack),
+        ):
+            pass
+
+    def make() -> None:
+        with publishing(tmp_path / "y", overwrite=True, is_pack=is_pack) as work:
+            put(work, "y", "new", folder=False)
+            put(tmp_path, "y", "thesis", folder=False)
+
+    with pytest.raises(DestinationError, match=expected):
+        make()
+    assert (tmp_path / "y").read_text() == "thesis"
+    assert names(tmp_path) == ["x", "y"]
 
 
 def test_what_exists_is_refused(tmp_path):
