@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -71,7 +70,7 @@ class Recovery(NamedTuple):
 
     Attributes:
         images: number of images of the ``"train"`` and the ``"test"`` set.
-        missing: for both, the rows that were not found, up to the last that was.
+        missing: for both, the rows of CIFAR-10 that were not found.
         blob_ids: Git's id of each batch's binary file.
         reference: the comparison, if there was one.
     """
@@ -112,8 +111,8 @@ def recover_cifar10(
         layout: "bin", "py" or "npy".
         reference: an official archive, its folder, or a folder with such files, to compare with
             image by image. The comparison is in the result, whatever comes out.
-        allow_missing: write what is there, in order, where rows of CIFAR-10 are missing before
-            the last. Fewer images without gaps, as in a demo tree, are written with a warning.
+        allow_missing: write what is there, in order, where rows of CIFAR-10 are missing. Files of
+            batches of which there is nothing are empty.
 
     Raises:
         SelectionError: rows are missing, or there more than once, or the pack is not CIFAR-10's in
@@ -133,7 +132,7 @@ def recover_cifar10(
     parts = cifar10._asdict()
     return Recovery(
         images={name: len(part.rows) for name, part in parts.items()},
-        missing={name: _find_missing(part.rows).tolist() for name, part in parts.items()},
+        missing={name: _find_missing(name, part.rows).tolist() for name, part in parts.items()},
         blob_ids={
             name: compute_blob_id(part.records) for name, part in split_batches(cifar10).items()
         },
@@ -202,14 +201,6 @@ def extract_cifar10(pack: Pack, *, allow_missing: bool = False) -> Cifar10:
             f"{pack.path}: expected every image of CIFAR-10 once, found that\n  "
             + "\n  ".join(problems)
         )
-    if not allow_missing:
-        for name, part in parts.items():
-            if len(part.rows) < _WHOLE[name]:
-                warnings.warn(
-                    f"{pack.path}: has the first {len(part.rows):,} of CIFAR-10's "
-                    f"{_WHOLE[name]:,} {name} images",
-                    stacklevel=2,
-                )
     return Cifar10(**parts)
 
 
@@ -247,15 +238,15 @@ def _check(name: str, part: Part, allow_missing: bool) -> Iterator[str]:
         return
     if not len(rows):
         yield f"there are no {name} images; --allow-missing (allow_missing=True) goes without"
-    elif len(missing := _find_missing(rows)):
+    elif len(missing := _find_missing(name, rows)):
         yield (
             f"{len(missing):,} {name} images are missing: {_show(missing)}; "
             "--allow-missing (allow_missing=True) goes without them"
         )
 
 
-def _find_missing(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.setdiff1d(np.arange(rows[-1] if len(rows) else 0), rows)
+def _find_missing(name: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.setdiff1d(np.arange(_WHOLE[name]), rows)
 
 
 def _show(rows: NDArray[np.int64]) -> str:

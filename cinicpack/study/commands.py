@@ -297,7 +297,8 @@ def cifar10(parser: argparse.ArgumentParser) -> Run:
       CIFAR10.train_list = [[name, None] for name, _ in CIFAR10.train_list]
       CIFAR10.test_list = [[name, None] for name, _ in CIFAR10.test_list]
 
-    The exit status is 1 if they differ from a reference.
+    A pack without all of CIFAR-10, as one of a demo tree, needs --allow-missing. The exit status
+    is 1 if images differ from a reference.
 
     Example:
       cinicpack cifar10 cinic10.pack cifar-10-batches-bin

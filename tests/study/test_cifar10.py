@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import tarfile
 import warnings
+from functools import partial
 from pathlib import Path
 from shutil import which
 
@@ -32,8 +33,9 @@ from cinicpack.study.cifar10 import extract_cifar10, recover_cifar10
 from cinicpack.synthetic import write_tree
 from tests.torchvision_here import import_torchvision
 
-SMALL = "ignore:.* has the first:UserWarning"
-pytestmark = pytest.mark.filterwarnings(SMALL)
+# The packs here have the first 50 and 10 images only.
+recover = partial(recover_cifar10, allow_missing=True)
+extract = partial(extract_cifar10, allow_missing=True)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +72,9 @@ def repack(tree: Path) -> Pack:
 
 
 def test_binary_files_are_the_records_in_order(tree, pack, tmp_path):
-    recovery = recover_cifar10(pack, tmp_path / "bin")
+    recovery = recover(pack, tmp_path / "bin")
     assert recovery.images == {"train": 50, "test": 10}
-    assert recovery.missing == {"train": [], "test": []}
+    assert recovery.missing == {"train": [*range(50, 50_000)], "test": [*range(10, 10_000)]}
     assert recovery.reference is None
     contents = {path.name: path.read_bytes() for path in (tmp_path / "bin").iterdir()}
     assert contents.pop("batches.meta.txt") == (
@@ -86,7 +88,7 @@ def test_binary_files_are_the_records_in_order(tree, pack, tmp_path):
 
 
 def test_python_files_are_what_readers_expect(tree, pack, tmp_path):
-    recover_cifar10(pack, tmp_path / "py", layout="py")
+    recover(pack, tmp_path / "py", layout="py")
     records = np.frombuffer(read_set(tree, "train"), np.uint8).reshape(-1, 3073)
     # As Keras reads them.
     batch = pickle.loads((tmp_path / "py" / "data_batch_1").read_bytes(), encoding="bytes")
@@ -107,7 +109,7 @@ def test_python_files_are_what_readers_expect(tree, pack, tmp_path):
 
 def test_torchvision_loads_them(tree, pack, tmp_path):
     datasets = import_torchvision().datasets
-    recover_cifar10(pack, tmp_path / "cifar-10-batches-py", layout="py")
+    recover(pack, tmp_path / "cifar-10-batches-py", layout="py")
 
     class CIFAR10(datasets.CIFAR10):  # type: ignore[misc, name-defined]
         """A class of its own, so that torchvision's stays as it is."""
@@ -125,7 +127,7 @@ def test_torchvision_loads_them(tree, pack, tmp_path):
 
 
 def test_arrays(tree, pack, tmp_path):
-    recover_cifar10(pack, tmp_path / "npy", layout="npy")
+    recover(pack, tmp_path / "npy", layout="npy")
     arrays = {path.name: np.load(path) for path in (tmp_path / "npy").iterdir()}
     assert {name: (array.dtype.str, array.shape) for name, array in arrays.items()} == {
         "train-images.npy": ("|u1", (50, 32, 32, 3)),
@@ -150,8 +152,8 @@ def test_shards_hdf5_and_the_other_prefix_make_no_difference(tree, pack, tmp_pat
         again = cinicpack.pack(
             other, tmp_path / "b.h5", format="hdf5", shard_rows=7, progress=False
         )
-    first = recover_cifar10(pack, tmp_path / "a", layout="bin")
-    assert recover_cifar10(str(again.path), tmp_path / "b") == first
+    first = recover(pack, tmp_path / "a", layout="bin")
+    assert recover(str(again.path), tmp_path / "b") == first
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 
@@ -179,24 +181,33 @@ def test_missing_images_are_listed(tree, copied, tmp_path):
         find(copied, f"cifar10-train-{row}.png").unlink()
     pack = repack(copied)
     with pytest.raises(
-        SelectionError, match=r"4 train images are missing: 3-5, 17; --allow-missing"
+        SelectionError,
+        match=r"49,954 train images are missing: 3-5, 17, 50-49999; --allow-missing .*\n"
+        r"  9,990 test images are missing: 10-9999; --allow-missing",
     ):
         recover_cifar10(pack, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    recovery = recover_cifar10(pack, tmp_path / "out", allow_missing=True)
+    recovery = recover(pack, tmp_path / "out")
     assert recovery.images == {"train": 46, "test": 10}
-    assert recovery.missing == {"train": [3, 4, 5, 17], "test": []}
+    assert recovery.missing["train"] == [3, 4, 5, 17, *range(50, 50_000)]
     whole = np.frombuffer(read_set(tree, "train"), np.uint8).reshape(-1, 3073)
     expected = np.delete(whole, [3, 4, 5, 17], axis=0).tobytes()
     assert (tmp_path / "out" / "data_batch_1.bin").read_bytes() == expected
 
 
-def test_fewer_images_than_cifar10_has_are_warned_of(pack, tmp_path):
-    with (
-        warnings.catch_warnings(),
-        pytest.warns(UserWarning, match=r"has the first 50 of CIFAR-10's 50,000 train images"),
+def test_a_missing_tail_is_refused_too(pack, tmp_path):
+    with pytest.raises(
+        SelectionError,
+        match=r"49,950 train images are missing: 50-49999; .*\n"
+        r"  9,990 test images are missing: 10-9999; ",
     ):
         recover_cifar10(pack, tmp_path / "out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_whole_cifar10_needs_no_leave(pack, tmp_path, monkeypatch):
+    monkeypatch.setattr("cinicpack.study.cifar10._WHOLE", {"train": 50, "test": 10})
+    assert recover_cifar10(pack, tmp_path / "out").missing == {"train": [], "test": []}
 
 
 def test_a_set_that_is_not_there(copied, tmp_path):
@@ -205,7 +216,7 @@ def test_a_set_that_is_not_there(copied, tmp_path):
     pack = repack(copied)
     with pytest.raises(SelectionError, match=r"there are no test images; --allow-missing"):
         recover_cifar10(pack, tmp_path / "out")
-    assert recover_cifar10(pack, tmp_path / "out", allow_missing=True).images["test"] == 0
+    assert recover(pack, tmp_path / "out").images["test"] == 0
 
 
 @pytest.mark.parametrize("allow_missing", [False, True])
@@ -225,17 +236,17 @@ def test_double_and_foreign_images_are_refused(tree, copied, tmp_path, allow_mis
 def test_other_packs_are_refused(tmp_path):
     write_tree(tmp_path / "large", 2, classes=["cat"], size=64)
     with pytest.raises(SelectionError, match=r"images of \(64, 64, 3\)"):
-        recover_cifar10(repack(tmp_path / "large"), tmp_path / "out")
+        recover(repack(tmp_path / "large"), tmp_path / "out")
     write_tree(tmp_path / "foreign", 2, classes=["cat"])
     for path in (tmp_path / "foreign").iterdir():
         (path / "cat").rename(path / "lion")
     with pytest.raises(SelectionError, match=r"expected CIFAR-10's classes .* found lion"):
-        recover_cifar10(repack(tmp_path / "foreign"), tmp_path / "out")
+        recover(repack(tmp_path / "foreign"), tmp_path / "out")
 
 
 def test_a_part_of_the_classes_keeps_cifar10s_labels(tmp_path):
     write_tree(tmp_path / "two", 9, classes=["dog", "truck"])
-    recover_cifar10(repack(tmp_path / "two"), tmp_path / "out")
+    recover(repack(tmp_path / "two"), tmp_path / "out")
     records = (tmp_path / "out" / "data_batch_1.bin").read_bytes()
     assert records == read_set(tmp_path / "two", "train")
     assert set(records[::3073]) == {5, 9}
@@ -250,7 +261,7 @@ def folders(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for layout in ("bin", "py"):
-            recover_cifar10(pack, root / f"cifar-10-batches-{layout}", layout=layout)
+            recover(pack, root / f"cifar-10-batches-{layout}", layout=layout)
             with tarfile.open(root / f"{layout}.tar.gz", "w:gz") as archive:
                 archive.add(root / f"cifar-10-batches-{layout}", f"cifar-10-batches-{layout}")
     return root
@@ -260,7 +271,7 @@ def folders(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> Path:
     "name", ["bin.tar.gz", "py.tar.gz", "cifar-10-batches-bin", "cifar-10-batches-py", ""]
 )
 def test_references_of_all_kinds_are_identical(pack, folders, tmp_path, name):
-    reference = recover_cifar10(pack, tmp_path / "out", reference=folders / name).reference
+    reference = recover(pack, tmp_path / "out", reference=folders / name).reference
     assert reference is not None
     assert reference.identical
     assert (reference.compared, reference.absent, reference.official) == (60, 0, None)
@@ -274,11 +285,11 @@ def test_every_other_pixel_and_label_is_found(pack, tmp_path, layout):
             records[place] ^= 1
         return part._replace(records=records)
 
-    cifar10 = extract_cifar10(pack)
+    cifar10 = extract(pack)
     spoiled = Cifar10(spoil(cifar10.train, (3, 3072), (49, 0)), spoil(cifar10.test, (9, 0), (9, 1)))
     (tmp_path / "other").mkdir()
     write_batches(spoiled, tmp_path / "other", layout)
-    reference = recover_cifar10(pack, tmp_path / "out", reference=tmp_path / "other").reference
+    reference = recover(pack, tmp_path / "out", reference=tmp_path / "other").reference
     assert reference is not None
     mine, other = cifar10.train.records[49, 0], spoiled.train.records[49, 0]
     a, b = cifar10.test.records[9, 0], spoiled.test.records[9, 0]
@@ -291,14 +302,14 @@ def test_every_other_pixel_and_label_is_found(pack, tmp_path, layout):
 
 
 def test_references_with_fewer_and_more_images(pack, tmp_path):
-    train, test = extract_cifar10(pack)
+    train, test = extract(pack)
     other = Cifar10(
         Part(train.rows[:48], train.records[:48], []),
         Part(np.arange(12), np.concatenate([test.records, test.records[:2]]), []),
     )
     (tmp_path / "other").mkdir()
     write_batches(other, tmp_path / "other", "bin")
-    reference = recover_cifar10(pack, tmp_path / "out", reference=tmp_path / "other").reference
+    reference = recover(pack, tmp_path / "out", reference=tmp_path / "other").reference
     assert reference is not None
     assert (reference.compared, reference.absent) == (58, 2)
     assert reference.differences == [
@@ -310,7 +321,7 @@ def test_references_with_fewer_and_more_images(pack, tmp_path):
 def test_official_archives_are_known_by_their_md5(pack, folders, tmp_path, monkeypatch):
     digest = hashlib.md5((folders / "bin.tar.gz").read_bytes()).hexdigest()
     monkeypatch.setattr("cinicpack.study.cifar10.ARCHIVE_MD5S", {digest: "the official one"})
-    reference = recover_cifar10(pack, tmp_path / "out", reference=folders / "bin.tar.gz").reference
+    reference = recover(pack, tmp_path / "out", reference=folders / "bin.tar.gz").reference
     assert reference is not None
     assert reference.official == "the official one"
 
@@ -345,19 +356,19 @@ ALL = [f"data_batch_{number}.bin" for number in range(1, 6)] + ["test_batch.bin"
 def test_other_references_are_refused_and_nothing_is_written(pack, tmp_path, content, message):
     (tmp_path / "reference.tar.gz").write_bytes(content)
     with pytest.raises(SourceError, match=rf"reference.tar.gz: .*{message}"):
-        recover_cifar10(pack, tmp_path / "out", reference=tmp_path / "reference.tar.gz")
+        recover(pack, tmp_path / "out", reference=tmp_path / "reference.tar.gz")
     assert os.listdir(tmp_path) == ["reference.tar.gz"]
 
 
 def test_destination_and_layout_are_checked(pack, tmp_path):
     with pytest.raises(ArgumentError, match=r"expected layout 'bin' or 'py' or 'npy', found 'x'"):
-        recover_cifar10(pack, tmp_path / "out", layout="x")
+        recover(pack, tmp_path / "out", layout="x")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(DestinationError, match="expected nothing there"):
-        recover_cifar10(pack, tmp_path / "out")
+        recover(pack, tmp_path / "out")
     with pytest.raises(FileNotFoundError):
-        recover_cifar10(pack, tmp_path / "new", reference=tmp_path / "none")
+        recover(pack, tmp_path / "new", reference=tmp_path / "none")
     assert os.listdir(tmp_path) == ["out"]
 
 
@@ -389,15 +400,15 @@ def test_blob_ids_are_gits(tmp_path):
 
 
 def test_blob_ids_are_those_of_the_binary_files_in_any_layout(pack, tmp_path):
-    recovery = recover_cifar10(pack, tmp_path / "npy", layout="npy")
-    recover_cifar10(pack, tmp_path / "bin")
+    recovery = recover(pack, tmp_path / "npy", layout="npy")
+    recover(pack, tmp_path / "bin")
     for name, found in recovery.blob_ids.items():
         content = (tmp_path / "bin" / f"{name}.bin").read_bytes()
         assert hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == found
 
 
 def test_reading_gives_what_was_written(pack, tmp_path):
-    cifar10 = extract_cifar10(pack)
+    cifar10 = extract(pack)
     for layout in ("bin", "py"):
         (tmp_path / layout).mkdir()
         write_batches(cifar10, tmp_path / layout, layout)
@@ -410,13 +421,18 @@ def test_reading_gives_what_was_written(pack, tmp_path):
 
 
 def test_command(pack, folders, tmp_path, capsys):
-    assert main(["cifar10", str(pack.path), str(tmp_path / "a")]) == 0
+    command = ["cifar10", str(pack.path), str(tmp_path / "a")]
+    assert main(command) == 1
+    assert "images are missing: 50-49999; --allow-missing" in capsys.readouterr().err
+    command.append("--allow-missing")
+    assert main(command) == 0
     out = capsys.readouterr().out
     assert "50 train and 10 test images" in out
+    assert "  49,950 train images are missing: 50-49999\n" in out
     assert "data_batch_1.bin  git id " in out
     assert "published is da09f891072747be90e69e4f00ba7cba870dc87e" in out
-    reference = ["--reference", str(folders)]
-    assert main(["cifar10", str(pack.path), str(tmp_path / "b"), "--json", *reference]) == 0
+    command[2] = str(tmp_path / "b")
+    assert main([*command, "--json", "--reference", str(folders)]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["images"] == {"train": 50, "test": 10}
     assert report["batches"]["test_batch"]["same"] is False
@@ -424,12 +440,12 @@ def test_command(pack, folders, tmp_path, capsys):
 
 
 def test_command_fails_if_images_differ(pack, tmp_path, capsys):
-    train, test = extract_cifar10(pack)
+    train, test = extract(pack)
     (tmp_path / "other").mkdir()
     records = test.records.copy()
     records[:, 1:] ^= 1
     write_batches(Cifar10(train, test._replace(records=records)), tmp_path / "other", "bin")
-    command = ["cifar10", str(pack.path), str(tmp_path / "out"), "--reference"]
-    assert main([*command, str(tmp_path / "other")]) == 1
+    command = ["cifar10", str(pack.path), str(tmp_path / "out"), "--allow-missing"]
+    assert main([*command, "--reference", str(tmp_path / "other")]) == 1
     out = capsys.readouterr().out
     assert "(not an official archive): 60 images compared; 10 differ:\n  test 0: other pix" in out
