@@ -229,8 +229,8 @@ def _name_bottleneck(bench: Bench) -> str:
         )
     else:
         text += (
-            "the bottleneck is the work for each batch and epoch, or other programs on these "
-            "cores; larger batches, and splits of more images, bring it closer."
+            "the rest goes into cropping, into the work for each batch and epoch, or to other "
+            "programs on these cores; larger batches, and splits of more images, bring it closer."
         )
     if bench.files is not None:
         times = bench.loader / bench.files
