@@ -32,7 +32,7 @@ GRAPH = {
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
 }
 # These show everything, and import it when it is used.
-DOORS = ("__init__", "cli", "study/commands")
+DOORS = ("__init__", "__main__", "cli", "study/commands")
 
 
 def imports_of(module: ast.Module) -> Iterator[str]:
