@@ -19,7 +19,7 @@ from typing import Any
 from cinicpack import __version__
 from cinicpack.errors import BadImagesError, CinicPackError
 from cinicpack.study import commands as commands_of_study
-from cinicpack.study.commands import Run, add_json, split_names
+from cinicpack.study.commands import Run, add_json, add_workers, parse_names, whole_number
 
 __all__ = ["main"]
 
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="cinicpack",
         description="Convert CINIC-10 once, then train on it as fast as memory allows.",
+        allow_abbrev=False,
         epilog="'cinicpack COMMAND --help' shows an example of each.",
     )
     parser.add_argument("--version", action="version", version=f"cinicpack {__version__}")
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             description=summary,
             epilog=details,
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            # What is short for one option today may be short for two tomorrow.
+            allow_abbrev=False,
         )
         subparser.set_defaults(run=command(subparser))
     arguments = parser.parse_args(argv)
@@ -94,9 +97,17 @@ def pack(parser: argparse.ArgumentParser) -> Run:
         default="npy",
         help="a directory of npy files (default), or one HDF5 file",
     )
-    parser.add_argument("--splits", type=split_names, help="the splits to take: train,valid")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: the cores)")
-    parser.add_argument("--shard-rows", type=int, metavar="N", help="images in one file at most")
+    parser.add_argument(
+        "--splits",
+        "--split",
+        type=parse_names,
+        metavar="SPLITS",
+        help="the splits to take: train,valid",
+    )
+    add_workers(parser, "processes")
+    parser.add_argument(
+        "--shard-rows", type=whole_number(1), metavar="N", help="images in one file at most"
+    )
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that are bad")
     parser.add_argument("--overwrite", action="store_true", help="replace the pack that is there")
     parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
@@ -154,7 +165,7 @@ def verify(parser: argparse.ArgumentParser) -> Run:
       cinicpack verify cinic10.pack
     """
     parser.add_argument("pack", metavar="PACK")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")
+    add_workers(parser)
 
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.verify import verify_pack
@@ -164,7 +175,9 @@ def verify(parser: argparse.ArgumentParser) -> Run:
         seconds = time.perf_counter() - start
         for problem in problems:
             print(f"cinicpack: error: {problem}", file=sys.stderr)
-        verdict = f"{len(problems)} arrays differ" if problems else "all as recorded"
+        verdict = "all as recorded"
+        if problems:
+            verdict = "1 array differs" if len(problems) == 1 else f"{len(problems)} arrays differ"
         rate = nbytes / seconds / 1e9
         print(f"{arguments.pack}: {nbytes:,} bytes in {seconds:.2f} s ({rate:.1f} GB/s), {verdict}")
         return 1 if problems else 0
@@ -182,7 +195,13 @@ def bench(parser: argparse.ArgumentParser) -> Run:
     """
     parser.add_argument("pack", metavar="PACK")
     parser.add_argument("--tree", metavar="TREE", help="the tree of PNG files it was made from")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="N")
+    parser.add_argument(
+        "--batch-size",
+        type=whole_number(1),
+        default=128,
+        metavar="N",
+        help="images in a batch (default: 128)",
+    )
     add_json(parser)
 
     def run(arguments: argparse.Namespace) -> int:

@@ -93,9 +93,19 @@ def test_verify(any_pack, tmp_path, capsys, options):
     file.write_bytes(file.read_bytes().replace(where, where[::-1]))
     assert main(["verify", str(path), *options]) == 1
     out, errors = capsys.readouterr()
-    assert out.endswith(" GB/s), 1 arrays differ\n")
+    assert out.endswith(" GB/s), 1 array differs\n")
     assert errors.startswith(f"cinicpack: error: {file}")
     assert errors.count("\n") == 1
+
+
+def test_verify_counts_what_differs(npy_pack, tmp_path, capsys):
+    shutil.copytree(npy_pack, tmp_path / "a")
+    for split in ("train", "test"):
+        with open(tmp_path / "a" / split / "labels.npy", "rb+") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"\x07")
+    assert main(["verify", str(tmp_path / "a")]) == 1
+    assert capsys.readouterr().out.endswith(" GB/s), 2 arrays differ\n")
 
 
 def test_bench(npy_pack, tree, monkeypatch, capsys):
@@ -133,19 +143,16 @@ def test_demo(monkeypatch, capsys):
         (["pack", ".", "a"], r"\.: expected all PNG files at .*; found no PNG file at all"),
         (["pack", ".", "no/a"], r"the folder .*/no does not exist; create it first"),
         (["pack", ".", "a.h5"], r"a\.h5: format 'npy' makes a directory, the name says HDF5"),
-        (["pack", ".", "a", "--workers", "-1"], r"expected num_workers of at least 0, found -1"),
-        (["pack", ".", "a", "--shard-rows", "0"], r"expected shard_rows of at least 1, found 0"),
         (["info", "no"], r"no: there is no such pack; make one with 'cinicpack pack SOURCE no'"),
         (["info", "."], r"\.: expected a pack, found a directory without pack\.json; make one"),
         (["verify", "no"], r"no: there is no such pack"),
-        (["verify", "PACK", "--workers", "-1"], r"expected num_workers of at least 0, found -1"),
-        (["info", "file"], r"file: expected the HDF5 file of a pack, found one that HDF5 refuses"),
+        (["info", "file"], r"file: expected .*a pack, found "),
     ],
 )
-def test_errors_are_one_message(npy_pack, tmp_path, monkeypatch, capsys, arguments, message):
+def test_errors_are_one_message(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("text")
-    assert main([str(npy_pack) if word == "PACK" else word for word in arguments]) == 1
+    assert main(arguments) == 1
     out, errors = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(rf"cinicpack: error: .*{message}.*\n", errors)
@@ -165,6 +172,7 @@ def test_errors_are_one_message(npy_pack, tmp_path, monkeypatch, capsys, argumen
         ["pack", "a", "b", "--expect", "cifar10"],
         ["info"],
         ["verify", "a", "--json"],
+        ["verify", "a", "--work", "2"],
     ],
 )
 def test_wrong_usage(arguments, capsys):
@@ -172,6 +180,62 @@ def test_wrong_usage(arguments, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith("usage: cinicpack")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected", "values"),
+    [
+        ("pack a b --workers", "a whole number of at least 0", ["-1", "1.5", "two", ""]),
+        ("pack a b --shard-rows", "a whole number of at least 1", ["0"]),
+        ("verify a --workers", "a whole number of at least 0", ["-1"]),
+        ("bench a --batch-size", "a whole number of at least 1", ["0", "-3"]),
+        ("unpack a b --workers", "a whole number of at least 0", ["-1"]),
+        ("sheet a -o b.png --augment", "a whole number of at least 0", ["-1"]),
+        (
+            "sheet a -o b.png --seed",
+            "a whole number of at least 0 and below 18446744073709551616",
+            ["-1", "18446744073709551616"],
+        ),
+        ("shift a b --confidence", "a number between 0 and 1", ["0", "95", "nan", "high"]),
+    ],
+)
+def test_numbers_out_of_their_domain_are_wrong_usage(command, expected, values, capsys):
+    *_, option = command.split()
+    for value in values:
+        with pytest.raises(SystemExit) as caught:
+            main([*command.split(), value])
+        assert caught.value.code == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.endswith(f"error: argument {option}: expected {expected}, found {value!r}")
+
+
+def test_options_that_list_have_both_spellings(npy_pack, tree, tmp_path, capsys):
+    command = ["pack", str(tree), str(tmp_path / "a"), "--overwrite"]
+    for option in ("--splits", "--split"):
+        assert main([*command, option, "test,train"]) == 0
+        assert cinicpack.open_pack(tmp_path / "a").splits == ("train", "test")
+    for number, (split, classes) in enumerate([("--split", "--class"), ("--splits", "--classes")]):
+        made = tmp_path / f"tree{number}"
+        options = [split, "train,test", classes, "cat"]
+        assert main(["unpack", str(npy_pack), str(made), *options]) == 0
+        assert sorted(str(path.relative_to(made)) for path in made.glob("*/*")) == [
+            "test/cat",
+            "train/cat",
+        ]
+        assert main(["sheet", str(npy_pack), "-o", str(tmp_path / "a.png"), *options]) == 0
+        assert main(["stats", str(npy_pack), split, "train+test"]) == 0
+    predictions = tmp_path / "predictions.npy"
+    np.save(predictions, np.zeros(24, np.uint8))
+    capsys.readouterr()
+    for split in ("train+test", "train,test"):
+        assert main(["shift", str(npy_pack), str(predictions), "--splits", split]) == 0
+        assert "24" in capsys.readouterr().out
+
+
+def test_the_package_can_be_run(npy_pack):
+    command = [sys.executable, "-m", "cinicpack", "info", str(npy_pack)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{npy_pack}: ")
 
 
 def test_version_and_help(capsys):

@@ -5,6 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cinicpack.errors import SelectionError
 from cinicpack.load.augment import Augment
 from cinicpack.load.loader import Loader
 from cinicpack.store.reader import Split
@@ -36,6 +37,11 @@ def draw_augmentation(
 
     Raises `SelectionError` if there is no such row.
     """
+    if not 0 <= row < len(split):
+        raise SelectionError(
+            f"expected --augment (row=) of at least 0 and below {len(split)}, the number of images "
+            f"that are selected, found {row}"
+        )
     image = split.select(indices=[row])
     original = np.asarray(image.images[:])
     scale = max(1, 64 // original.shape[1])

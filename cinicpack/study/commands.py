@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -9,7 +10,15 @@ from typing import Final
 
 from cinicpack.errors import ArgumentError
 
-__all__ = ["COMMANDS", "Command", "Run", "add_json", "split_names"]
+__all__ = [
+    "COMMANDS",
+    "Command",
+    "Run",
+    "add_json",
+    "add_workers",
+    "parse_names",
+    "whole_number",
+]
 
 Run = Callable[[argparse.Namespace], int]
 Command = Callable[[argparse.ArgumentParser], Run]
@@ -20,9 +29,43 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
 
 
-def split_names(text: str) -> list[str]:
-    """Split what a comma-separated option lists."""
+def add_workers(parser: argparse.ArgumentParser, kind: str = "threads") -> None:
+    """Add the option that says how many threads or processes work."""
+    parser.add_argument(
+        "--workers", type=whole_number(0), metavar="N", help=f"{kind} (default: the cores)"
+    )
+
+
+def parse_names(text: str) -> list[str]:
+    """Parse what a comma-separated option lists."""
     return [name for name in text.split(",") if name]
+
+
+def whole_number(low: int, stop: int | None = None) -> Callable[[str], int]:
+    """Make what parses an option that is a whole number in [low, stop)."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < low or (stop is not None and number >= stop):
+            span = f"of at least {low}" + ("" if stop is None else f" and below {stop}")
+            raise argparse.ArgumentTypeError(f"expected a whole number {span}, found {text!r}")
+        return number
+
+    return parse
+
+
+def _parse_share(text: str) -> float:
+    """Parse an option that is between 0 and 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text!r}")
+    return share
 
 
 def unpack(parser: argparse.ArgumentParser) -> Run:
@@ -37,14 +80,13 @@ def unpack(parser: argparse.ArgumentParser) -> Run:
     """
     parser.add_argument("pack", metavar="PACK")
     parser.add_argument("destination", metavar="DEST", help="the tree to make")
-    parser.add_argument("--split", metavar="SPLITS", help="these splits only: train,valid")
-    parser.add_argument("--source", choices=("cifar10", "imagenet"), help="this part only")
-    parser.add_argument("--classes", type=split_names, help="these classes only: cat,dog")
+    _add_selection(parser)
+    _add_classes(parser, "--classes", "--class")
     parser.add_argument(
         "--merge-train-valid", action="store_true", help="write train and valid as one split, train"
     )
     parser.add_argument("--link", metavar="TREE", help="write links to the files of this tree")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")
+    add_workers(parser)
 
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.study.unpack import unpack
@@ -53,7 +95,7 @@ def unpack(parser: argparse.ArgumentParser) -> Run:
         counts = unpack(
             arguments.pack,
             arguments.destination,
-            split=arguments.split and arguments.split.replace(",", "+"),
+            split=arguments.split,
             source=arguments.source,
             classes=arguments.classes,
             merge_train_valid=arguments.merge_train_valid,
@@ -165,12 +207,13 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("pack", metavar="PACK")
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the picture")
     _add_selection(parser)
+    _add_classes(parser, "--class", "--classes")
+    _add_seed(parser, "what images are drawn by")
     parser.add_argument(
-        "--class", dest="classes", type=split_names, metavar="CLASSES", help="these only: cat,dog"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="what images are drawn by")
-    parser.add_argument(
-        "--augment", type=int, metavar="ROW", help="augment image ROW of what is selected"
+        "--augment",
+        type=whole_number(0),
+        metavar="ROW",
+        help="augment image ROW of what is selected",
     )
 
     def run(arguments: argparse.Namespace) -> int:
@@ -272,18 +315,44 @@ def audit(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def _add_split(parser: argparse.ArgumentParser) -> None:
+def _add_split(
+    parser: argparse.ArgumentParser,
+    default: str | None = None,
+    text: str = "these splits only: train,valid",
+) -> None:
     parser.add_argument(
         "--split",
-        type=lambda text: text.replace(",", "+"),
+        "--splits",
+        type=lambda names: "+".join(parse_names(names)),
+        default=default,
         metavar="SPLITS",
-        help="these splits only: train,valid",
+        help=text,
     )
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", choices=("cifar10", "imagenet"), help="this part only")
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     _add_split(parser)
-    parser.add_argument("--source", choices=("cifar10", "imagenet"), help="this part only")
+    _add_source(parser)
+
+
+def _add_classes(parser: argparse.ArgumentParser, name: str, other: str) -> None:
+    parser.add_argument(
+        name,
+        other,
+        dest="classes",
+        type=parse_names,
+        metavar="CLASSES",
+        help="these classes only: cat,dog",
+    )
+
+
+def _add_seed(parser: argparse.ArgumentParser, text: str) -> None:
+    # As far as a loader's goes.
+    parser.add_argument("--seed", type=whole_number(0, 2**64), default=0, metavar="N", help=text)
 
 
 def cifar10(parser: argparse.ArgumentParser) -> Run:
@@ -352,10 +421,14 @@ def shift(parser: argparse.ArgumentParser) -> Run:
     """
     parser.add_argument("pack", metavar="PACK")
     parser.add_argument("predictions", metavar="PREDICTIONS")
-    parser.add_argument("--split", default="test", help="what was predicted (default: test)")
-    parser.add_argument("--source", choices=("cifar10", "imagenet"), help="only of this source")
+    _add_split(parser, "test", "what was predicted (default: test)")
+    _add_source(parser)
     parser.add_argument(
-        "--confidence", type=float, default=0.95, help="of the intervals (default: 0.95)"
+        "--confidence",
+        type=_parse_share,
+        default=0.95,
+        metavar="SHARE",
+        help="of the intervals (default: 0.95)",
     )
     add_json(parser)
 
@@ -408,10 +481,14 @@ def compile_(parser: argparse.ArgumentParser) -> Run:
         "--contributors", metavar="CSV", help="the authors' list of images, to take instead"
     )
     parser.add_argument(
-        "--per-class", type=int, default=21_000, metavar="N", help="ImageNet's (default: 21000)"
+        "--per-class",
+        type=whole_number(0),
+        default=21_000,
+        metavar="N",
+        help="ImageNet's (default: 21000)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="what is drawn by")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")
+    _add_seed(parser, "what is drawn by")
+    add_workers(parser)
     add_json(parser)
 
     def run(arguments: argparse.Namespace) -> int:

@@ -29,7 +29,11 @@ def draw_sheet(split: Split, *, rows: int = 10, columns: int = 20, seed: int = 0
 
     Returns:
         uint8 (331, 661, 3) for 10 rows and 20 columns.
+
+    Raises `ArgumentError` for a seed below 0.
     """
+    if seed < 0:
+        raise ArgumentError(f"expected seed of at least 0, found {seed}")
     rng = np.random.default_rng(seed)
     chosen = rng.choice(len(split), min(rows * columns, len(split)), replace=False)
     return draw_grid(split.images[chosen], columns)

@@ -68,8 +68,11 @@ def test_picture_depends_on_row_and_seed(pack):
 
     assert draw(0, 0) == draw(0, 0)
     assert len({draw(0, 0), draw(1, 0), draw(0, 1)}) == 3
-    with pytest.raises(SelectionError, match="indices below 12"):
-        draw(12, 0)
+    for row in (12, -1):
+        with pytest.raises(
+            SelectionError, match=rf"--augment \(row=\) .* below 12, .*, found {row}$"
+        ):
+            draw(row, 0)
 
 
 def test_command_augments_a_row_of_what_is_selected(pack, tmp_path, capsys):
@@ -79,4 +82,4 @@ def test_command_augments_a_row_of_what_is_selected(pack, tmp_path, capsys):
     expected = draw_augmentation(pack["valid"].select(classes="cat"), 2, seed=4)
     assert np.array_equal(np.asarray(Image.open(file)), expected)
     assert main(["sheet", str(pack.path), "-o", str(file), "--augment", "36"]) == 1
-    assert "expected indices below 36" in capsys.readouterr().err
+    assert "expected --augment (row=) of at least 0 and below 36, " in capsys.readouterr().err

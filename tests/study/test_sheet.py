@@ -35,6 +35,13 @@ def test_sheet_shows_different_images_of_the_split(any_pack):
     assert not np.array_equal(sheet, draw_sheet(split, rows=2, columns=5, seed=1))
 
 
+def test_seeds_below_0_are_refused(npy_pack):
+    split = cinicpack.open_pack(npy_pack)["train"]
+    for draw in (draw_sheet, draw_classes):
+        with pytest.raises(ArgumentError, match="expected seed of at least 0, found -1"):
+            draw(split, seed=-1)
+
+
 def test_sheet_of_few_images_shows_them_all(npy_pack):
     split = cinicpack.open_pack(npy_pack)["train"]
     sheet = draw_sheet(split, columns=5)
