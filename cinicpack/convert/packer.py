@@ -101,17 +101,13 @@ def pack(
     """
     destination = Path(destination)
     _check_options(destination, format, shard_rows, num_workers, expect)
-    with publishing(destination, overwrite=overwrite, is_pack=is_pack) as work:
+    with publishing(destination, overwrite=overwrite, is_pack=is_pack) as new:
         container = _CONTAINERS[format]
-        # No name within is the pack's.
-        parts = work / f"{destination.name}.parts"
-        parts.mkdir()
         images, reservation = _convert(
-            Path(source), parts, splits, container, shard_rows, num_workers, progress
+            Path(source), new.parent, splits, container, shard_rows, num_workers, progress
         )
         images = _drop_bad(images, str(source), skip_bad)
         _judge(images, str(source), splits is None, expect)
-        new = work / destination.name
         write_pack(images, new, container, shard_rows, num_workers, reservation)
     return open_pack(destination)
 

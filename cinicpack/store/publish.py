@@ -38,11 +38,11 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def publishing(
     destination: Path, *, overwrite: bool, is_pack: Callable[[Path], bool] | None = None
 ) -> Iterator[Path]:
-    """Give a folder beside ``destination`` to work in; publish one thing from it at the end.
+    """Give a path at which to make what ``destination`` is to be, and publish it at the end.
 
-    The block creates a file or a directory named like ``destination`` in the folder it is given.
-    When the block ends, that is synced to disk and renamed to ``destination``. If the block raises,
-    ``destination`` stays as it was. Either way the folder is removed with all else that is in it.
+    The block creates a file or a directory there. When it ends, that is synced to disk and renamed
+    to ``destination``. If it raises, ``destination`` stays as it was. Either way the folder of that
+    path is removed, with all else that the block has put into it.
 
     Raises `DestinationError` if ``destination`` exists and ``overwrite`` is false or ``is_pack``
     says that it is none, if its folder does not exist or cannot be written, and if another process
@@ -64,11 +64,12 @@ def publishing(
         _refuse_existing(destination, overwrite, is_pack)
         try:
             work.mkdir()
-            yield work
-            sync(work / destination.name)
+            new = work / "new"
+            yield new
+            sync(new)
             # Something else may be there by now.
             _refuse_existing(destination, overwrite, is_pack)
-            _replace(work / destination.name, destination)
+            _replace(new, destination)
             _sync_path(destination.parent)
         except OSError as error:
             if error.errno in _FULL:

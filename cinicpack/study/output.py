@@ -28,8 +28,8 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     path = Path(path)
     if path.is_dir():
         raise DestinationError(f"{path}: expected a file to write, found a directory")
-    with publishing(path, overwrite=True) as work:
-        (work / path.name).write_bytes(content)
+    with publishing(path, overwrite=True) as new:
+        new.write_bytes(content)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -656,7 +656,17 @@ def test_files_beside_those_of_a_pack_are_never_lost(tree, npy_pack, tmp_path):
     assert bytes_of(tmp_path / "a.pack") == bytes_of(npy_pack)
 
 
-@pytest.mark.parametrize("name", ["scratch-0", "reserved", "a.parts", ".parts"])
+def test_a_link_stays_and_what_it_leads_to_is_written(tree, npy_pack, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.pack").symlink_to("disk/real.pack")
+    for _ in range(2):
+        made = pack(tree, tmp_path / "link.pack", overwrite=True)
+        assert made.path == tmp_path / "link.pack"
+        assert os.readlink(tmp_path / "link.pack") == "disk/real.pack"
+        assert bytes_of(tmp_path / "disk/real.pack") == bytes_of(npy_pack)
+
+
+@pytest.mark.parametrize("name", ["scratch-0", "reserved", "new", ".tmp"])
 def test_a_pack_may_have_any_name(tree, npy_pack, tmp_path, name):
     pack(tree, tmp_path / name)
     assert bytes_of(tmp_path / name) == bytes_of(npy_pack)
@@ -704,11 +714,11 @@ def test_a_pack_into_its_own_source(tree, tmp_path, npy_pack):
 
 
 def test_one_that_is_being_written(tree, tmp_path):
-    with publishing(tmp_path / "a", overwrite=False) as work:
-        (work / "a").mkdir()
+    with publishing(tmp_path / "a", overwrite=False) as new:
+        new.mkdir()
         with pytest.raises(DestinationError, match=r"another process is writing it"):
             pack(tree, tmp_path / "a")
-        assert os.listdir(work) == ["a"]
+        assert list(new.parent.iterdir()) == [new]
 
 
 @contextlib.contextmanager
@@ -839,8 +849,7 @@ def packing(source: Path, destination: Path, *options: str) -> Iterator[subproce
         try:
             work = destination.with_name(f".{destination.name}.tmp")
             while not any(
-                any(file.read_bytes()[128:])
-                for file in work.glob("*.parts/reserved/*/images-*.npy")
+                any(file.read_bytes()[128:]) for file in work.glob("reserved/*/images-*.npy")
             ):
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.01)

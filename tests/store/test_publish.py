@@ -21,12 +21,12 @@ from cinicpack.store.publish import publishing, recover
 from tests.png_images import png
 
 
-def put(work: Path, name: str, text: str, *, folder: bool = True) -> None:
+def put(path: Path, text: str, *, folder: bool = True) -> None:
     if folder:
-        (work / name).mkdir()
-        (work / name / "text").write_text(text)
+        path.mkdir()
+        (path / "text").write_text(text)
     else:
-        (work / name).write_text(text)
+        path.write_text(text)
 
 
 def read(path: Path) -> str:
@@ -46,10 +46,10 @@ def exchange(request, monkeypatch) -> None:
 @pytest.mark.parametrize("folder", [True, False])
 def test_it_appears_at_the_end_with_nothing_beside_it(tmp_path, folder):
     target = tmp_path / "x.pack"
-    with publishing(target, overwrite=False) as work:
-        assert work.parent == tmp_path
-        put(work, "x.pack", "new", folder=folder)
-        (work / "scratch").write_text("more")
+    with publishing(target, overwrite=False) as new:
+        assert new.parent.parent == tmp_path
+        put(new, "new", folder=folder)
+        (new.parent / "scratch").write_text("more")
         assert not target.exists()
     assert read(target) == "new"
     assert names(tmp_path) == ["x.pack"]
@@ -59,9 +59,9 @@ def test_it_appears_at_the_end_with_nothing_beside_it(tmp_path, folder):
 @pytest.mark.parametrize("new", [True, False], ids=["new folder", "new file"])
 def test_overwriting_replaces_anything(tmp_path, exchange, old, new):
     target = tmp_path / "x"
-    put(tmp_path, "x", "old", folder=old)
-    with publishing(target, overwrite=True) as work:
-        put(work, "x", "new", folder=new)
+    put(tmp_path / "x", "old", folder=old)
+    with publishing(target, overwrite=True) as path:
+        put(path, "new", folder=new)
         assert read(target) == "old"
     assert read(target) == "new"
     assert target.is_dir() == new
@@ -69,14 +69,14 @@ def test_overwriting_replaces_anything(tmp_path, exchange, old, new):
 
 
 def _fail(target: Path, error: BaseException) -> None:
-    with publishing(target, overwrite=True) as work:
-        put(work, target.name, "new")
+    with publishing(target, overwrite=True) as new:
+        put(new, "new")
         raise error
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, OSError])
 def test_after_an_error_all_is_as_it_was(tmp_path, error):
-    put(tmp_path, "x", "old")
+    put(tmp_path / "x", "old")
     for target in (tmp_path / "x", tmp_path / "y"):
         with pytest.raises(error):
             _fail(target, error())
@@ -85,14 +85,14 @@ def test_after_an_error_all_is_as_it_was(tmp_path, error):
 
 
 def test_an_error_while_it_is_renamed_leaves_all_as_it_was(tmp_path, monkeypatch):
-    put(tmp_path, "x", "old")
+    put(tmp_path / "x", "old")
 
     def fail(first: Path, second: Path) -> bool:
         raise OSError(errno.EIO, "the disk is gone")
 
     monkeypatch.setattr(publish, "_exchange", fail)
-    with pytest.raises(OSError, match=r"gone"), publishing(tmp_path / "x", overwrite=True) as work:
-        put(work, "x", "new")
+    with pytest.raises(OSError, match=r"gone"), publishing(tmp_path / "x", overwrite=True) as new:
+        put(new, "new")
     assert names(tmp_path) == ["x"]
     assert read(tmp_path / "x") == "old"
 
@@ -105,9 +105,9 @@ def test_an_error_of_a_descriptor_says_where(tmp_path, monkeypatch):
     expected = r"x: it could not be made: Input/output error"
     with (
         pytest.raises(DestinationError, match=expected),
-        publishing(tmp_path / "x", overwrite=True) as work,
+        publishing(tmp_path / "x", overwrite=True) as new,
     ):
-        put(work, "x", "new")
+        put(new, "new")
     assert names(tmp_path) == []
 
 
@@ -131,9 +131,9 @@ def test_what_is_of_another_kind_is_refused_in_the_end_too(tmp_path):
     def is_pack(path):
         return path.read_text() == "pack"
 
-    put(tmp_path, "x", "pack", folder=False)
-    with publishing(tmp_path / "x", overwrite=True, is_pack=is_pack) as work:
-        put(work, "x", "new", folder=False)
+    put(tmp_path / "x", "pack", folder=False)
+    with publishing(tmp_path / "x", overwrite=True, is_pack=is_pack) as new:
+        put(new, "new", folder=False)
     expected = r"already exists and is not a pack"
     for overwrite in (False, True):
         with (
@@ -143,9 +143,9 @@ def test_what_is_of_another_kind_is_refused_in_the_end_too(tmp_path):
             pass
 
     def make() -> None:
-        with publishing(tmp_path / "y", overwrite=True, is_pack=is_pack) as work:
-            put(work, "y", "new", folder=False)
-            put(tmp_path, "y", "thesis", folder=False)
+        with publishing(tmp_path / "y", overwrite=True, is_pack=is_pack) as new:
+            put(new, "new", folder=False)
+            put(tmp_path / "y", "thesis", folder=False)
 
     with pytest.raises(DestinationError, match=expected):
         make()
@@ -154,8 +154,8 @@ def test_what_is_of_another_kind_is_refused_in_the_end_too(tmp_path):
 
 
 def test_what_exists_is_refused(tmp_path):
-    put(tmp_path, "folder", "old")
-    put(tmp_path, "file", "old", folder=False)
+    put(tmp_path / "folder", "old")
+    put(tmp_path / "file", "old", folder=False)
     (tmp_path / "empty").mkdir()
     before = names(tmp_path)
     for name in before:
@@ -168,9 +168,9 @@ def test_what_exists_is_refused(tmp_path):
 
 
 def _meet_another(target: Path) -> None:
-    with publishing(target, overwrite=False) as work:
-        put(work, "x", "new")
-        put(target.parent, "x", "of another program")
+    with publishing(target, overwrite=False) as new:
+        put(new, "new")
+        put(target, "of another program")
 
 
 def test_what_appears_meanwhile_is_refused(tmp_path):
@@ -201,13 +201,13 @@ def test_where_nothing_can_be_written(tmp_path, monkeypatch, target):
 
 def test_a_link_is_kept_and_what_it_leads_to_replaced(tmp_path):
     (tmp_path / "disk").mkdir()
-    put(tmp_path / "disk", "x", "old")
+    put(tmp_path / "disk" / "x", "old")
     for name, leads_to in [("link", "disk/x"), ("dangling", "disk/y")]:
         link = tmp_path / name
         link.symlink_to(leads_to)
-        with publishing(link, overwrite=True) as work:
-            assert work.parent == tmp_path / "disk"
-            put(work, leads_to[5:], "new")
+        with publishing(link, overwrite=True) as new:
+            assert new.parent.parent == tmp_path / "disk"
+            put(new, "new")
         assert link.is_symlink()
         assert read(link) == "new"
     assert names(tmp_path) == ["dangling", "disk", "link"]
@@ -222,15 +222,15 @@ def no_file_left_open() -> Iterator[None]:
 
 
 def test_the_second_of_two_is_told(tmp_path, no_file_left_open):
-    with publishing(tmp_path / "x", overwrite=True) as work:
-        put(work, "x", "first")
+    with publishing(tmp_path / "x", overwrite=True) as new:
+        put(new, "first")
         with (
             pytest.raises(DestinationError, match=r"another process is writing it; wait for it"),
             publishing(tmp_path / "x", overwrite=True),
         ):
             raise AssertionError
         with publishing(tmp_path / "y", overwrite=True) as other:
-            put(other, "y", "another name")
+            put(other, "another name")
     assert read(tmp_path / "x") == "first"
     assert names(tmp_path) == ["x", "y"]
 
@@ -238,8 +238,8 @@ def test_the_second_of_two_is_told(tmp_path, no_file_left_open):
 def _race(target: Path, text: str, start: threading.Barrier, won: list[str]) -> None:
     start.wait()
     try:
-        with publishing(target, overwrite=False) as work:
-            put(work, target.name, text)
+        with publishing(target, overwrite=False) as new:
+            put(new, text)
             time.sleep(0.001)
     except DestinationError:
         return
@@ -274,8 +274,8 @@ def test_a_lock_file_that_is_removed_meanwhile_locks_nothing(
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", lose_first)
-    with publishing(tmp_path / "x", overwrite=False) as work:
-        put(work, "x", "new")
+    with publishing(tmp_path / "x", overwrite=False) as new:
+        put(new, "new")
         assert (tmp_path / ".x.lock").exists()
         assert len(calls) == 2
     assert names(tmp_path) == ["x"]
@@ -290,8 +290,8 @@ def test_a_lock_is_removed_before_it_is_released(tmp_path, monkeypatch):
         close(descriptor)
 
     monkeypatch.setattr(os, "close", note_close)
-    with publishing(tmp_path / "x", overwrite=False) as work:
-        put(work, "x", "new")
+    with publishing(tmp_path / "x", overwrite=False) as new:
+        put(new, "new")
     assert closed[-1] == f"{tmp_path / '.x.lock'} (deleted)"
 
 
@@ -313,62 +313,62 @@ def _exchange_fails(code: int) -> Any:
     ],
 )
 def test_a_file_system_that_cannot_exchange(tmp_path, monkeypatch, library):
-    put(tmp_path, "x", "old")
+    put(tmp_path / "x", "old")
     monkeypatch.setattr(ctypes, "CDLL", library)
-    with publishing(tmp_path / "x", overwrite=True) as work:
-        put(work, "x", "new")
+    with publishing(tmp_path / "x", overwrite=True) as new:
+        put(new, "new")
     assert read(tmp_path / "x") == "new"
     assert names(tmp_path) == ["x"]
 
 
 def test_an_exchange_that_fails_is_an_error(tmp_path, monkeypatch):
-    put(tmp_path, "x", "old")
+    put(tmp_path / "x", "old")
     monkeypatch.setattr(ctypes, "CDLL", _exchange_fails(errno.EIO))
     with (
         pytest.raises(OSError, match=r"x") as caught,
-        publishing(tmp_path / "x", overwrite=True) as work,
+        publishing(tmp_path / "x", overwrite=True) as new,
     ):
-        put(work, "x", "new")
+        put(new, "new")
     assert caught.value.errno == errno.EIO
     assert read(tmp_path / "x") == "old"
     assert names(tmp_path) == ["x"]
 
 
 def test_litter_of_the_dead_is_swept(tmp_path):
-    put(tmp_path, "x", "old")
+    put(tmp_path / "x", "old")
     (tmp_path / ".x.lock").write_text("")
-    put(tmp_path, ".x.tmp", "half of it")
-    put(tmp_path, ".x.old", "the one before")
-    put(tmp_path, ".y.tmp", "someone else's")
-    with publishing(tmp_path / "x", overwrite=True) as work:
-        assert not names(work)
-        put(work, "x", "new")
+    put(tmp_path / ".x.tmp", "half of it")
+    put(tmp_path / ".x.old", "the one before")
+    put(tmp_path / ".y.tmp", "someone else's")
+    with publishing(tmp_path / "x", overwrite=True) as new:
+        assert not names(new.parent)
+        put(new, "new")
     assert read(tmp_path / "x") == "new"
     assert names(tmp_path) == [".y.tmp", "x"]
 
 
 def test_litter_is_swept_where_it_is_refused_too(tmp_path):
-    put(tmp_path, "x", "old")
-    put(tmp_path, ".x.tmp", "half of it")
+    put(tmp_path / "x", "old")
+    put(tmp_path / ".x.tmp", "half of it")
     with pytest.raises(DestinationError), publishing(tmp_path / "x", overwrite=False):
         raise AssertionError
     assert names(tmp_path) == ["x"]
 
 
 def test_a_writer_that_died_between_two_renames(tmp_path):
-    put(tmp_path, ".x.old", "old")
+    put(tmp_path / ".x.old", "old")
     (tmp_path / ".x.lock").write_text("")
     recover(tmp_path / "x")
     assert read(tmp_path / "x") == "old"
     assert names(tmp_path) == ["x"]
-    put(tmp_path, ".y.old", "old")
+    put(tmp_path / ".y.old", "old")
     with pytest.raises(DestinationError), publishing(tmp_path / "y", overwrite=False):
         raise AssertionError
     assert read(tmp_path / "y") == "old"
 
 
 def test_a_writer_between_two_renames_is_waited_for(tmp_path, monkeypatch):
-    put(tmp_path, "x", "old")
+    put(tmp_path / "x", "old")
     between, finish = threading.Event(), threading.Event()
     rename = os.rename
 
@@ -379,8 +379,8 @@ def test_a_writer_between_two_renames_is_waited_for(tmp_path, monkeypatch):
             finish.wait(10)
 
     def write() -> None:
-        with publishing(tmp_path / "x", overwrite=True) as work:
-            put(work, "x", "new")
+        with publishing(tmp_path / "x", overwrite=True) as new:
+            put(new, "new")
 
     monkeypatch.setattr(publish, "_exchange", lambda first, second: False)
     monkeypatch.setattr(os, "rename", rename_slowly)
@@ -413,11 +413,11 @@ def test_it_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", note_sync)
     monkeypatch.setattr(os, "rename", note_rename)
-    with publishing(tmp_path / "x", overwrite=False) as work:
-        put(work, "x", "new")
-        (work / "x" / "sub").mkdir()
-        (work / "x" / "sub" / "more").write_text("")
-    assert sorted(events[:4]) == ["more", "sub", "text", "x"]
+    with publishing(tmp_path / "x", overwrite=False) as new:
+        put(new, "new")
+        (new / "sub").mkdir()
+        (new / "sub" / "more").write_text("")
+    assert sorted(events[:4]) == ["more", "new", "sub", "text"]
     assert events[4:] == ["rename", tmp_path.name]
 
 
@@ -435,20 +435,20 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from cinicpack.store.publish import publishing
-with publishing(Path(sys.argv[1]), overwrite=True) as work:
-    (work / "scratch").write_text("x" * 1000)
+with publishing(Path(sys.argv[1]), overwrite=True) as new:
+    (new.parent / "scratch").write_text("x" * 1000)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_a_killed_writer_leaves_the_old_one_and_the_next_sweeps(tmp_path):
-    put(tmp_path, "x", "old")
+    put(tmp_path / "x", "old")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "x")], check=False)
     assert killed.returncode == -9
     assert names(tmp_path) == [".x.lock", ".x.tmp", "x"]
     assert read(tmp_path / "x") == "old"
-    with publishing(tmp_path / "x", overwrite=True) as work:
-        put(work, "x", "new")
+    with publishing(tmp_path / "x", overwrite=True) as new:
+        put(new, "new")
     assert names(tmp_path) == ["x"]
 
 
