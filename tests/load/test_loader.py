@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+import weakref
 from typing import Any
 
 import numpy as np
@@ -267,6 +268,16 @@ def test_dropped_batches_are_recycled(pack):
         del images
     slabs = loader.num_workers + 1 + 2
     assert len(places) <= slabs * loader._slab_batches
+
+
+def test_close_gives_the_memory_back(pack):
+    loader = Loader(pack, batch_size=10, num_workers=2)
+    list(loader)
+    maker: Any = loader._maker
+    memory = [weakref.ref(spare) for spare in maker._pool._spares]
+    assert memory
+    loader.close()
+    assert not any(spare() for spare in memory)
 
 
 @pytest.mark.parametrize("how", ["break", "exception", "drop", "close", "forget", "loader"])
