@@ -7,6 +7,8 @@ import http.client
 import os
 import re
 import shutil
+import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -47,8 +49,9 @@ def download(
     """Fetch the archive of CINIC-10 and check it, as an alternative to the authors' wget.
 
     What has come is kept in ``NAME.part``: when a connection breaks, and in a later call, the
-    download goes on from there, or from the start where the server cannot do that. An archive that
-    is there already is checked.
+    download goes on from there, or from the start where the server cannot do that. A server whose
+    name is not known is not tried again, unless something has come from it. An archive that is
+    there already is checked.
 
     Address, size and MD5 are those of https://datashare.ed.ac.uk/handle/10283/3192 (README of
     BayesWatch/cinic-10, "Download").
@@ -59,7 +62,8 @@ def download(
         nbytes: its size.
         md5: its MD5.
         pauses: seconds to wait before each further try, while not a byte comes.
-        progress: show a bar, if standard error is a terminal.
+        progress: say on standard error why and when it tries again, and show a bar if that is a
+            terminal.
 
     Returns:
         Where it is.
@@ -92,7 +96,7 @@ def download(
             disable=None if progress else True,
         )
         with bar:
-            _fill(part, url, nbytes, pauses, bar)
+            _fill(part, url, nbytes, pauses, bar, print_tries=progress)
         if (found := part.digest.hexdigest()) != md5:
             os.unlink(part.path)
             raise SourceError(
@@ -146,32 +150,49 @@ def _opening(path: Path) -> Iterator[_Part]:
                 f"{path}: another process is downloading to it; wait for it to end"
             ) from None
         digest = hashlib.file_digest(file, _md5)
-        yield _Part(path, descriptor, file.tell(), digest)
+        part = _Part(path, descriptor, file.tell(), digest)
+        try:
+            yield part
+        finally:
+            if not part.size:
+                os.unlink(path)
 
 
-def _fill(part: _Part, url: str, nbytes: int, pauses: Sequence[float], bar: Bar) -> None:
+def _fill(
+    part: _Part, url: str, nbytes: int, pauses: Sequence[float], bar: Bar, *, print_tries: bool
+) -> None:
     """Fetch what is lacking, in as many requests as it takes while something comes."""
     waiting = iter(pauses)
+    any_came = False
     if part.size > nbytes:
         part.clear()
     while part.size < nbytes:
         before = part.size
-        problem = _fetch(part, url, nbytes, bar)
+        error = _fetch(part, url, nbytes, bar)
         if part.size > before:
-            waiting = iter(pauses)
+            waiting, any_came = iter(pauses), True
         if part.size < nbytes:
+            problem = _put_in_words(error, url)
             pause = next(waiting, None)
-            if pause is None:
+            # A mistaken name, or a machine without a network, does not come right in a minute.
+            if pause is None or (_is_unknown_name(error) and not any_came):
+                advice = "check the network, run again" if _is_unknown_name(error) else "run again"
                 raise SourceError(
                     f"{url}: expected {nbytes:,} bytes, found {part.size:,}, and then: {problem}; "
-                    "run again to go on from there, or get it elsewhere with --url (url=)"
+                    f"{advice}{' to go on from there' if part.size else ''}, or get it elsewhere "
+                    "with --url (url=)"
                 )
-            bar.set_postfix_str(f"{problem}, trying again")
+            if print_tries:
+                # Above the bar.
+                tqdm.write(
+                    f"{url}: {problem}, after {part.size:,} bytes; trying again in {pause:g} s",
+                    file=sys.stderr,
+                )
             time.sleep(pause)
 
 
-def _fetch(part: _Part, url: str, nbytes: int, bar: Bar) -> str:
-    """Append what one request gives; say why it gave no more."""
+def _fetch(part: _Part, url: str, nbytes: int, bar: Bar) -> Exception | None:
+    """Append what one request gives; return the error that ended it, if there was one."""
     try:
         with _request(url, part.size, nbytes) as response:
             if response.status == HTTPStatus.OK:
@@ -184,8 +205,27 @@ def _fetch(part: _Part, url: str, nbytes: int, bar: Bar) -> str:
     except DestinationError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__
-    return "the connection ended"
+        # What urllib wraps is the matter.
+        reason = getattr(error, "reason", None)
+        return reason if isinstance(reason, Exception) else error
+    return None
+
+
+def _is_unknown_name(error: Exception | None) -> bool:
+    return isinstance(error, socket.gaierror)
+
+
+def _put_in_words(error: Exception | None, url: str) -> str:
+    """Say why a request gave no more."""
+    if error is None:
+        return "the connection ended"
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answers {error.code} {error.reason}"
+    # Without the number of the error.
+    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    if _is_unknown_name(error):
+        return f"no address is known for {urlsplit(url).hostname} ({text})"
+    return text
 
 
 def _request(url: str, start: int, nbytes: int) -> http.client.HTTPResponse:

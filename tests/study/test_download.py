@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -194,6 +195,7 @@ def test_another_size_is_refused_at_once(server, tmp_path):
     ):
         fetch(server, tmp_path)
     assert len(server.requests) == 1
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("change", [{"total": "300001"}, {"shift": 1}])
@@ -211,14 +213,70 @@ def test_refusals_are_final(server, tmp_path, status):
     with pytest.raises(SourceError, match=f"the server answers {status} .* elsewhere with --url"):
         fetch(server, tmp_path)
     assert len(server.requests) == 1
+    assert os.listdir(tmp_path) == []
 
 
 def test_nobody_answers(tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
-        with pytest.raises(SourceError, match=r"found 0, and then: .*refused"):
+        with pytest.raises(
+            SourceError, match=r"found 0, and then: Connection refused; run again, or get it"
+        ):
             fetch(Server(url=url), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def resolve(host: str, *_: object, **__: object) -> NoReturn:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    return lambda: monkeypatch.setattr("socket.getaddrinfo", resolve)
+
+
+def test_a_name_that_is_not_known_is_not_tried_again(tmp_path, offline, capsys):
+    offline()
+    part = tmp_path / "CINIC-10.tar.gz.part"
+    for there, advice in ((b"", "run again, or get"), (b"some", "run again to go on from there")):
+        if there:
+            part.write_bytes(there)
+        with pytest.raises(
+            SourceError,
+            match=rf"found {len(there)}, and then: no address is known for nowhere\.invalid "
+            rf"\(Name or service not known\); check the network, {advice}",
+        ):
+            fetch(Server(url="http://nowhere.invalid/a"), tmp_path, pauses=(999,), progress=True)
+        assert os.listdir(tmp_path) == ([part.name] if there else [])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_network_that_is_lost_underway_is_waited_for(server, tmp_path, offline, monkeypatch):
+    def lose(_: float) -> None:
+        offline()
+
+    monkeypatch.setattr("time.sleep", lose)
+    server.ends = [100_000]
+    with pytest.raises(SourceError, match=r"found 100,000, and then: no address is known for"):
+        fetch(server, tmp_path, pauses=(0, 0, 0))
+    assert len(server.requests) == 1
+
+
+def test_every_further_try_is_said(server, tmp_path, capsys):
+    server.ends = [0, 100_000, 503]
+    fetch(server, tmp_path, pauses=(0, 0), progress=True)
+    assert capsys.readouterr().err.splitlines() == [
+        f"{server.url}: {problem}; trying again in 0 s"
+        for problem in (
+            "the connection ended, after 0 bytes",
+            "the connection ended, after 100,000 bytes",
+            "the server answers 503 Service Unavailable, after 100,000 bytes",
+        )
+    ]
+    (tmp_path / "CINIC-10.tar.gz").unlink()
+    server.ends = [0]
+    fetch(server, tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_tries_follow_the_pauses(server, tmp_path, monkeypatch):
