@@ -1,5 +1,7 @@
 """The README's code runs as it stands, on a small CINIC-10."""
 
+import contextlib
+import json
 import os
 import re
 import shlex
@@ -7,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,54 +56,111 @@ def test_the_commands_run(folder, monkeypatch, capsys):
     assert {"pack", "info", "verify", "bench", "unpack", "cifar10", "stats"} <= ran
 
 
-# What libraries say that is no fault of the README's.
-PRELUDE = """
-import importlib.util, warnings
+def sections() -> dict[str, str]:
+    """The Python under every heading."""
+    parts = re.split(r"^##+ (.*)\n", README.read_text("utf-8"), flags=re.MULTILINE)
+    found = {
+        title: "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+        for title, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    return {title: code for title, code in found.items() if code}
+
+
+# Runs sections, each alone as if copied to a file and then all as one, in a process of its own: of
+# those that import JAX none may fork. Under torchrun a group comes first, as the README says, but
+# for sections that start one themselves.
+PROGRAM = """
+import importlib.util, json, os, pathlib, sys, warnings
+
+from torch import distributed
+
 warnings.simplefilter("error")
+# What libraries say that is no fault of the README's.
 for category in (FutureWarning, UserWarning):
     warnings.filterwarnings("ignore", category=category, module="(lightning|torch)[.].*")
 if importlib.util.find_spec("lightning") and importlib.util.find_spec("torchvision"):
     # Lightning imports it.
     from tests.torchvision_here import import_torchvision
     import_torchvision()
+
+sections, ports = json.loads(pathlib.Path("program.json").read_text("utf-8"))
+
+def run(titles, folder):
+    os.chdir(folder)
+    os.environ["MASTER_PORT"] = str(ports.pop())
+    starts = "init_process_group(" in sections[titles[0]]
+    if os.environ["WORLD_SIZE"] != "1" and not starts:
+        distributed.init_process_group("gloo")
+    names = {}
+    for title in titles:
+        print(f"{title}, after {titles[0]}", flush=True)
+        exec(compile(sections[title], f"README.md: {title}", "exec"), names)
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+    os.chdir("..")
+
+for title in sections:
+    run([title], "alone")
+run(list(sections), "together")
 """
 
 
-def test_the_python_runs(folder, tmp_path):
-    """All of it as one program, in a process of its own: of those that import JAX none may fork."""
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_python_runs(folder, tmp_path, world_size):
     if not (folder / "cinic10.pack").exists():
         with pytest.warns(UserWarning, match="like CINIC-10"):
             cinicpack.pack(folder / "CINIC-10.tar.gz", folder / "cinic10.pack", progress=False)
-    code = blocks("python")
+    for name in ("alone", "together"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cinic10.pack").symlink_to(folder / "cinic10.pack")
     imports = {
-        name for block in code for name in re.findall(r"^(?:import|from) (\w+)", block, re.M)
+        title: set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
+        for title, code in sections().items()
     }
-    assert {"cinicpack", "torch", "lightning", "jax"} <= imports
-    absent = sorted(name for name in imports if find_spec(name) is None)
-    runnable = [
-        block
-        for block in code
-        if not any(re.search(rf"^(?:import|from) {name}\b", block, re.M) for name in absent)
-    ]
-    assert len(runnable) >= len(code) - 2
-    program = tmp_path / "readme.py"
-    program.write_text("\n".join([PRELUDE, *runnable]), "utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    # As torchrun sets them.
-    ranks = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        cwd=folder,
-        env={**os.environ, **ranks, "PYTHONPATH": str(README.parent)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert (folder / "third.ckpt").exists() or "lightning" in absent
+    wanted = set.union(*imports.values())
+    assert {"cinicpack", "torch", "lightning", "jax"} <= wanted
+    absent = sorted(name for name in wanted if find_spec(name) is None)
+    runnable = {
+        title: code for title, code in sections().items() if imports[title].isdisjoint(absent)
+    }
+    assert len(runnable) >= len(imports) - 2
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            for _ in range(len(runnable) + 1)
+        ]
+        ports = [server.getsockname()[1] for server in servers]
+    (tmp_path / "program.json").write_text(json.dumps([runnable, ports]), "utf-8")
+    # As torchrun sets them; the one process is not under it, but the one rank of a group.
+    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
+    if world_size > 1:
+        shared |= {"LOCAL_WORLD_SIZE": str(world_size), "TORCHELASTIC_RUN_ID": "none"}
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for rank in range(world_size):
+            ranks = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            output = stack.enter_context(open(tmp_path / f"output {rank}", "wb"))
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM],
+                cwd=tmp_path,
+                env={**os.environ, **ranks, "PYTHONPATH": str(README.parent)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            processes.append(process)
+        end = time.monotonic() + 200
+        # One that fails leaves the others waiting.
+        while any(process.poll() is None for process in processes) and time.monotonic() < end:
+            if any(process.poll() for process in processes):
+                break
+            time.sleep(0.1)
+        statuses = [process.poll() for process in processes]
+    shown = "".join((tmp_path / f"output {rank}").read_text("utf-8") for rank in range(world_size))
+    assert statuses == [0] * world_size, shown
+    assert (tmp_path / "together" / "third.ckpt").exists() or "lightning" in absent
     if absent:
         pytest.skip(f"all of it ran but what needs {', '.join(absent)}")
 
