@@ -245,7 +245,7 @@ def histogram(parser: argparse.ArgumentParser) -> Run:
     """Draw how pixel intensities of the ImageNet part and of the CIFAR-10 part are distributed.
 
     All channels together as in the authors' figure, and each of them; the means are dashed. FILE
-    ends in .png or .svg. Needs matplotlib: pip install 'cinicpack[figures]'.
+    ends in .png or .svg. Needs matplotlib: pip install matplotlib.
 
     Example:
       cinicpack histogram cinic10.pack -o histogram.svg

@@ -86,7 +86,7 @@ def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> Non
     except ImportError as error:
         raise CinicPackError(
             f"expected matplotlib, which draws histograms, found {error}; "
-            "install it with pip install 'cinicpack[figures]'"
+            "install it with pip install matplotlib"
         ) from None
     shares = {name: _share_pixels(counts) for name, counts in histograms.items()}
     # Overexposed pixels would leave a third of the height to all others; what is cut off is told.
