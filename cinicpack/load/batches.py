@@ -76,7 +76,7 @@ class BatchFormat(NamedTuple):
         images = memory[: count * self.image_bytes].view(DTYPES[self.dtype])
         return Block(images, memory[start:middle].view("i8"), memory[middle:end].view("i8"))
 
-    def describe(self, images: NDArray[Any], start: int, stop: int) -> Interface:
+    def describe_images(self, images: NDArray[Any], start: int, stop: int) -> Interface:
         """Describe for NumPy the images of a batch, from ``start`` to ``stop`` of a block."""
         height, width, count = self.height, self.width, stop - start
         item = np.dtype(DTYPES[self.dtype]).itemsize
@@ -94,16 +94,28 @@ class BatchFormat(NamedTuple):
             "strides": strides,
         }
 
-    def batch(
-        self, images: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.int64]
-    ) -> Batch:
-        """Give the arrays of a batch as the user receives it.
+    def describe_columns(
+        self, columns: tuple[NDArray[np.int64], ...], start: int, stop: int
+    ) -> list[Interface]:
+        """Describe likewise its labels, and its rows if they are asked for."""
+        return [
+            {
+                "version": 3,
+                "data": (column.ctypes.data + 8 * start, False),
+                "typestr": column.dtype.str,
+                "shape": (stop - start,),
+                "strides": None,
+            }
+            for column in (columns if self.return_index else columns[:1])
+        ]
+
+    def batch(self, columns: list[NDArray[Any]]) -> Batch:
+        """Give the arrays of a batch, images first, as the user receives it.
 
         Every tensor has a storage of its own, so that saving one batch does not save its slab.
         """
-        columns = (images, labels, rows) if self.return_index else (images, labels)
         if self.output == "numpy":
-            return columns
+            return tuple(columns)
         tensors = list(map(_torch().from_numpy, columns))
         if self.dtype == "bfloat16":
             tensors[0] = tensors[0].view(_torch().bfloat16)

@@ -28,30 +28,34 @@ class HostMaker:
     ) -> None:
         self._samples = samples
         self._format = batch_format
-        self._pool = Pool(lambda: _Memory(batch_format, slab_images), spares)
+        # Apart, since many keep the labels of a whole epoch, and must not keep its images so.
+        self._images = Pool(lambda: _Images(batch_format, slab_images), spares)
+        self._columns = Pool(lambda: _Columns(batch_format, slab_images), spares)
 
     def make(self, positions: NDArray[np.int64], edges: Sequence[int], epoch: int) -> Slab:
         """Make the samples at ``positions`` into batches with these edges."""
-        loan = self._pool.lend()
-        # Apart from the images, since many keep the labels of a whole epoch.
-        labels, rows = allocate(2 * 8 * len(positions)).view(np.int64).reshape(2, len(positions))
-        self._samples.fill(Block(loan.lent.images, labels, rows), positions, epoch)
+        images, columns = self._images.lend(), self._columns.lend()
+        self._samples.fill(Block(images.lent.flat, *columns.lent.flat), positions, epoch)
         batches = [
             self._format.batch(
-                loan.array(loan.lent.describe(start, stop)), labels[start:stop], rows[start:stop]
+                [
+                    images.array(images.lent[edge]),
+                    *[columns.array(part) for part in columns.lent[edge]],
+                ]
             )
-            for start, stop in pairwise(edges)
+            for edge in pairwise(edges)
         ]
         batches.reverse()
         return Slab(batches, None)
 
     def clear(self) -> None:
         """Let go of all memory that no batch needs."""
-        self._pool.clear()
+        self._images.clear()
+        self._columns.clear()
 
 
-class _Memory:
-    """Memory for the images of a slab, and how its batches lie in it.
+class _Images(dict[tuple[int, int], Interface]):
+    """Memory for the images of a slab, and where in it those of a batch are, by its edges.
 
     Both are worked out once: after a kernel nothing of Python is left in the cache, so that making
     a few arrays anew takes as long as a tenth of the pixels.
@@ -60,14 +64,21 @@ class _Memory:
     def __init__(self, batch_format: BatchFormat, slab_images: int) -> None:
         self._format = batch_format
         memory = allocate(slab_images * batch_format.image_bytes)
-        self.images = memory.view(DTYPES[batch_format.dtype])
-        self._described: dict[tuple[int, int], Interface] = {}
+        self.flat = memory.view(DTYPES[batch_format.dtype])
 
-    def describe(self, start: int, stop: int) -> Interface:
-        """Describe the images of the batch that is made of these samples of the slab."""
-        try:
-            return self._described[start, stop]
-        except KeyError:
-            found = self._format.describe(self.images, start, stop)
-            self._described[start, stop] = found
-            return found
+    def __missing__(self, edge: tuple[int, int]) -> Interface:
+        self[edge] = found = self._format.describe_images(self.flat, *edge)
+        return found
+
+
+class _Columns(dict[tuple[int, int], list[Interface]]):
+    """Memory for the labels and rows of a slab, likewise."""
+
+    def __init__(self, batch_format: BatchFormat, slab_images: int) -> None:
+        self._format = batch_format
+        memory = allocate(2 * 8 * slab_images).view(np.int64)
+        self.flat = (memory[:slab_images], memory[slab_images:])
+
+    def __missing__(self, edge: tuple[int, int]) -> list[Interface]:
+        self[edge] = found = self._format.describe_columns(self.flat, *edge)
+        return found

@@ -175,8 +175,8 @@ class Loader:
         self._threads = min(self.num_workers, 2) if resident else self.num_workers
         self._ahead = self._threads + 1
         self._maker = self._choose_maker(device, augment_on, bool(resident))
-        # Where the running epoch is, and where the next one starts if not at the epoch after it.
-        self._epoch, self._consumed = 0, 0
+        # Where the last iterator is, and where the next starts if not at the epoch after that.
+        self._position = _Position(0, 0)
         self._start: tuple[int, int] | None = (0, 0)
         self._current: weakref.ref[_Epoch] | None = None
         # What gives the slabs, and where it is between two epochs.
@@ -204,10 +204,10 @@ class Loader:
             raise LoaderError("expected an open loader, found one after close(); make a new one")
         if running := self._running():
             running.close()
-        start = self._start or (self._epoch + 1, 0)
-        iterator = _Epoch(self, *start)
+        position = _Position(*(self._start or (self._position.epoch + 1, 0)))
+        iterator = _Epoch(self, position)
         self._current = weakref.ref(iterator)
-        self._epoch, self._consumed = start
+        self._position = position
         self._start = None
         return iterator
 
@@ -226,10 +226,9 @@ class Loader:
         It counts what the consumer has received. After the last batch it is the start of the next
         epoch.
         """
-        position = (self._epoch, self._consumed)
+        epoch, consumed = self._position.epoch, self._position.consumed
         if self._start is not None and not self._running():
-            position = self._start
-        epoch, consumed = position
+            epoch, consumed = self._start
         return {**self._identity(), "epoch": epoch, "samples": consumed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -371,21 +370,30 @@ class Loader:
         return 0, 1
 
 
-class _Epoch:
-    """The batches of one epoch, in order, where ``consumed`` samples of it were had before."""
+@dataclasses.dataclass(slots=True)
+class _Position:
+    """How many samples of an epoch all ranks together have had."""
 
-    def __init__(self, loader: Loader, epoch: int, consumed: int) -> None:
+    epoch: int
+    consumed: int
+
+
+class _Epoch:
+    """The batches of one epoch, in order, from a position on, which it keeps up to date."""
+
+    def __init__(self, loader: Loader, position: _Position) -> None:
         self.running = False
         self._loader = loader
+        self._position = position
         self._share = loader._share()
         self._step = self._share.step
-        self._batches_left = self._share.batches(len(loader._samples) - consumed)
+        self._batches_left = self._share.batches(len(loader._samples) - position.consumed)
         self._ready: list[Batch] = []
         self._receive: Callable[[Batch], None] | None = None
         # Only once, since later the images are in the page cache, or there is no room for them.
         self._reading = loader._samples.read_ahead() if loader._cold else None
         loader._cold = False
-        self._pipeline = loader._open_pipeline(self._share, epoch, consumed)
+        self._pipeline = loader._open_pipeline(self._share, position.epoch, position.consumed)
         self.running = True
 
     def __iter__(self) -> "_Epoch":
@@ -400,7 +408,7 @@ class _Epoch:
                 self._receive(batch)
             self._batches_left -= 1
             if self._batches_left:
-                self._loader._consumed += self._step
+                self._position.consumed += self._step
             else:
                 self._finish()
         except StopIteration:
@@ -447,7 +455,7 @@ class _Epoch:
             self.running = False
             self._stop_reading()
             loader = self._loader
-            following = (loader._epoch + 1, 0)
+            following = (self._position.epoch + 1, 0)
             loader._pipeline_at = (self._share, *following)
             if loader._start is None:
                 loader._start = following

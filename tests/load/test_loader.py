@@ -274,10 +274,10 @@ def test_close_gives_the_memory_back(pack):
     loader = Loader(pack, batch_size=10, num_workers=2)
     list(loader)
     maker: Any = loader._maker
-    memory = [weakref.ref(spare) for spare in maker._pool._spares]
+    memory = [weakref.ref(spare) for spare in [*maker._images._spares, *maker._columns._spares]]
     assert memory
     loader.close()
-    assert not any(spare() for spare in memory)
+    assert not [spare for spare in memory if spare() is not None]
 
 
 @pytest.mark.parametrize("how", ["break", "exception", "drop", "close", "forget", "loader"])
