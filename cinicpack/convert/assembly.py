@@ -67,6 +67,12 @@ class Images:
     reduced: list[int]
     skipped: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the first row's image, and so of all that are packed."""
+        height, width = self.shapes[next(iter(self.splits.values())).order[0]].tolist()
+        return height, width, 3
+
 
 def write_pack(
     images: Images,
@@ -88,7 +94,7 @@ def write_pack(
         split: divide_shards(len(rows.order), shard_rows) for split, rows in images.splits.items()
     }
     longest = {split: (shards[split], names[split].itemsize) for split in names}
-    specs = list(plan_arrays(_shape(images), len(images.classes), longest))
+    specs = list(plan_arrays(images.image_shape, len(images.classes), longest))
     threads = (usable_cores() if num_workers is None else num_workers) or 1
     if reservation is not None and _is_filled(reservation, images, specs):
         regions = reservation.move(new)
@@ -118,16 +124,10 @@ def write_pack(
     container.write_manifest(new, manifest)
 
 
-def _shape(images: Images) -> tuple[int, int, int]:
-    height, width = images.shapes[next(iter(images.splits.values())).order[0]].tolist()
-    return height, width, 3
-
-
 def _describe(
     images: Images, names: dict[str, NDArray[np.bytes_]], shards: dict[str, tuple[int, ...]]
 ) -> Manifest:
     """Build the manifest, but for the digests of the arrays."""
-    image_shape = _shape(images)
     splits = {}
     for name, (order, _) in images.splits.items():
         splits[name] = SplitInfo(
@@ -140,10 +140,10 @@ def _describe(
         normalization = Normalization(cinic10.MEAN, cinic10.STD, "published")
     else:
         origin = "train" if "train" in splits else next(iter(splits))
-        mean, std = channel_statistics(splits[origin].groups, image_shape)
+        mean, std = channel_statistics(splits[origin].groups, images.image_shape)
         normalization = Normalization(mean, std, origin)
     return Manifest(
-        image_shape=image_shape,
+        image_shape=images.image_shape,
         classes=images.classes,
         normalization=normalization,
         splits=splits,
@@ -180,7 +180,7 @@ def _is_filled(reservation: Reservation, images: Images, specs: list[ArraySpec])
 
 def _copy_planes(images: Images, regions: list[Region], num_threads: int) -> None:
     """Copy the planes of all images from the scratch files to where they belong."""
-    row_bytes = math.prod(_shape(images))
+    row_bytes = math.prod(images.image_shape)
     jobs = []
     for split, (order, _) in images.splits.items():
         start = 0

@@ -363,8 +363,8 @@ def _differences(images: Images, whole: bool) -> Iterator[str]:
     if images.classes != cinic10.CLASSES:
         yield f"classes {', '.join(images.classes)}"
         return
-    height, width = images.shapes[next(iter(images.splits.values())).order[0]].tolist()
-    if (height, width, 3) != cinic10.IMAGE_SHAPE:
+    if images.image_shape != cinic10.IMAGE_SHAPE:
+        height, width, _ = images.image_shape
         yield f"images of {height}x{width} pixels"
     if whole and (missing := [name for name in cinic10.SPLITS if name not in images.splits]):
         yield f"no split {' or '.join(missing)}"
