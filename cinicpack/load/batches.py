@@ -76,8 +76,11 @@ class BatchFormat(NamedTuple):
         images = memory[: count * self.image_bytes].view(DTYPES[self.dtype])
         return Block(images, memory[start:middle].view("i8"), memory[middle:end].view("i8"))
 
-    def describe_images(self, images: NDArray[Any], start: int, stop: int) -> Interface:
+    def describe_images(
+        self, flat: tuple[NDArray[Any], ...], start: int, stop: int
+    ) -> list[Interface]:
         """Describe for NumPy the images of a batch, from ``start`` to ``stop`` of a block."""
+        [images] = flat
         height, width, count = self.height, self.width, stop - start
         item = np.dtype(DTYPES[self.dtype]).itemsize
         shape: tuple[int, ...] = (count, 3, height, width)
@@ -86,16 +89,18 @@ class BatchFormat(NamedTuple):
             shape = (count, height, width, 3)
         elif self.channels_last:
             strides = (3 * height * width * item, item, 3 * width * item, 3 * item)
-        return {
-            "version": 3,
-            "data": (images.ctypes.data + start * self.image_bytes, False),
-            "typestr": (np.dtype("f2") if self.dtype == "float16" else images.dtype).str,
-            "shape": shape,
-            "strides": strides,
-        }
+        return [
+            {
+                "version": 3,
+                "data": (images.ctypes.data + start * self.image_bytes, False),
+                "typestr": (np.dtype("f2") if self.dtype == "float16" else images.dtype).str,
+                "shape": shape,
+                "strides": strides,
+            }
+        ]
 
     def describe_columns(
-        self, columns: tuple[NDArray[np.int64], ...], start: int, stop: int
+        self, columns: tuple[NDArray[Any], ...], start: int, stop: int
     ) -> list[Interface]:
         """Describe likewise its labels, and its rows if they are asked for."""
         return [

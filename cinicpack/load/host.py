@@ -1,7 +1,8 @@
 """Batches in the host's memory: the kernels write them there, and there they are given."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,20 +29,18 @@ class HostMaker:
     ) -> None:
         self._samples = samples
         self._format = batch_format
+        self._slab_images = slab_images
         # Apart, since many keep the labels of a whole epoch, and must not keep its images so.
-        self._images = Pool(lambda: _Images(batch_format, slab_images), spares)
-        self._columns = Pool(lambda: _Columns(batch_format, slab_images), spares)
+        self._images = Pool(self._allocate_images, spares)
+        self._columns = Pool(self._allocate_columns, spares)
 
     def make(self, positions: NDArray[np.int64], edges: Sequence[int], epoch: int) -> Slab:
         """Make the samples at ``positions`` into batches with these edges."""
         images, columns = self._images.lend(), self._columns.lend()
-        self._samples.fill(Block(images.lent.flat, *columns.lent.flat), positions, epoch)
+        self._samples.fill(Block(*images.lent.flat, *columns.lent.flat), positions, epoch)
         batches = [
             self._format.batch(
-                [
-                    images.array(images.lent[edge]),
-                    *[columns.array(part) for part in columns.lent[edge]],
-                ]
+                [loan.array(part) for loan in (images, columns) for part in loan.lent[edge]]
             )
             for edge in pairwise(edges)
         ]
@@ -53,32 +52,36 @@ class HostMaker:
         self._images.clear()
         self._columns.clear()
 
+    def _allocate_images(self) -> "_Memory":
+        memory = allocate(self._slab_images * self._format.image_bytes)
+        flat = (memory.view(DTYPES[self._format.dtype]),)
+        return _Memory(flat, self._format.describe_images)
 
-class _Images(dict[tuple[int, int], Interface]):
-    """Memory for the images of a slab, and where in it those of a batch are, by its edges.
+    def _allocate_columns(self) -> "_Memory":
+        memory = allocate(2 * 8 * self._slab_images).view(np.int64)
+        flat = (memory[: self._slab_images], memory[self._slab_images :])
+        return _Memory(flat, self._format.describe_columns)
+
+
+class _Memory(dict[tuple[int, int], list[Interface]]):
+    """Memory for a slab, and where in it the arrays of a batch are, by its edges.
 
     Both are worked out once: after a kernel nothing of Python is left in the cache, so that making
     a few arrays anew takes as long as a tenth of the pixels.
+
+    Args:
+        flat: arrays in the memory, as kernels get them.
+        describe: says where in them the batch with these edges is.
     """
 
-    def __init__(self, batch_format: BatchFormat, slab_images: int) -> None:
-        self._format = batch_format
-        memory = allocate(slab_images * batch_format.image_bytes)
-        self.flat = memory.view(DTYPES[batch_format.dtype])
-
-    def __missing__(self, edge: tuple[int, int]) -> Interface:
-        self[edge] = found = self._format.describe_images(self.flat, *edge)
-        return found
-
-
-class _Columns(dict[tuple[int, int], list[Interface]]):
-    """Memory for the labels and rows of a slab, likewise."""
-
-    def __init__(self, batch_format: BatchFormat, slab_images: int) -> None:
-        self._format = batch_format
-        memory = allocate(2 * 8 * slab_images).view(np.int64)
-        self.flat = (memory[:slab_images], memory[slab_images:])
+    def __init__(
+        self,
+        flat: tuple[NDArray[Any], ...],
+        describe: Callable[[tuple[NDArray[Any], ...], int, int], list[Interface]],
+    ) -> None:
+        self.flat = flat
+        self._describe = describe
 
     def __missing__(self, edge: tuple[int, int]) -> list[Interface]:
-        self[edge] = found = self._format.describe_columns(self.flat, *edge)
+        self[edge] = found = self._describe(self.flat, *edge)
         return found
