@@ -193,6 +193,8 @@ def _copy_planes(images: Images, regions: list[Region], num_threads: int) -> Non
                 for piece in _cut(region.offset, region.offset + count * row_bytes)
             ]
             start += count
+    # Threads that write to one file wait for each other.
+    jobs.sort(key=lambda job: job[2])
 
     def copy(job: tuple[Region, NDArray[np.int64], int, int]) -> None:
         planes = buffers.get()

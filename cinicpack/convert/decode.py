@@ -45,9 +45,9 @@ def decode_images(files: Iterable[bytes | OSError]) -> Iterator[Decoded]:
     A file is accepted if every chunk of it is sound and Pillow accepts it, and then the pixels are
     those of ``Image.open(file).convert("RGB")``. So 16-bit samples lose their lower byte in colour
     but are clipped at 255 in grey, transparency and colour profiles have no effect, and of an
-    animation there is the first frame. Of the common kind, ISA-L decompresses the pixels: where a
-    Huffman code is incomplete it is less strict than Pillow's zlib, and as strict in what the
-    pixels must add up to.
+    animation there is the first frame. Of the common kind, libdeflate decompresses the pixels: it
+    gives a meaning to the codes that Deflate reserves, where Pillow's zlib refuses them, and is as
+    strict in what the pixels must add up to.
 
     ``files`` are taken only as the results are asked for, so that large images need not all be in
     memory at once. An error in place of a file is the reason why there is none.
@@ -96,7 +96,7 @@ def _decode_batch(first: int, files: list[bytes | OSError], pngs: list[Png | str
     """Decode files, of which the first has that number, with what their chunks say."""
     bad: list[tuple[int, str]] = []
     reduced: list[int] = []
-    common: dict[tuple[int, int, int], tuple[list[int], list[bytes]]] = {}
+    common: dict[tuple[int, int, int], tuple[list[int], list[bytearray]]] = {}
     unusual: list[int] = []
     for number, png in enumerate(pngs, first):
         if isinstance(png, str):

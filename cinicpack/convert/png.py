@@ -1,7 +1,7 @@
 """The common PNG, of 8 bits, in colour or grey, without interlacing, read in batches.
 
-A 32x32 image takes 25 µs, and 126 with Pillow: 15 for ISA-L's inflate (zlib's would take 22), 5
-for the chunks with their checksums, 3 for the filters.
+A 32x32 image takes 19 µs, and 126 with Pillow: 12 for libdeflate (ISA-L would take 17, zlib 23), 4
+for the chunks with their checksums, 2 for the filters.
 """
 
 import struct
@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
-from isal import isal_zlib
+from deflate import DeflateError, crc32, zlib_decompress
 from numpy.typing import NDArray
 
 from cinicpack.jit import jit
@@ -23,7 +23,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PLAIN_START = _SIGNATURE + b"\0\0\0\rIHDR"
 _PLAIN_START_BYTES = 33  # signature and IHDR
 _PLAIN_END = b"\0\0\0\0IEND\xaeB`\x82"
-_IDAT_CRC = isal_zlib.crc32(b"IDAT")
+_IDAT_CRC = crc32(b"IDAT")
 _CHUNK_START = struct.Struct(">I4s")  # length of the data, type; then come the data and a CRC
 _IHDR = struct.Struct(">IIBBBBB")
 _COMMON = {(8, 2, 0): 3, (8, 0, 0): 1}
@@ -45,9 +45,6 @@ _WITHOUT_EFFECT = {
     b"sRGB": 1,
     b"tIME": 0,
 }
-
-# The stub of isal has an instance here.
-_InflateError: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 
 
 class BadImageError(ValueError):
@@ -94,7 +91,7 @@ def _read_plain(data: bytes) -> Png | None:
         and len(data) == _PLAIN_START_BYTES + 12 + len(idat) + len(_PLAIN_END)
         and data.startswith(_CHUNK_START.pack(len(idat), b"IDAT"), _PLAIN_START_BYTES)
         and data.endswith(_PLAIN_END)
-        and isal_zlib.crc32(idat, _IDAT_CRC) == int.from_bytes(data[-16:-12], "big")
+        and crc32(idat, _IDAT_CRC) == int.from_bytes(data[-16:-12], "big")
     ):
         return None
     height, width, bit_depth, channels = header
@@ -107,7 +104,7 @@ def _read_plain_start(start: bytes) -> tuple[int, int, int, int] | None:
     sound = (
         len(start) == _PLAIN_START_BYTES
         and start.startswith(_PLAIN_START)
-        and isal_zlib.crc32(start[12:29]) == int.from_bytes(start[29:], "big")
+        and crc32(start[12:29]) == int.from_bytes(start[29:], "big")
     )
     return _read_header(start[16:29]) if sound else None
 
@@ -149,7 +146,7 @@ def _read_chunk(data: bytes, position: int) -> tuple[bytes, bytes, int]:
         raise BadImageError(
             f"truncated: it ends at byte {len(data)}, but its {kind.decode()} chunk at {end + 4}"
         )
-    if isal_zlib.crc32(data[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+    if crc32(data[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
         raise BadImageError(
             f"corrupt: CRC mismatch in its {kind.decode()} chunk at byte {position}"
         )
@@ -178,22 +175,21 @@ def _read_header(ihdr: bytes) -> tuple[int, int, int, int]:
     return height, width, bit_depth, channels
 
 
-def inflate(png: Png) -> bytes | None:
+def inflate(png: Png) -> bytearray | None:
     """Decompress the filtered rows of a common PNG.
 
     Returns None for any other PNG, and if the stream is not whole, sound and exactly of the size
-    that the header promises; no more than that is decompressed, whatever the stream holds.
+    that the header promises; no more than that is decompressed, whatever the stream holds. What
+    comes after the stream is ignored, as Pillow does.
     """
-    # ISA-L takes windows that zlib does not know.
-    if not png.channels or png.idat[:1] > b"\x7f":
+    if not png.channels:
         return None
     size = png.height * (1 + png.channels * png.width)
-    stream = isal_zlib.decompressobj()
     try:
-        rows: bytes = stream.decompress(png.idat, size + 1)  # one more, so that excess shows
-    except _InflateError:
+        rows = zlib_decompress(png.idat, size)
+    except DeflateError:
         return None
-    return rows if len(rows) == size and stream.eof and not stream.unused_data else None
+    return rows if len(rows) == size else None
 
 
 def unfilter(

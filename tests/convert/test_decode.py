@@ -285,7 +285,6 @@ def test_chunks_that_have_no_effect_have_none_in_pillow(kind, color_type):
 
 
 def test_a_window_that_zlib_does_not_know_is_refused_as_by_pillow():
-    # ISA-L takes it.
     file = png(SAMPLES, stream=b"\x88\x1c" + STREAM[2:])
     _, bad, _ = decode_all([file, png(SAMPLES)])
     assert list(bad) == [0]
