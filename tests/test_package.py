@@ -114,7 +114,7 @@ def test_every_module_can_be_imported(name):
         pytest.skip(f"needs {error.name}, which is not installed")
 
 
-HEAVY = ("torch", "numba", "h5py", "PIL", "tqdm", "deflate", "isal")
+HEAVY = ("torch", "numba", "h5py", "PIL", "tqdm", "deflate", "zlib_ng")
 RUN = "from cinicpack.cli import main; status = main(ARGUMENTS)"
 OPEN = "import cinicpack; pack = cinicpack.open_pack(PACK)"
 

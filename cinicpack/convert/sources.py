@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from isal import igzip, isal_zlib
+from zlib_ng import gzip_ng, zlib_ng
 
 from cinicpack.convert import tar
 from cinicpack.errors import SourceError
@@ -42,8 +42,8 @@ _ZIP_UTF8: Final = 0x800
 # Magic, and the lengths of the name and of the extra field, of a member's own header.
 _ZIP_LOCAL: Final = struct.Struct("<4s22xHH")
 
-# What readers raise besides ValueError. Isal's stub has its exception for an object.
-_DAMAGE: Final[Any] = (EOFError, OSError, NotImplementedError, zipfile.BadZipFile, isal_zlib.error)
+# What readers raise besides ValueError. The stub of zlib-ng has its exception for an object.
+_DAMAGE: Final[Any] = (EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib_ng.error)
 
 _Members = Iterator[tuple[str, int, bytes | None]]
 
@@ -198,7 +198,7 @@ def _read_tar(file: io.FileIO) -> _Members:
 
 
 def _read_gzipped_tar(file: io.FileIO) -> _Members:
-    with igzip.open(file) as unzipped:  # type: ignore[no-untyped-call]
+    with gzip_ng.open(file) as unzipped:  # type: ignore[no-untyped-call]
         yield from tar.read_members(unzipped, MAX_BYTES)
 
 
@@ -247,9 +247,9 @@ def _read_zip_member(file: BinaryIO, member: zipfile.ZipInfo, raw: bytes) -> byt
             data = file.read(member.compress_size)
             if member.compress_type == zipfile.ZIP_DEFLATED:
                 # One byte more than there should be, so that a stream that goes on is noticed.
-                inflate = isal_zlib.decompressobj(-15)
+                inflate = zlib_ng.decompressobj(-15)
                 data = inflate.decompress(data, member.file_size + 1)
-            if len(data) == member.file_size and isal_zlib.crc32(data) == member.CRC:
+            if len(data) == member.file_size and zlib_ng.crc32(data) == member.CRC:
                 return data
     raise zipfile.BadZipFile(f"{member.filename!r} is not what the zip's directory says")
 

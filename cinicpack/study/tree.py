@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from isal import isal_zlib
+from deflate import crc32, zlib_compress
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -109,8 +109,8 @@ def write_files(folder: Path, names: Sequence[str], contents: Sequence[bytes]) -
 def encode_pngs(images: NDArray[np.uint8]) -> list[bytes]:
     """Encode RGB images (n, height, width, 3) as PNG files.
 
-    With the Sub filter and ISA-L's first level, files of real CINIC-10 images are 7% larger than
-    Pillow's and take 50 us instead of 500.
+    With the Sub filter and libdeflate's first level, files of real CINIC-10 images are 1% larger
+    than Pillow's and take 50 us instead of 280.
     """
     count, height, width, _ = images.shape
     rows = images.reshape(count, height, 3 * width)
@@ -120,11 +120,11 @@ def encode_pngs(images: NDArray[np.uint8]) -> list[bytes]:
     np.subtract(rows[:, :, 3:], rows[:, :, :-3], out=filtered[:, :, 4:])
     start = _SIGNATURE + _chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, _RGB, 0, 0, 0))
     end = _chunk(b"IEND", b"")
-    return [start + _chunk(b"IDAT", isal_zlib.compress(image, 1)) + end for image in filtered]
+    return [start + _chunk(b"IDAT", zlib_compress(image, 1)) + end for image in filtered]
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    checksum = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+def _chunk(kind: bytes, data: bytes | bytearray) -> bytes:
+    checksum = crc32(data, crc32(kind))
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
 
