@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from PIL import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from cinicpack.convert.png import BadImageError, Png, inflate, read_chunks, unfilter
+from cinicpack.convert.png import (
+    BadImageError,
+    Png,
+    inflate,
+    inflate_plain,
+    read_chunks,
+    unfilter,
+)
 
 __all__ = ["Decoded", "decode_images"]
 
@@ -58,14 +65,21 @@ def decode_images(files: Iterable[bytes | OSError]) -> Iterator[Decoded]:
     """
     first = 0
     for batch in _batches(files):
-        pngs = [_read_chunks(file) for file in batch]
-        start = nbytes = 0
-        for stop, png in enumerate(pngs, 1):
+        plain = inflate_plain(batch, _BATCH_BYTES)
+        done = set().union(*plain.values())
+        pngs: dict[int, Png | str] = {}
+        nbytes = 0
+        for place, file in enumerate(batch):
+            if place in done:
+                continue
+            pngs[place] = png = _read_chunks(file)
             nbytes += 3 * png.height * png.width if isinstance(png, Png) else 0
-            if nbytes >= _BATCH_BYTES or stop == len(batch):
-                yield _decode_batch(first, batch[start:stop], pngs[start:stop])
-                first += stop - start
-                start, nbytes = stop, 0
+            if nbytes >= _BATCH_BYTES:
+                yield _decode_batch(first, batch, {}, pngs)
+                pngs, nbytes = {}, 0
+        if plain or pngs:
+            yield _decode_batch(first, batch, plain, pngs)
+        first += len(batch)
 
 
 def _batches(files: Iterable[bytes | OSError]) -> Iterator[list[bytes | OSError]]:
@@ -92,45 +106,55 @@ def _read_chunks(file: bytes | OSError) -> Png | str:
         return str(error)
 
 
-def _decode_batch(first: int, files: list[bytes | OSError], pngs: list[Png | str]) -> Decoded:
-    """Decode files, of which the first has that number, with what their chunks say."""
+def _decode_batch(
+    first: int,
+    files: list[bytes | OSError],
+    common: dict[tuple[int, int, int], dict[int, bytearray]],
+    pngs: dict[int, Png | str],
+) -> Decoded:
+    """Decode some files of a batch, whose first has that number.
+
+    They are those in ``common``, as `inflate_plain` gives them, and those of which ``pngs`` has by
+    place what their chunks say.
+    """
     bad: list[tuple[int, str]] = []
     reduced: list[int] = []
-    common: dict[tuple[int, int, int], tuple[list[int], list[bytearray]]] = {}
     unusual: list[int] = []
-    for number, png in enumerate(pngs, first):
+    for place, png in pngs.items():
         if isinstance(png, str):
-            bad.append((number, png))
-            continue
-        rows = inflate(png)
-        if rows is None:
-            unusual.append(number)
+            bad.append((first + place, png))
+        elif (rows := inflate(png)) is not None:
+            common.setdefault((png.height, png.width, png.channels), {})[place] = rows
         else:
-            numbers, alike = common.setdefault((png.height, png.width, png.channels), ([], []))
-            numbers.append(number)
-            alike.append(rows)
+            unusual.append(first + place)
     images: dict[tuple[int, ...], list[tuple[list[int], NDArray[np.uint8]]]] = {}
-    for (height, width, channels), (numbers, alike) in common.items():
-        pixels, valid = unfilter(b"".join(alike), height, width, channels)
+    for height, width in dict.fromkeys(shape[:2] for shape in common):
+        parts = {n: common[height, width, n] for n in (1, 3) if (height, width, n) in common}
+        numbers = sorted(first + place for part in parts.values() for place in part)
+        pixels = np.empty((len(numbers), height, width, 3), np.uint8)
+        valid = np.empty(len(numbers), np.bool_)
+        for channels, part in parts.items():
+            places = np.searchsorted(numbers, [first + place for place in part])
+            valid[places] = unfilter(b"".join(part.values()), channels, pixels, places)
         if not valid.all():
             unusual += [number for number, good in zip(numbers, valid, strict=True) if not good]
             numbers = [number for number, good in zip(numbers, valid, strict=True) if good]
             pixels = pixels[valid]
         if numbers:
-            images.setdefault((height, width), []).append((numbers, pixels))
+            images[height, width] = [(numbers, pixels)]
     if unusual:
         with _strict_pillow():
             for number in sorted(unusual):
-                file, png = files[number - first], pngs[number - first]
+                file = files[number - first]
                 assert isinstance(file, bytes)
-                assert isinstance(png, Png)
                 try:
                     pixels = _decode_with_pillow(file)
                 except BadImageError as error:
                     bad.append((number, str(error)))
                     continue
                 images.setdefault(pixels.shape[:2], []).append(([number], pixels[np.newaxis]))
-                if png.bit_depth == 16:
+                said = pngs.get(number - first)
+                if isinstance(said, Png) and said.bit_depth == 16:
                     reduced.append(number)
     return Decoded([_merge(parts) for parts in images.values()], sorted(bad), reduced)
 
