@@ -4,7 +4,6 @@ import math
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ from cinicpack import cinic10
 from cinicpack.convert.layout import file_names
 from cinicpack.convert.reservation import Reservation, divide_shards
 from cinicpack.cores import usable_cores
+from cinicpack.jit import jit
 from cinicpack.store.format import (
     ArraySpec,
     Group,
@@ -31,7 +31,7 @@ from cinicpack.store.format import (
     plan_arrays,
 )
 from cinicpack.store.publish import sync
-from cinicpack.store.region import Region, read_all, write_all
+from cinicpack.store.region import Region, write_all
 from cinicpack.store.verify import hash_regions
 
 __all__ = ["Images", "Rows", "write_pack"]
@@ -204,30 +204,46 @@ def _copy_planes(images: Images, regions: list[Region], num_threads: int) -> Non
             buffers.put(planes)
 
     def fill(
-        planes: memoryview, region: Region, order: NDArray[np.int64], begin: int, end: int
+        planes: NDArray[np.uint8], region: Region, order: NDArray[np.int64], begin: int, end: int
     ) -> None:
         # A piece may start and end amid an image.
         first = (begin - region.offset) // row_bytes
         rows = order[first : -((region.offset - end) // row_bytes)]
         numbers, offsets = images.scratch[rows], images.offsets[rows]
-        # What lies in one run there is read at once.
-        apart = (np.diff(numbers) != 0) | (np.diff(offsets) != row_bytes)
-        for start, stop in pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(rows)]):
-            part = planes[start * row_bytes : stop * row_bytes]
-            read_all(scratches[numbers[start]].fileno(), part, int(offsets[start]))
+        for number in np.unique(numbers).tolist():
+            places = np.flatnonzero(numbers == number)
+            _gather(scratches[number], offsets[places], planes, places, row_bytes)
         skipped = begin - region.offset - first * row_bytes
         with open(region.file, "r+b", buffering=0) as stream:
-            write_all(stream.fileno(), planes[skipped : skipped + end - begin], begin)
+            write_all(stream.fileno(), planes[skipped : skipped + end - begin].data, begin)
 
     # Memory that is used again is twice as fast as new one. A piece has two rows in part.
-    buffers: SimpleQueue[memoryview] = SimpleQueue()
+    buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
     for _ in range(num_threads):
-        buffers.put(memoryview(bytearray(_COPY_BYTES + 2 * row_bytes)))
-    with ExitStack() as stack, ThreadPoolExecutor(num_threads) as threads:
-        scratches = [
-            stack.enter_context(open(path, "rb", buffering=0)) for path in images.scratches
-        ]
+        buffers.put(np.empty(_COPY_BYTES + 2 * row_bytes, np.uint8))
+    # Mapped, since a call for every row would take as long as the copying.
+    scratches: dict[int, NDArray[np.uint8]] = {
+        number: np.asarray(np.memmap(images.scratches[number], np.uint8, "r"))
+        for number in np.unique(images.scratch[images.offsets >= 0]).tolist()
+    }
+    with ThreadPoolExecutor(num_threads) as threads:
         deque(threads.map(copy, jobs), maxlen=0)
+
+
+@jit
+def _gather(
+    source: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    target: NDArray[np.uint8],
+    places: NDArray[np.int64],
+    size: int,
+) -> None:
+    """Copy images of ``size`` bytes from their offsets in a file to their places in memory."""
+    step = np.uint64(size)
+    for image in range(places.size):
+        start, to = np.uint64(offsets[image]), np.uint64(places[image]) * step
+        for byte in range(step):
+            target[to + byte] = source[start + byte]
 
 
 def _cut(start: int, stop: int) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
 
-__all__ = ["HUGE_PAGE", "Region", "allocate", "map_arrays", "read_all", "write_all"]
+__all__ = ["HUGE_PAGE", "Region", "allocate", "map_arrays", "write_all"]
 
 # As many bytes from a multiple of as many can be one huge page.
 HUGE_PAGE: Final = 2 << 20
@@ -52,18 +52,6 @@ def allocate(descriptor: int, size: int) -> None:
     else:
         # macOS: the disk may be found full later.
         os.ftruncate(descriptor, size)
-
-
-def read_all(descriptor: int, data: memoryview, offset: int) -> None:
-    """Fill ``data`` (bytes) from ``offset``: the kernel may give less at a time.
-
-    Raises ``EOFError`` if the file ends before.
-    """
-    while data:
-        got = os.preadv(descriptor, [data], offset)
-        if not got:
-            raise EOFError(f"expected {len(data)} more bytes at {offset}, found the file's end")
-        data, offset = data[got:], offset + got
 
 
 def write_all(descriptor: int, data: memoryview, offset: int) -> None:

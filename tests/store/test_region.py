@@ -5,7 +5,7 @@ import pytest
 
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
-from cinicpack.store.region import Region, allocate, map_arrays, read_all, write_all
+from cinicpack.store.region import Region, allocate, map_arrays, write_all
 
 
 def test_regions_are_mapped_read_only(tmp_path):
@@ -48,19 +48,6 @@ def test_everything_is_written_though_the_kernel_takes_little(tmp_path, monkeypa
     with open(file, "r+b") as stream:
         write_all(stream.fileno(), memoryview(bytes(range(1, 11))), 5)
     assert file.read_bytes() == bytes(5) + bytes(range(1, 11)) + bytes(5)
-
-
-def test_everything_is_read_though_the_kernel_gives_little(tmp_path, monkeypatch):
-    preadv = os.preadv
-    monkeypatch.setattr(os, "preadv", lambda fd, data, at: preadv(fd, [data[0][:3]], at))
-    file = tmp_path / "data"
-    file.write_bytes(bytes(range(20)))
-    data = memoryview(bytearray(10))
-    with open(file, "rb") as stream:
-        read_all(stream.fileno(), data, 5)
-        assert bytes(data) == bytes(range(5, 15))
-        with pytest.raises(EOFError, match=r"expected \d more bytes at \d+"):
-            read_all(stream.fileno(), data, 11)
 
 
 @pytest.mark.parametrize("there", [True, False])
