@@ -1,6 +1,7 @@
 """Assembly: converted images become the arrays of a pack, each in its place."""
 
 import math
+import mmap
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -212,7 +213,11 @@ def _copy_planes(images: Images, regions: list[Region], num_threads: int) -> Non
         numbers, offsets = images.scratch[rows], images.offsets[rows]
         for number in np.unique(numbers).tolist():
             places = np.flatnonzero(numbers == number)
-            _gather(scratches[number], offsets[places], planes, places, row_bytes)
+            mapped = scratches[number]
+            _gather(np.frombuffer(mapped, np.uint8), offsets[places], planes, places, row_bytes)
+            if hasattr(mmap, "MADV_DONTNEED"):
+                # It would else count as memory of this process, in the end all of it.
+                mapped.madvise(mmap.MADV_DONTNEED)
         skipped = begin - region.offset - first * row_bytes
         with open(region.file, "r+b", buffering=0) as stream:
             write_all(stream.fileno(), planes[skipped : skipped + end - begin].data, begin)
@@ -222,10 +227,10 @@ def _copy_planes(images: Images, regions: list[Region], num_threads: int) -> Non
     for _ in range(num_threads):
         buffers.put(np.empty(_COPY_BYTES + 2 * row_bytes, np.uint8))
     # Mapped, since a call for every row would take as long as the copying.
-    scratches: dict[int, NDArray[np.uint8]] = {
-        number: np.asarray(np.memmap(images.scratches[number], np.uint8, "r"))
-        for number in np.unique(images.scratch[images.offsets >= 0]).tolist()
-    }
+    scratches: dict[int, mmap.mmap] = {}
+    for number in np.unique(images.scratch[images.offsets >= 0]).tolist():
+        with open(images.scratches[number], "rb") as stream:
+            scratches[number] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     with ThreadPoolExecutor(num_threads) as threads:
         deque(threads.map(copy, jobs), maxlen=0)
 
