@@ -54,7 +54,7 @@ def main() -> None:
     output = places.output / "convert.json"
     output.write_text(format_json(report))
     print(format_json(report))
-    say(f"written to {output}")
+    say(f"written to {output}; now what was extracted is removed, which takes minutes")
     shutil.rmtree(places.work / _EXTRACTED)
 
 
