@@ -24,6 +24,7 @@ from tqdm import tqdm
 import cinicpack
 from cinicpack.cinic10 import ARCHIVE_BYTES, ARCHIVE_MD5, ARCHIVE_URL
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
+from cinicpack.store.region import write_all
 
 __all__ = ["download"]
 
@@ -117,20 +118,18 @@ class _Part:
     digest: "hashlib._Hash"
 
     def append(self, block: bytes) -> None:
-        left = memoryview(block)
         try:
-            while left:
-                # Of what just does not fit any more, a part is written.
-                written = os.pwrite(self.descriptor, left, self.size)
-                self.digest.update(left[:written])
-                self.size += written
-                left = left[written:]
+            write_all(self.descriptor, memoryview(block), self.size)
         except OSError as error:
+            # Of what does not fit any more, a part may be written.
+            self.size = os.fstat(self.descriptor).st_size
             raise DestinationError(
                 error.errno,
                 f"{self.path}: cannot write more than {self.size:,} bytes: {error.strerror}; make "
                 "room and run again to go on from there",
             ) from None
+        self.digest.update(block)
+        self.size += len(block)
 
     def clear(self) -> None:
         os.truncate(self.descriptor, 0)
