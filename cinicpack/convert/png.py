@@ -154,11 +154,13 @@ def inflate(png: Png) -> bytearray | None:
     that the header promises; no more than that is decompressed, whatever the stream holds. What
     comes after the stream is ignored, as Pillow does.
     """
-    if not png.channels:
-        return None
-    size = png.height * (1 + png.channels * png.width)
+    return _inflate(png.idat, png.height, png.width, png.channels) if png.channels else None
+
+
+def _inflate(idat: bytes, height: int, width: int, channels: int) -> bytearray | None:
+    size = height * (1 + channels * width)
     try:
-        rows = zlib_decompress(png.idat, size)
+        rows = zlib_decompress(idat, size)
     except DeflateError:
         return None
     return rows if len(rows) == size else None
@@ -180,22 +182,16 @@ def inflate_plain(
         if not isinstance(file, bytes):
             continue
         shape = _read_plain_start(file[:_PLAIN_START_BYTES])
+        # 33 bytes of signature and IHDR; length and type of IDAT, 8; its CRC, 4; IEND, 12.
         if (
             shape
+            and 3 * shape[0] * shape[1] * len(files) <= limit
             and file.endswith(_PLAIN_END)
             and file[33:41] == (len(file) - 57).to_bytes(4, "big", signed=True) + b"IDAT"
             and crc32(file[37:-16]) == int.from_bytes(file[-16:-12], "big")
+            and (rows := _inflate(file[41:-16], *shape)) is not None
         ):
-            height, width, channels = shape
-            size = height * (1 + channels * width)
-            if 3 * height * width * len(files) > limit:
-                continue
-            try:
-                rows = zlib_decompress(file[41:-16], size)
-            except DeflateError:
-                continue
-            if len(rows) == size:
-                found.setdefault(shape, {})[place] = rows
+            found.setdefault(shape, {})[place] = rows
     return found
 
 

@@ -165,6 +165,11 @@ def test_inflate_takes_rows_whose_stream_goes_on_without_content():
     assert inflate(read_chunks(png(SAMPLES, stream=whole))) == bytearray(66)
 
 
+def test_inflate_ignores_what_comes_after_the_stream():
+    stream = zlib.compress(bytes(66)) + b"\0"
+    assert inflate(read_chunks(png(SAMPLES, stream=stream))) == bytearray(66)
+
+
 @pytest.mark.parametrize(
     "stream",
     [
