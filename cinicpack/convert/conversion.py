@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from cinicpack.cinic10 import parse_name
 from cinicpack.convert.decode import decode_images
 from cinicpack.convert.layout import file_names
+from cinicpack.convert.png import unfilter
 from cinicpack.convert.sources import read_files
 from cinicpack.jit import jit
 from cinicpack.store.format import SOURCE_DTYPE, digest_image, image_header
 from cinicpack.store.region import write_all
 
-__all__ = ["Converted", "Converter", "Place", "Task"]
+__all__ = ["Converted", "Converter", "Place", "Task", "load_kernels"]
 
 # Above what 512 images of 32x32 have; of larger ones not all of a task are held in memory, unless
 # the task has a place, where it is written at once.
@@ -149,6 +150,14 @@ class Converter:
         with open(place.file, "r+b", buffering=0) as stream:
             write_all(stream.fileno(), data[:end], place.offset - place.padding)
         return result._replace(scratch=place.file, held_back=bytes(data[end:]))
+
+
+def load_kernels() -> None:
+    """Load all kernels, or compile them: a process that is forked later has them then."""
+    none, no_pixels = np.empty(0, np.int64), np.empty((0, 1, 1, 3), np.uint8)
+    for channels in (1, 3):
+        unfilter(b"", channels, no_pixels, none)
+    _separate(no_pixels.reshape(-1), no_pixels.reshape(-1), none.reshape(0, 6), 1)
 
 
 class _Tray:

@@ -5,15 +5,18 @@ import signal
 import struct
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cinicpack.cinic10 import parse_name
 from cinicpack.convert import worker
 from cinicpack.convert.conversion import Converted, Task
-from cinicpack.convert.worker import starting_workers
+from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.errors import CinicPackError
 from tests.png_images import png, random_samples
 
@@ -56,8 +59,7 @@ def check(result: Converted, paths: list[str]) -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_images_of_several_sizes_are_converted(root, tmp_path, count):
-    with starting_workers(count, root, tmp_path) as workers:
-        [convert] = workers
+    with starting_workers(count, root, tmp_path) as [convert, *_]:
         first = convert(Task(PATHS, None))
         again = convert(Task(PATHS[1:3], [png(PIXELS[path]) for path in PATHS[1:3]]))
     check(first, PATHS)
@@ -76,7 +78,7 @@ def test_bad_images_have_no_place_and_a_reason(root, tmp_path, count):
     (root / "dog/small.png").write_bytes(b"GIF89a")
     (root / "train/dog/deep.png").write_bytes(png(random_samples(2, 16, 3, 5), 2, 16))
     paths = ["no/such.png", *PATHS, "train/dog/deep.png"]
-    with starting_workers(count, root, tmp_path) as [convert]:
+    with starting_workers(count, root, tmp_path) as [convert, *_]:
         result = convert(Task(paths, None))
         unread = OSError(27, "expected at most 5 bytes, found 7", "train/a.png")
         other = convert(Task(["train/a.png"], [unread]))
@@ -91,56 +93,140 @@ def test_bad_images_have_no_place_and_a_reason(root, tmp_path, count):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_errors_come_back(root, tmp_path, count):
-    with starting_workers(count, root / "gone", tmp_path) as [convert]:
+    with starting_workers(count, root / "gone", tmp_path) as [convert, *_]:
         for _ in range(2):
             with pytest.raises(FileNotFoundError, match=r"gone"):
                 convert(Task(PATHS, None))
 
 
+def server(convert: Worker) -> subprocess.Popen[bytes]:
+    return convert._server._process  # type: ignore[attr-defined, no-any-return]
+
+
+def children(*workers: Worker) -> list[int]:
+    """Give the processes of workers, which are all there are."""
+    for convert in workers:
+        convert(Task([], None))
+    pid = server(workers[0]).pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_there(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    # Of one whose parent was killed nobody may ask what became of it.
+    return "State:\tZ" not in status
+
+
 def test_a_process_that_died_is_told_with_its_status(root, tmp_path):
-    with starting_workers(1, root, tmp_path) as [convert]:
-        process = convert._process  # type: ignore[attr-defined]
-        convert(Task(PATHS, None))
-        process.send_signal(signal.SIGTERM)
+    with starting_workers(2, root, tmp_path) as [convert, other, *_]:
+        os.kill(children(convert, other)[0], signal.SIGTERM)
         for _ in range(2):
             with pytest.raises(CinicPackError, match=r"a worker process ended with status -15 "):
+                convert(Task(PATHS, None))
+        check(other(Task(PATHS, None)), PATHS)
+
+
+def test_a_program_that_died_is_told_with_its_status(root, tmp_path):
+    with starting_workers(1, root, tmp_path) as [convert, *_]:
+        [child] = children(convert)
+        server(convert).kill()
+        server(convert).wait()
+        check(convert(Task(PATHS, None)), PATHS)
+        os.kill(child, signal.SIGTERM)
+        with pytest.raises(CinicPackError, match=r"a worker process ended with status -9 "):
+            convert(Task(PATHS, None))
+
+
+def test_a_process_that_cannot_be_forked_is_an_error(root, tmp_path, monkeypatch):
+    # Where Python looks for it at the start of every process.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\n"
+        "def fork():\n"
+        "    raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
+        "os.fork = fork\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with starting_workers(2, root, tmp_path) as workers:
+        for convert in workers:
+            with pytest.raises(BlockingIOError, match=r"temporarily unavailable"):
                 convert(Task(PATHS, None))
 
 
 def test_processes_end_with_the_block(root, tmp_path):
-    with starting_workers(2, root, tmp_path) as workers:
-        processes = [convert._process for convert in workers]  # type: ignore[attr-defined]
-        assert [process.poll() for process in processes] == [None, None]
+    with starting_workers(2, root, tmp_path) as [convert, other, *_]:
+        processes = [*children(convert, other), server(convert).pid]
+        assert len(processes) == 3
+        assert all(map(is_there, processes))
         # Also one that hangs.
-        processes[1].send_signal(signal.SIGSTOP)
-    assert None not in [process.poll() for process in processes]
+        os.kill(processes[1], signal.SIGSTOP)
+    assert not any(map(is_there, processes))
+
+
+def test_processes_end_with_a_caller_that_is_killed(root, tmp_path):
+    program = f"""
+import sys
+from pathlib import Path
+from tests.convert.test_worker import children, server, starting_workers
+with starting_workers(2, Path({str(root)!r}), Path({str(tmp_path)!r})) as [convert, other, *_]:
+    print(server(convert).pid, *children(convert, other), flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as caller:
+        assert caller.stdout
+        processes = [int(pid) for pid in caller.stdout.readline().split()]
+        assert len(processes) == 3
+        # One that hangs, too.
+        os.kill(processes[1], signal.SIGSTOP)
+        caller.kill()
+    deadline = time.monotonic() + 60
+    while any(map(is_there, processes)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(is_there, processes))
 
 
 def test_ctrl_c_is_not_for_the_processes(root, tmp_path):
-    with starting_workers(1, root, tmp_path) as [convert]:
-        process = convert._process  # type: ignore[attr-defined]
-        assert os.getpgid(process.pid) == process.pid
+    with starting_workers(1, root, tmp_path) as [convert, *_]:
+        pid = server(convert).pid
+        assert {os.getpgid(process) for process in (pid, *children(convert))} == {pid}
+
+
+@pytest.mark.parametrize("callers", [2, 8])
+def test_a_process_may_have_several_callers(root, tmp_path, callers):
+    with (
+        starting_workers(1, root, tmp_path) as [convert, *_],
+        ThreadPoolExecutor(callers) as threads,
+    ):
+        tasks = [PATHS[number % len(PATHS) :] for number in range(200)]
+        for paths, result in zip(
+            tasks, threads.map(lambda paths: convert(Task(paths, None)), tasks), strict=True
+        ):
+            assert result.sources.tolist() == [tuple(parse_name(Path(path).name)) for path in paths]
 
 
 def test_modules_in_the_working_directory_are_not_the_workers(root, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("numpy", "subprocess"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('wrong module')")
-    with starting_workers(1, root, tmp_path) as [convert]:
+    with starting_workers(1, root, tmp_path) as [convert, *_]:
         check(convert(Task(PATHS, None)), PATHS)
 
 
 def test_workers_start_no_threads_for_linear_algebra(root, tmp_path):
-    with starting_workers(1, root, tmp_path) as [convert]:
+    with starting_workers(1, root, tmp_path) as [convert, *_]:
         convert(Task(PATHS, None))
-        process = convert._process  # type: ignore[attr-defined]
-        assert len(os.listdir(f"/proc/{process.pid}/task")) == 1
+        for pid in (server(convert).pid, *children(convert)):
+            assert len(os.listdir(f"/proc/{pid}/task")) == 1
 
 
 def test_a_scratch_file_that_cannot_be_made_is_an_error(root, tmp_path):
     (tmp_path / "scratch-0").mkdir()
     with (
-        starting_workers(1, root, tmp_path) as [convert],
+        starting_workers(1, root, tmp_path) as [convert, *_],
         pytest.raises(OSError, match=r"scratch-0"),
     ):
         convert(Task(PATHS, None))
@@ -148,13 +234,11 @@ def test_a_scratch_file_that_cannot_be_made_is_an_error(root, tmp_path):
 
 def test_want_of_memory_is_an_error_and_not_the_end(root, tmp_path):
     large = png(np.zeros((3000, 3000, 3), np.uint16))
-    with starting_workers(1, root, tmp_path) as [convert]:
-        process = convert._process  # type: ignore[attr-defined]
+    with starting_workers(1, root, tmp_path) as [convert, *_]:
         check(convert(Task(PATHS, None)), PATHS)
-        used = (
-            int(Path(f"/proc/{process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
-        )
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (used + (20 << 20),) * 2)
+        [pid] = children(convert)
+        used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(pid, resource.RLIMIT_AS, (used + (20 << 20),) * 2)
         with pytest.raises(MemoryError):
             convert(Task(["train/cat/large.png"], [large]))
         check(convert(Task(PATHS, None)), PATHS)
@@ -163,24 +247,27 @@ def test_want_of_memory_is_an_error_and_not_the_end(root, tmp_path):
 def test_the_callers_path_is_the_workers(root, tmp_path, monkeypatch):
     # As os.PathLike and as the empty string that means the working directory.
     monkeypatch.setattr(sys, "path", ["", tmp_path, *sys.path])
-    with starting_workers(1, root, tmp_path) as [convert]:
+    with starting_workers(1, root, tmp_path) as [convert, *_]:
         check(convert(Task(PATHS, None)), PATHS)
 
 
 @pytest.mark.parametrize("when", ["before a task", "before the answer"])
 def test_a_worker_whose_caller_is_gone_ends_without_a_word(root, tmp_path, when):
-    ours, theirs = Pipe()
-    arguments = (theirs.fileno(), str(root), str(tmp_path / "scratch"))
+    control, to_server = Pipe()
+    ours, to_worker = Pipe()
+    descriptors = [to_server.fileno(), to_worker.fileno()]
+    arguments = (descriptors, str(root), [str(tmp_path / "scratch")])
     program = f"from {worker.__name__} import serve; serve(*{arguments!r})"
     with subprocess.Popen(
-        [sys.executable, "-c", program],
-        pass_fds=[theirs.fileno()],
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", program], pass_fds=descriptors, stderr=subprocess.PIPE, text=True
     ) as process:
-        theirs.close()
+        to_server.close()
+        to_worker.close()
         if when == "before the answer":
             ours.send(Task(PATHS * 2_000, None))
         ours.close()
+        control.send(0)
+        assert control.recv() == 0
+        control.close()
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
