@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cinicpack import cinic10
-from cinicpack.cinic10 import Origin, Provenance, format_name, parse_name
+from cinicpack.cinic10 import Origin, Provenance, format_name, parse_name, parse_names
 
 DESIGN = Path(__file__).parents[2] / "shared" / "design.md"
 numbers = st.integers(0, 999_999_999)
@@ -98,6 +98,16 @@ def test_cifar_names_survive(origin, number):
 def test_imagenet_names_survive(synset, number):
     provenance = Provenance(Origin.IMAGENET, synset, number)
     assert parse_name(format_name(provenance)) == provenance
+
+
+@given(
+    st.lists(
+        st.text(st.characters(exclude_characters="/"))
+        | st.from_regex(r"(n[0-9]{8}_|cifar-?10-(train|test)-)[0-9]{1,10}\.png", fullmatch=True)
+    )
+)
+def test_names_are_parsed_together(names):
+    assert parse_names(names) == [tuple(parse_name(name)) for name in names]
 
 
 @given(st.text())

@@ -9,10 +9,10 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.cinic10 import parse_name
+from cinicpack.cinic10 import parse_names
 from cinicpack.convert.decode import decode_images
+from cinicpack.convert.filters import unfilter
 from cinicpack.convert.layout import file_names
-from cinicpack.convert.png import unfilter
 from cinicpack.convert.sources import read_files
 from cinicpack.jit import jit
 from cinicpack.store.format import SOURCE_DTYPE, digest_image, image_header
@@ -108,7 +108,7 @@ class Converter:
             np.zeros((count, 2), np.int32),
             np.zeros((count, 32), np.uint8),
             np.zeros((count, 6), np.int64),
-            np.array([parse_name(path.rpartition("/")[2]) for path in task.paths], SOURCE_DTYPE),
+            np.array(parse_names([path.rpartition("/")[2] for path in task.paths]), SOURCE_DTYPE),
             [],
             [],
         )

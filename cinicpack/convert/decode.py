@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from cinicpack.convert.png import BadImageError, Png, inflate, inflate_plain, read_chunks, unfilter
+from cinicpack.convert.filters import unfilter
+from cinicpack.convert.png import BadImageError, Png, inflate, inflate_plain, read_chunks
 
 __all__ = ["Decoded", "decode_images"]
 

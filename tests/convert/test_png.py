@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cinicpack.convert.png import BadImageError, Png, inflate, read_chunks, unfilter
+from cinicpack.convert.filters import unfilter
+from cinicpack.convert.png import BadImageError, Png, inflate, read_chunks
 from tests.png_images import (
     GREY,
     PALETTE,
