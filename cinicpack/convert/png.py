@@ -1,18 +1,15 @@
 """The chunks of PNG files, and the pixels of the common ones: 8 bits, RGB or grey, not interlaced.
 
-A 32x32 image takes 17 µs, and 126 with Pillow: 12 for libdeflate (ISA-L would take 17, zlib 23), 2
-for the chunks with their checksums, 3 for the filters.
+With their filters undone, a 32x32 image takes 19 µs, and 126 with Pillow: 12 for libdeflate (ISA-L
+would take 17, zlib 23), 4 for the chunks with their checksums, 3 for the filters.
 """
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
-import numpy as np
 from deflate import DeflateError, crc32, zlib_decompress
-from numpy.typing import NDArray
-
-from cinicpack.jit import jit
 
 __all__ = [
     "MAX_PIXELS",
@@ -27,6 +24,8 @@ __all__ = [
 MAX_PIXELS: Final = 4096 * 4096
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PLAIN_START_BYTES = 33  # signature and IHDR
+_PLAIN_END = b"\0\0\0\0IEND\xaeB`\x82"
 _CHUNK_START = struct.Struct(">I4s")  # length of the data, type; then come the data and a CRC
 _IHDR = struct.Struct(">IIBBBBB")
 _COMMON = {(8, 2, 0): 3, (8, 0, 0): 1}
@@ -173,89 +172,31 @@ def inflate_plain(
 
     Returns by height, width and channels the rows of every such file by its place in ``files``.
     """
-    contents = [file if isinstance(file, bytes) else b"" for file in files]
-    data = memoryview(b"".join(contents))
-    ends = np.cumsum([len(content) for content in contents])
-    max_pixels = min(limit // (3 * len(files)), MAX_PIXELS)
-    found = np.zeros((len(files), 6), np.int64)
-    _find_plain(np.frombuffer(data, np.uint8), ends, max_pixels, found)
-    inflated: dict[tuple[int, int, int], dict[int, bytearray]] = {}
-    for place, (start, end, crc, height, width, channels) in enumerate(found.tolist()):
-        if channels and crc32(data[start - 4 : end]) == crc:
-            rows = _inflate(data[start:end], height, width, channels)
-            if rows is not None:
-                inflated.setdefault((height, width, channels), {})[place] = rows
-    return inflated
-
-
-# What a plain file is but for the size, the pixels and the checksums.
-_PLAIN_START: Final = np.frombuffer(_SIGNATURE + b"\0\0\0\rIHDR", np.uint8)
-_PLAIN_END: Final = np.frombuffer(b"\0\0\0\0IEND\xaeB`\x82", np.uint8)
-_IDAT: Final = int.from_bytes(b"IDAT", "big")
-
-
-@jit
-def _find_plain(
-    data: NDArray[np.uint8],
-    ends: NDArray[np.int64],
-    max_pixels: int,
-    found: NDArray[np.int64],
-) -> None:
-    """Find the files that start and end like plain ones, among those that lie up to ``ends``.
-
-    Their rows of ``found`` become where the data of IDAT starts and ends, the CRC that it should
-    have, height, width and channels.
-    """
-    stop = 0
-    for number in range(len(ends)):
-        start, stop = stop, ends[number]
-        file = data[start:stop]
-        size = len(file)
-        # 33 bytes of signature and IHDR; length and type of IDAT, 8; its CRC, 4; IEND, 12.
-        if size < 57 or not _is(file[:16], _PLAIN_START) or not _is(file[size - 12 :], _PLAIN_END):
+    found: dict[tuple[int, int, int], dict[int, bytearray]] = {}
+    for place, file in enumerate(files):
+        if not isinstance(file, bytes):
             continue
-        width, height = _read_uint32(file, 16), _read_uint32(file, 20)
-        channels = 3 if file[25] == 2 else 1
+        shape = _read_plain_start(file[:_PLAIN_START_BYTES])
+        # 33 bytes of signature and IHDR; length and type of IDAT, 8; its CRC, 4; IEND, 12.
         if (
-            file[24] == 8
-            and (file[25] == 2 or file[25] == 0)
-            and file[26] == file[27] == file[28] == 0
-            and 0 < width <= max_pixels
-            and 0 < height <= max_pixels // width
-            and _read_uint32(file, 29) == _crc32(file[12:29])
-            and _read_uint32(file, 33) == size - 57
-            and _read_uint32(file, 37) == _IDAT
+            shape
+            and 3 * shape[0] * shape[1] * len(files) <= limit
+            and file.endswith(_PLAIN_END)
+            and file[33:41] == (len(file) - 57).to_bytes(4, "big", signed=True) + b"IDAT"
+            and crc32(file[37:-16]) == int.from_bytes(file[-16:-12], "big")
+            and (rows := _inflate(file[41:-16], *shape)) is not None
         ):
-            found[number, 0] = start + 41
-            found[number, 1] = stop - 16
-            found[number, 2] = _read_uint32(file, size - 16)
-            found[number, 3] = height
-            found[number, 4] = width
-            found[number, 5] = channels
+            found.setdefault(shape, {})[place] = rows
+    return found
 
 
-@jit
-def _is(data: NDArray[np.uint8], expected: NDArray[np.uint8]) -> bool:
-    for byte in range(len(expected)):
-        if data[byte] != expected[byte]:
-            return False
-    return True
-
-
-@jit
-def _read_uint32(data: NDArray[np.uint8], start: int) -> int:
-    number = 0
-    for byte in data[start : start + 4]:
-        number = (number << 8) | byte
-    return number
-
-
-@jit
-def _crc32(data: NDArray[np.uint8]) -> int:
-    # Bit by bit, which is fast enough for 17 bytes.
-    crc = np.uint32(0xFFFFFFFF)
-    for byte in data:
-        crc ^= np.uint32(byte)
-        for _ in range(8):
-            crc = (crc >> np.uint32(1)) ^ (np.uint32(0xEDB88320) * (crc & np.uint32(1)))
-    return np.int64(crc ^ np.uint32(0xFFFFFFFF))
+@lru_cache(maxsize=64)  # the images of a data set have one start, or a few
+def _read_plain_start(start: bytes) -> tuple[int, int, int] | None:
+    """Give height, width and channels if a common PNG starts so, with a sound IHDR chunk."""
+    try:
+        kind, ihdr, _ = _read_chunk(start, len(_SIGNATURE))
+        height, width, _, channels = _read_header(ihdr)
+    except BadImageError:
+        return None
+    is_common = start.startswith(_SIGNATURE) and kind == b"IHDR" and channels
+    return (height, width, channels) if is_common else None

@@ -107,17 +107,18 @@ class Tree:
         folders, paths = [], []
         with os.scandir(self.path / folder) as entries:
             for entry in entries:
+                name = entry.name
                 try:
                     is_folder = entry.is_dir()
                 except OSError:
                     # A link to itself, say: one image that is bad, but no class that is missing.
-                    if not _is_png(entry.name):
+                    if not _is_png(name):
                         raise
                     is_folder = False
                 if is_folder:
-                    folders.append(entry.name)
-                elif _is_png(entry.name):
-                    paths.append(f"{folder}{entry.name}")
+                    folders.append(name)
+                elif _is_png(name):
+                    paths.append(folder + name)
                 else:
                     self.ignored += 1
         yield paths
@@ -307,4 +308,5 @@ def _image_path(name: str) -> str | None:
 
 def _is_png(name: str) -> bool:
     """Say whether a file name is an image's, and not that of the ``._`` file macOS adds to it."""
-    return name[-4:].lower() == ".png" and not name.startswith("._")
+    is_png = name.endswith(".png") or name[-4:].lower() == ".png"  # faster than the second alone
+    return is_png and not name.startswith("._")
