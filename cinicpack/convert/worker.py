@@ -89,6 +89,9 @@ class _Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # Closing alone is not enough if a fork of this process has the connection too.
+        with contextlib.suppress(OSError):
+            self._connection.send(None)
         self._connection.close()
         self._process.wait()
         for process in self.processes:
@@ -142,10 +145,10 @@ class _Process:
 
 
 def serve(descriptors: Sequence[int], root: str, scratches: Sequence[str]) -> None:
-    """Be the process that forks the workers, one for each scratch file, until the caller is gone.
+    """Be the process that forks the workers, one for each scratch file, and ends with them.
 
-    The first of ``descriptors`` is its connection, over which it is asked how a worker ended, by
-    number; the others are theirs.
+    The first of ``descriptors`` is its connection: over it come numbers of workers, whose status is
+    the answer, and None at the end. The others are the workers' connections.
     """
     load_kernels()
     # What is there stays, in all processes: to look at it for garbage would take time, and copy it.
@@ -164,8 +167,8 @@ def serve(descriptors: Sequence[int], root: str, scratches: Sequence[str]) -> No
     for descriptor in descriptors[1:]:
         os.close(descriptor)
     with Connection(descriptors[0]) as connection, contextlib.suppress(EOFError, ConnectionError):
-        while True:
-            worker = workers[connection.recv()]
+        while (number := connection.recv()) is not None:
+            worker = workers[number]
             if worker.pid is None:
                 connection.send(failure)
             else:

@@ -165,6 +165,16 @@ def test_processes_end_with_the_block(root, tmp_path):
     assert not any(map(is_there, processes))
 
 
+def test_processes_end_though_a_fork_of_the_caller_lives(root, tmp_path):
+    with starting_workers(2, root, tmp_path) as [convert, other, *_]:
+        processes = [*children(convert, other), server(convert).pid]
+        connections = [convert._server._connection, convert._connection]  # type: ignore[attr-defined]
+        kept = [os.dup(connection.fileno()) for connection in connections]
+    assert not any(map(is_there, processes))
+    for descriptor in kept:
+        os.close(descriptor)
+
+
 def test_processes_end_with_a_caller_that_is_killed(root, tmp_path):
     program = f"""
 import sys
