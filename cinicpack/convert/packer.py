@@ -248,7 +248,7 @@ def _run(workers: list[Worker], tasks: Iterable[Task]) -> Generator[Converted, N
         try:
             for task in tasks:
                 pending.append(threads.submit(convert, task))
-                if len(pending) > 2 * len(workers):
+                if len(pending) > len(workers):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
