@@ -3,18 +3,20 @@
 They are forked from one fresh Python process, which imports what they need: that takes as long as
 converting 15,000 images, and 100 MB. They are spoken to over sockets. Unlike multiprocessing's
 they do not import the caller's main module again, and they end when the caller does, however it
-ends.
+ends (if it is killed and had forked itself, when that fork ends too).
 """
 
 import contextlib
 import gc
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, Pipe
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Final, Protocol, Self
 
@@ -54,7 +56,11 @@ def starting_workers(count: int, root: Path, folder: Path) -> Iterator[list[Work
         with Converter(root, scratches[0]) as converter:
             yield [converter]
         return
-    with _Server(root, scratches) as server:
+    try:
+        starting = _Server(root, scratches)
+    except OSError as error:
+        raise _explain_start(error) from error
+    with starting as server:
         yield [*server.processes, *server.processes]
 
 
@@ -89,13 +95,12 @@ class _Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Closing alone is not enough if a fork of this process has the connection too.
-        with contextlib.suppress(OSError):
-            self._connection.send(None)
-        self._connection.close()
+        # All of them, at once, whatever they are doing.
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for process in self.processes:
             process.close()
+        self._connection.close()
 
     def explain(self, number: int) -> Exception:
         """Say why a worker has ended."""
@@ -105,8 +110,8 @@ class _Server:
                 status = self._connection.recv()
             except (EOFError, OSError):
                 status = self._process.wait()
-        if isinstance(status, Exception):
-            return status
+        if isinstance(status, OSError):
+            return _explain_start(status)
         return CinicPackError(
             f"a worker process ended with status {status} (a negative one is the signal that "
             "killed it, -9 often for want of memory); run again, with fewer workers if need be"
@@ -124,6 +129,10 @@ class _Process:
         self._receiving = threading.Lock()
 
     def close(self) -> None:
+        """Wait until the process has ended, which closes its end, and close this one."""
+        with contextlib.suppress(EOFError, OSError):
+            while self._connection.poll(10):
+                self._connection.recv_bytes()
         self._connection.close()
 
     def __call__(self, task: Task) -> Converted:
@@ -144,58 +153,77 @@ class _Process:
         return answer
 
 
-def serve(descriptors: Sequence[int], root: str, scratches: Sequence[str]) -> None:
-    """Be the process that forks the workers, one for each scratch file, and ends with them.
+def _explain_start(error: OSError) -> CinicPackError:
+    return CinicPackError(
+        f"worker processes could not be started ({error}); run again, with fewer workers"
+    )
 
-    The first of ``descriptors`` is its connection: over it come numbers of workers, whose status is
-    the answer, and None at the end. The others are the workers' connections.
+
+def serve(descriptors: Sequence[int], root: str, scratches: Sequence[str]) -> None:
+    """Be the process that forks the workers, one for each scratch file, and ends with the caller.
+
+    The first of ``descriptors`` is its connection, over which come numbers of workers that have
+    ended; their status is the answer. The others are the workers' connections.
     """
+    # Ctrl-C is for the caller, also where all processes get it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     load_kernels()
     # What is there stays, in all processes: to look at it for garbage would take time, and copy it.
     gc.freeze()
     fork = multiprocessing.get_context("fork")
-    workers = [
-        fork.Process(target=_work, args=(descriptors, descriptor, root, scratch))
-        for descriptor, scratch in zip(descriptors[1:], scratches, strict=True)
-    ]
+    workers: list[ForkProcess] = []
     failure = None
-    try:
-        for worker in workers:
+    for descriptor, scratch in zip(descriptors[1:], scratches, strict=True):
+        others = (descriptors[0], *descriptors[len(workers) + 2 :])
+        arguments = (descriptor, others, root, scratch)
+        worker = fork.Process(target=_work, args=arguments, daemon=True)
+        try:
             worker.start()
-    except OSError as error:
-        failure = error
-    for descriptor in descriptors[1:]:
+        except OSError as error:
+            failure = error
+            break
+        workers.append(worker)
         os.close(descriptor)
-    with Connection(descriptors[0]) as connection, contextlib.suppress(EOFError, ConnectionError):
-        while (number := connection.recv()) is not None:
-            worker = workers[number]
-            if worker.pid is None:
-                connection.send(failure)
-            else:
-                worker.join()
-                connection.send(worker.exitcode)
-    for worker in workers:
-        if worker.pid is not None:
-            worker.kill()
-            worker.join()
-
-
-def _work(descriptors: Sequence[int], mine: int, root: str, scratch: str) -> None:
-    """Be a worker: answer the tasks that come over a descriptor until it is closed."""
-    for descriptor in descriptors:
-        if descriptor != mine:
-            os.close(descriptor)
+    for descriptor in descriptors[len(workers) + 1 :]:
+        os.close(descriptor)
     with (
-        Connection(mine) as connection,
+        Connection(descriptors[0]) as connection,
         # Either means that the caller has gone.
-        contextlib.suppress(EOFError, ConnectionError),
+        contextlib.suppress(EOFError, OSError),
+    ):
+        while True:
+            number = connection.recv()
+            connection.send(_end(workers[number]) if number < len(workers) else failure)
+    for worker in workers:
+        worker.kill()
+
+
+def _end(worker: ForkProcess) -> int | None:
+    """Return the status of a process that ends, or make it end."""
+    worker.join(10)
+    worker.kill()
+    worker.join()
+    return worker.exitcode
+
+
+def _work(descriptor: int, others: Sequence[int], root: str, scratch: str) -> None:
+    """Be a worker: answer the tasks that come over ``descriptor`` until it is closed.
+
+    ``others`` are not its own.
+    """
+    for other in others:
+        os.close(other)
+    with (
+        Connection(descriptor) as connection,
+        # Either means that the caller has gone.
+        contextlib.suppress(EOFError, OSError),
     ):
         try:
             converter = Converter(Path(root), Path(scratch))
         except OSError as error:
-            connection.recv()
-            connection.send(error)
-            return
+            while True:
+                connection.recv()
+                connection.send(error)
         with converter as convert:
             while True:
                 connection.send(_answer(convert, connection.recv()))

@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from multiprocessing.connection import Pipe
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from cinicpack.cinic10 import parse_name
 from cinicpack.convert import worker
 from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.worker import Worker, starting_workers
@@ -120,6 +121,13 @@ def is_there(pid: int) -> bool:
     return "State:\tZ" not in status
 
 
+def wait_until_gone(processes: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while any(map(is_there, processes)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_process_that_died_is_told_with_its_status(root, tmp_path):
     with starting_workers(2, root, tmp_path) as [convert, other, *_]:
         os.kill(children(convert, other)[0], signal.SIGTERM)
@@ -151,7 +159,10 @@ def test_a_process_that_cannot_be_forked_is_an_error(root, tmp_path, monkeypatch
     monkeypatch.syspath_prepend(tmp_path)
     with starting_workers(2, root, tmp_path) as workers:
         for convert in workers:
-            with pytest.raises(BlockingIOError, match=r"temporarily unavailable"):
+            with pytest.raises(
+                CinicPackError,
+                match=r"could not be started \(.*temporarily unavailable\); run again, with fewer",
+            ):
                 convert(Task(PATHS, None))
 
 
@@ -162,7 +173,7 @@ def test_processes_end_with_the_block(root, tmp_path):
         assert all(map(is_there, processes))
         # Also one that hangs.
         os.kill(processes[1], signal.SIGSTOP)
-    assert not any(map(is_there, processes))
+    wait_until_gone(processes)
 
 
 def test_processes_end_though_a_fork_of_the_caller_lives(root, tmp_path):
@@ -170,9 +181,16 @@ def test_processes_end_though_a_fork_of_the_caller_lives(root, tmp_path):
         processes = [*children(convert, other), server(convert).pid]
         connections = [convert._server._connection, convert._connection]  # type: ignore[attr-defined]
         kept = [os.dup(connection.fileno()) for connection in connections]
-    assert not any(map(is_there, processes))
+    wait_until_gone(processes)
     for descriptor in kept:
         os.close(descriptor)
+
+
+def test_processes_end_while_they_start(root, tmp_path):
+    with starting_workers(2, root, tmp_path) as [convert, *_]:
+        pid = server(convert).pid
+    assert not is_there(pid)
+    assert not list(tmp_path.glob("scratch-*"))
 
 
 def test_processes_end_with_a_caller_that_is_killed(root, tmp_path):
@@ -193,10 +211,7 @@ with starting_workers(2, Path({str(root)!r}), Path({str(tmp_path)!r})) as [conve
         # One that hangs, too.
         os.kill(processes[1], signal.SIGSTOP)
         caller.kill()
-    deadline = time.monotonic() + 60
-    while any(map(is_there, processes)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not any(map(is_there, processes))
+    wait_until_gone(processes)
 
 
 def test_ctrl_c_is_not_for_the_processes(root, tmp_path):
@@ -207,15 +222,23 @@ def test_ctrl_c_is_not_for_the_processes(root, tmp_path):
 
 @pytest.mark.parametrize("callers", [2, 8])
 def test_a_process_may_have_several_callers(root, tmp_path, callers):
-    with (
-        starting_workers(1, root, tmp_path) as [convert, *_],
-        ThreadPoolExecutor(callers) as threads,
-    ):
-        tasks = [PATHS[number % len(PATHS) :] for number in range(200)]
-        for paths, result in zip(
-            tasks, threads.map(lambda paths: convert(Task(paths, None)), tasks), strict=True
+    # Tasks and answers larger than what a socket holds, each with a length of its own.
+    tasks = [
+        Task([f"{number}/{place}.png" for place in range(3_000 + number)], None)
+        for number in range(40)
+    ]
+    tasks = [task._replace(contents=[bytes(100)] * len(task.paths)) for task in tasks]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with (
+            starting_workers(1, root, tmp_path) as [convert, *_],
+            ThreadPoolExecutor(callers) as threads,
         ):
-            assert result.sources.tolist() == [tuple(parse_name(Path(path).name)) for path in paths]
+            results = list(threads.map(convert, tasks))
+    finally:
+        sys.setswitchinterval(interval)
+    assert [len(result.bad) for result in results] == [len(task.paths) for task in tasks]
 
 
 def test_modules_in_the_working_directory_are_not_the_workers(root, tmp_path, monkeypatch):
@@ -235,22 +258,22 @@ def test_workers_start_no_threads_for_linear_algebra(root, tmp_path):
 
 def test_a_scratch_file_that_cannot_be_made_is_an_error(root, tmp_path):
     (tmp_path / "scratch-0").mkdir()
-    with (
-        starting_workers(1, root, tmp_path) as [convert, *_],
-        pytest.raises(OSError, match=r"scratch-0"),
-    ):
-        convert(Task(PATHS, None))
+    with starting_workers(1, root, tmp_path) as [convert, *_]:
+        for _ in range(2):
+            with pytest.raises(OSError, match=r"scratch-0"):
+                convert(Task(PATHS, None))
 
 
 def test_want_of_memory_is_an_error_and_not_the_end(root, tmp_path):
-    large = png(np.zeros((3000, 3000, 3), np.uint16))
+    file = BytesIO()
+    Image.new("RGB", (3000, 3000)).save(file, "png")
     with starting_workers(1, root, tmp_path) as [convert, *_]:
         check(convert(Task(PATHS, None)), PATHS)
         [pid] = children(convert)
         used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
         resource.prlimit(pid, resource.RLIMIT_AS, (used + (20 << 20),) * 2)
         with pytest.raises(MemoryError):
-            convert(Task(["train/cat/large.png"], [large]))
+            convert(Task(["train/cat/large.png"], [file.getvalue()]))
         check(convert(Task(PATHS, None)), PATHS)
 
 
@@ -261,7 +284,7 @@ def test_the_callers_path_is_the_workers(root, tmp_path, monkeypatch):
         check(convert(Task(PATHS, None)), PATHS)
 
 
-@pytest.mark.parametrize("when", ["before a task", "before the answer"])
+@pytest.mark.parametrize("when", ["before a task", "in a task", "before the answer"])
 def test_a_worker_whose_caller_is_gone_ends_without_a_word(root, tmp_path, when):
     control, to_server = Pipe()
     ours, to_worker = Pipe()
@@ -273,6 +296,8 @@ def test_a_worker_whose_caller_is_gone_ends_without_a_word(root, tmp_path, when)
     ) as process:
         to_server.close()
         to_worker.close()
+        if when == "in a task":
+            os.write(ours.fileno(), struct.pack("!i", 1_000_000) + bytes(1_000))
         if when == "before the answer":
             ours.send(Task(PATHS * 2_000, None))
         ours.close()
