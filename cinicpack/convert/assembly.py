@@ -255,7 +255,7 @@ def _cut(start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Cut a part of a file into pieces that start at multiples of their size.
 
     So the operating system can keep them in huge pages, where it has any. The loader is up to a
-    fifth faster then: an image in random order is on a page that the processor has to look for.
+    seventh faster then: an image in random order is on a page that the processor has to look for.
     """
     edges = [start, *range(start - start % _COPY_BYTES + _COPY_BYTES, stop, _COPY_BYTES), stop]
     yield from pairwise(edges)

@@ -128,7 +128,7 @@ def divide(
 def _cut(region: Region, task_images: int) -> Iterator[tuple[int, int, int]]:
     """Cut the rows of a region into tasks that fill huge pages, if few enough rows do.
 
-    A shuffled epoch reads one random image after the other, and takes up to a fifth longer where
+    A shuffled epoch reads one random image after the other, and takes up to a seventh longer where
     the operating system keeps the file in small pages. It makes a huge one of a write that covers
     it whole, and comes first. With 32x32, tasks are 2,048 images, 6 MiB: all but the header of an
     npy file, 128 bytes. By so much each task starts late on a page, so it writes zeros there first,
