@@ -32,7 +32,7 @@ from cinicpack.store.format import (
     plan_arrays,
 )
 from cinicpack.store.publish import sync
-from cinicpack.store.region import Region, write_all
+from cinicpack.store.region import Region, map_file, write_all
 from cinicpack.store.verify import hash_regions
 
 __all__ = ["Images", "Rows", "write_pack"]
@@ -227,10 +227,10 @@ def _copy_planes(images: Images, regions: list[Region], num_threads: int) -> Non
     for _ in range(num_threads):
         buffers.put(np.empty(_COPY_BYTES + 2 * row_bytes, np.uint8))
     # Mapped, since a call for every row would take as long as the copying.
-    scratches: dict[int, mmap.mmap] = {}
-    for number in np.unique(images.scratch[images.offsets >= 0]).tolist():
-        with open(images.scratches[number], "rb") as stream:
-            scratches[number] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    scratches = {
+        number: map_file(Path(images.scratches[number]))
+        for number in np.unique(images.scratch[images.offsets >= 0]).tolist()
+    }
     with ThreadPoolExecutor(num_threads) as threads:
         deque(threads.map(copy, jobs), maxlen=0)
 

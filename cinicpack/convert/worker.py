@@ -65,7 +65,7 @@ def starting_workers(count: int, root: Path, folder: Path) -> Iterator[list[Work
 
 
 class _Server:
-    """The process that forks the workers; they end with the connection to it."""
+    """The process that forks the workers, and the connections to it and to them."""
 
     def __init__(self, root: Path, scratches: Sequence[Path]) -> None:
         pipes = [Pipe() for _ in range(1 + len(scratches))]
@@ -171,11 +171,11 @@ def serve(descriptors: Sequence[int], root: str, scratches: Sequence[str]) -> No
     # What is there stays, in all processes: to look at it for garbage would take time, and copy it.
     gc.freeze()
     fork = multiprocessing.get_context("fork")
+    control, *theirs = descriptors
     workers: list[ForkProcess] = []
     failure = None
-    for descriptor, scratch in zip(descriptors[1:], scratches, strict=True):
-        others = (descriptors[0], *descriptors[len(workers) + 2 :])
-        arguments = (descriptor, others, root, scratch)
+    for number, (descriptor, scratch) in enumerate(zip(theirs, scratches, strict=True)):
+        arguments = (descriptor, (control, *theirs[number + 1 :]), root, scratch)
         worker = fork.Process(target=_work, args=arguments, daemon=True)
         try:
             worker.start()
@@ -184,10 +184,10 @@ def serve(descriptors: Sequence[int], root: str, scratches: Sequence[str]) -> No
             break
         workers.append(worker)
         os.close(descriptor)
-    for descriptor in descriptors[len(workers) + 1 :]:
+    for descriptor in theirs[len(workers) :]:
         os.close(descriptor)
     with (
-        Connection(descriptors[0]) as connection,
+        Connection(control) as connection,
         # Either means that the caller has gone.
         contextlib.suppress(EOFError, OSError),
     ):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
 
-__all__ = ["HUGE_PAGE", "Region", "allocate", "map_arrays", "write_all"]
+__all__ = ["HUGE_PAGE", "Region", "allocate", "map_arrays", "map_file", "write_all"]
 
 # As many bytes from a multiple of as many can be one huge page.
 HUGE_PAGE: Final = 2 << 20
@@ -35,7 +35,7 @@ def map_arrays(regions: list[Region]) -> dict[str, NDArray[Any]]:
     arrays = {}
     for spec, file, offset in regions:
         if file not in maps:
-            maps[file] = _map_file(file)
+            maps[file] = map_file(file)
         if len(maps[file]) < offset + spec.nbytes:
             raise PackError(
                 f"{file}: expected {offset + spec.nbytes} bytes, found {len(maps[file])}"
@@ -61,7 +61,8 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
-def _map_file(file: Path) -> mmap.mmap:
+def map_file(file: Path) -> mmap.mmap:
+    """Map a whole file read-only; nothing is read."""
     with open(file, "rb") as stream:
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_HUGEPAGE") and len(mapped) >= HUGE_PAGE:

@@ -37,6 +37,7 @@ from cinicpack.errors import (
 from cinicpack.store.publish import publishing
 from cinicpack.synthetic import write_tree
 from tests.png_images import BIT_DEPTHS, SIGNATURE, chunk, header, png, random_samples
+from tests.processes import list_descendants, wait_until_gone
 from tests.torchvision_here import import_torchvision
 
 
@@ -824,17 +825,6 @@ def long_tree(tmp_path_factory) -> Path:
     return root / "tree"
 
 
-def children_of(process: int) -> list[int]:
-    """Give its children, and theirs."""
-    children = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == process and fields[0] != "Z":
-                children.append(int(stat.parent.name))
-    return children + [grandchild for child in children for grandchild in children_of(child)]
-
-
 @contextlib.contextmanager
 def packing(source: Path, destination: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """Run ``cinicpack pack`` in a process group of its own, up to the middle of it."""
@@ -859,19 +849,12 @@ def packing(source: Path, destination: Path, *options: str) -> Iterator[subproce
             process.kill()
 
 
-def wait_until_gone(processes: list[int]) -> None:
-    deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{process}").exists() for process in processes):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_ctrl_c_leaves_the_old_pack_and_nothing_else(long_tree, npy_pack, tmp_path, workers):
     destination = tmp_path / "a.pack"
     shutil.copytree(npy_pack, destination)
     with packing(long_tree, destination, "--overwrite", "--workers", workers) as process:
-        children = children_of(process.pid)
+        children = list_descendants(process.pid)
         assert len(children) == (1 + int(workers) if int(workers) else 0)
         os.killpg(process.pid, signal.SIGINT)
         out, errors = process.communicate(timeout=30)
@@ -886,7 +869,7 @@ def test_after_a_kill_the_next_run_sweeps(long_tree, tree, npy_pack, tmp_path):
     destination = tmp_path / "a.pack"
     shutil.copytree(npy_pack, destination)
     with packing(long_tree, destination, "--overwrite", "--workers", "2") as process:
-        children = children_of(process.pid)
+        children = list_descendants(process.pid)
         process.kill()
         out, errors = process.communicate(timeout=30)
     assert (out, errors) == ("", "")
@@ -901,7 +884,7 @@ def test_after_a_kill_the_next_run_sweeps(long_tree, tree, npy_pack, tmp_path):
 
 def test_a_worker_that_is_killed_is_one_clear_error(long_tree, tmp_path):
     with packing(long_tree, tmp_path / "a", "--workers", "2") as process:
-        children = children_of(process.pid)
+        children = list_descendants(process.pid)
         os.kill(children[-1], signal.SIGKILL)
         out, errors = process.communicate(timeout=30)
     assert process.returncode == 1

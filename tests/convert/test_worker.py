@@ -5,7 +5,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from multiprocessing.connection import Pipe
@@ -20,6 +19,7 @@ from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.errors import CinicPackError
 from tests.png_images import png, random_samples
+from tests.processes import is_there, list_descendants, wait_until_gone
 
 PIXELS = {
     "train/cat/n02123045_7.png": random_samples(2, 8, 3, 5, 1),
@@ -108,24 +108,7 @@ def children(*workers: Worker) -> list[int]:
     """Give the processes of workers, which are all there are."""
     for convert in workers:
         convert(Task([], None))
-    pid = server(workers[0]).pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_there(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
-    # Of one whose parent was killed nobody may ask what became of it.
-    return "State:\tZ" not in status
-
-
-def wait_until_gone(processes: list[int]) -> None:
-    deadline = time.monotonic() + 60
-    while any(map(is_there, processes)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    return list_descendants(server(workers[0]).pid)
 
 
 def test_a_process_that_died_is_told_with_its_status(root, tmp_path):
