@@ -37,6 +37,7 @@ class Case(NamedTuple):
         base: the case whose images per second are 1.
         wanted: the ratio that it should reach.
         weight: bytes of one image, in units of 32x32's.
+        rest: what has to be done after a run, when its clock has stopped.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Case(NamedTuple):
     base: str | None = None
     wanted: float | None = None
     weight: int = 1
+    rest: Callable[[], object] = lambda: None
 
 
 def main() -> None:
@@ -161,15 +163,16 @@ def race(cases: list[Case], rounds: int, seconds: float) -> list[dict[str, Any]]
 
     So a ratio is of neighbours in time: the speed of a virtual machine changes within seconds.
     """
-    runs = {case.name: case.run for case in cases}
+    cases_by_name = {case.name: case for case in cases}
     rates: dict[str, list[float]] = {case.name: [] for case in cases}
     ratios: dict[str, list[float]] = {case.name: [] for case in cases}
     for case in cases:
         case.run()
+        case.rest()
     for number in range(rounds):
         for place in range(len(cases)):
             case = cases[(place + number * 5) % len(cases)]
-            pair = [case.run, *([runs[case.base]] if case.base else [])]
+            pair = [case, *([cases_by_name[case.base]] if case.base else [])]
             rate, *base = _measure_rates(pair, seconds)
             rates[case.name].append(case.weight * rate)
             ratios[case.name] += [case.weight * rate / other for other in base]
@@ -334,7 +337,7 @@ def measure_cold(pack: str, threads: str) -> dict[str, Any]:
         "plain_read_mb_s": megabytes / plain,
         "cold_epoch_mb_s": megabytes / cold,
         "cold_epoch_images_s": images / cold,
-        "warm_epoch_images_s": _measure_rates([partial(_count, loader)], 1)[0],
+        "warm_epoch_images_s": _measure_rates([Case("warm", partial(_count, loader))], 1)[0],
         "read_from_disk_mb": read,
     }
 
@@ -366,14 +369,15 @@ def _load(loader: cinicpack.Loader, images: int) -> int:
     return count
 
 
-def _measure_rates(runs: list[Callable[[], int]], seconds: float) -> list[float]:
+def _measure_rates(cases: list[Case], seconds: float) -> list[float]:
     """Run each once, in turn, until each has run for ``seconds``; return images per second."""
-    counts, spent = [0] * len(runs), [0.0] * len(runs)
+    counts, spent = [0] * len(cases), [0.0] * len(cases)
     while min(spent) < seconds:
-        for number, run in enumerate(runs):
+        for number, case in enumerate(cases):
             start = time.perf_counter()
-            counts[number] += run()
+            counts[number] += case.run()
             spent[number] += time.perf_counter() - start
+            case.rest()
     return [count / total for count, total in zip(counts, spent, strict=True)]
 
 

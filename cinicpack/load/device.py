@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, LoaderError
 from cinicpack.load.batches import Batch, BatchFormat, Slab
-from cinicpack.load.fused import augment_pixels, place_constants
+from cinicpack.load.fused import choose_augment, place_constants
 from cinicpack.load.memory import Pool, allocate
 from cinicpack.load.samples import Samples
 
@@ -105,6 +105,8 @@ class DeviceMaker:
         self._is_resident = resident
         self._augments = resident or augment_on == "device"
         self._device = device
+        if self._augments:
+            self._augment_pixels = choose_augment(device)
         stream: Any = torch.cuda.Stream
         self._stream = stream(device) if device.type == "cuda" else None
         self._ahead = ahead
@@ -191,7 +193,7 @@ class DeviceMaker:
         pixels = self._resident
         if pixels is None:
             pixels = _of(sent, memory, block.images).view(count, 3, form.height, form.width)
-        images = augment_pixels(
+        images = self._augment_pixels(
             pixels,
             _of(sent, memory, places) if self._is_resident else None,
             _of(sent, memory, draws).view(count, _DRAWS),

@@ -4,14 +4,32 @@ Both do what `load.kernels` does on the CPU, in the same order with the same rou
 same bytes: crop, mirror, multiply, add, cut out, round to the type of the batch.
 """
 
+import warnings
+from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
+from subprocess import CalledProcessError
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from cinicpack.load.samples import Transform
 
-__all__ = ["augment_pixels", "place_constants"]
+__all__ = ["AugmentPixels", "augment_with_torch", "choose_augment", "place_constants"]
+
+AugmentPixels: TypeAlias = Callable[
+    [
+        torch.Tensor,
+        torch.Tensor | None,
+        torch.Tensor,
+        torch.Tensor,
+        Transform,
+        torch.dtype,
+        bool,
+    ],
+    torch.Tensor,
+]
 
 
 def place_constants(transform: Transform, device: torch.device) -> torch.Tensor:
@@ -23,36 +41,39 @@ def place_constants(transform: Transform, device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.array(rows, np.float32)).to(device)
 
 
-def augment_pixels(
-    pixels: torch.Tensor,
-    positions: torch.Tensor | None,
-    draws: torch.Tensor,
-    constants: torch.Tensor,
-    transform: Transform,
-    dtype: torch.dtype,
-    channels_last: bool,
-) -> torch.Tensor:
-    """Make a batch on the device that the pixels are on.
+def choose_augment(device: torch.device) -> AugmentPixels:
+    """Choose what makes batches on a device: the fused kernel on a GPU where it can be compiled.
 
-    Args:
-        pixels: (M, 3, H, W) uint8, contiguous.
-        positions: (n,) int64, which of them; None: all, in order.
-        draws: (n, 5) int32, see `kernels.draw`.
-        constants: what `place_constants` gives for the transform.
-        transform: what is not drawn.
-        dtype: of the batch.
-        channels_last: its memory format.
-
-    Returns:
-        (n, 3, H, W) of ``dtype``.
+    Elsewhere torch operations give the same bytes, on a GPU much slower: that is said in a
+    ``UserWarning`` once a process.
     """
-    if pixels.is_cuda and find_spec("triton") is not None:
-        from cinicpack.load.triton_kernel import augment_with_triton
+    if device.type != "cuda" or not _can_use_triton():
+        return augment_with_torch
+    from cinicpack.load.triton_kernel import augment_with_triton
 
-        augment = augment_with_triton
-    else:
-        augment = augment_with_torch
-    return augment(pixels, positions, draws, constants, transform, dtype, channels_last)
+    return augment_with_triton
+
+
+@cache
+def _can_use_triton() -> bool:
+    """Say whether Triton is there, and what it needs to compile the code that launches a kernel."""
+    reason = "Triton is not installed"
+    if find_spec("triton") is not None:
+        from triton.runtime import driver
+
+        try:
+            # Triton compiles a C module on the first use of the driver, unless its cache has it.
+            driver.active.get_current_device()
+        except (RuntimeError, OSError, CalledProcessError) as error:
+            reason = f"Triton cannot compile a C module ({error})"
+        else:
+            return True
+    warnings.warn(
+        f"{reason}: images are augmented on the GPU by torch operations, with the same bytes but "
+        "much slower; install a C compiler and Python's headers, or Triton",
+        stacklevel=2,
+    )
+    return False
 
 
 def augment_with_torch(
@@ -64,7 +85,20 @@ def augment_with_torch(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> torch.Tensor:
-    """Do as `augment_pixels` says, with torch operations."""
+    """Make a batch with torch operations, on the device that the pixels are on.
+
+    Args:
+        pixels: (M, 3, H, W) uint8, contiguous.
+        positions: (n,) int64, which of them; None: all, in order.
+        draws: (n, 5) int32, see `kernels.draw`.
+        constants: what `place_constants` gives for the transform.
+        transform: the parameters of the augmentation that are not drawn.
+        dtype: of the batch.
+        channels_last: its memory format.
+
+    Returns:
+        (n, 3, H, W) of ``dtype``.
+    """
     height, width = transform.height, transform.width
     scale, shift, filler = constants.view(3, 3, 1, 1)
     device = pixels.device

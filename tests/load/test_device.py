@@ -14,7 +14,6 @@ from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -31,8 +30,6 @@ AUGMENTS = [
 ]
 DTYPES = ["float32", "float16", "bfloat16", "uint8"]
 PATHS = [{"augment_on": "device"}, {"resident": True}, {"resident": True, "num_workers": 0}]
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 
 
 def assert_same_batches(first: Loader, second: Loader):
@@ -198,7 +195,7 @@ def test_memory_is_not_refilled_under_a_copy_where_a_launch_fails(pack, late_cop
     def fail(*arguments: object) -> None:
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr("cinicpack.load.device.augment_pixels", fail)
+    monkeypatch.setattr(maker, "_augment_pixels", fail)
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no kernel"):
             next(iter(loader))
@@ -306,43 +303,3 @@ def test_triton_gives_the_same_bytes(pack, small_pack):
         check=True,
     )
     assert int(done.stdout) > 100
-
-
-@needs_gpu
-@pytest.mark.parametrize("path", [{}, *PATHS])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_gpu_gives_the_same_bytes(pack, path, dtype):
-    options: dict[str, Any] = {"augment": Augment(cutout=8), "dtype": dtype, "batch_size": 16}
-    for _ in range(3):
-        assert_same_batches(Loader(pack, **options), Loader(pack, **options, device="cuda", **path))
-
-
-@needs_gpu
-@pytest.mark.parametrize("path", [{}, *PATHS])
-def test_a_gpu_batch_is_whole_while_it_is_used(pack, path):
-    expected = [images.sum(dtype=torch.float64) for images, _ in Loader(pack, batch_size=8)]
-    weights = torch.randn(2048, 2048, device="cuda")
-    for epoch in range(20):
-        loader = Loader(pack, batch_size=8, device="cuda", **path)
-        sums = []
-        for images, _ in loader:
-            for _ in range(3):
-                weights = torch.tanh(weights @ weights)
-            sums.append(images.sum(dtype=torch.float64))
-            del images
-        assert np.allclose([value.item() for value in sums], expected), epoch
-
-
-@needs_gpu
-@pytest.mark.parametrize("path", [{}, *PATHS])
-def test_a_gpu_batch_outlives_its_loader(pack, path):
-    """What the loader had there is given to others, who overwrite it at once."""
-    options: dict[str, Any] = {"batch_size": 32, "augment": Augment()}
-    expected, _ = next(iter(Loader(pack, **options)))
-    for _ in range(20):
-        with torch.cuda.stream(torch.cuda.Stream()):
-            images, _ = next(iter(Loader(pack, device="cuda", **options, **path)))
-            for size in (pack["train"].images.nbytes, images.nbytes):
-                torch.full((size,), 255, dtype=torch.uint8, device="cuda")
-            found = images.cpu()
-        assert torch.equal(found, expected)

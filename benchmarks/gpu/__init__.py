@@ -1,0 +1,1 @@
+"""What `benchmarks.bench_gpu` measures: the bus, resident pixels, and training."""

@@ -1,0 +1,201 @@
+"""Pixels that live on the device: against airbench's scheme, and against the device's memory."""
+
+import gc
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+import cinicpack
+from benchmarks.bench_loader import Case
+from benchmarks.gpu.setting import PIXELS, Row, Setting
+from cinicpack.load.fused import augment_with_torch, choose_augment, place_constants
+from cinicpack.store.reader import Split
+
+__all__ = ["compare_memory", "list_rows"]
+
+_COPY = "copy within the device"
+_NARROW = f"{_COPY}, as for bfloat16"
+_SCHEME = "airbench's scheme"
+
+
+def list_rows(setting: Setting) -> list[Row]:
+    """Compare resident pixels with airbench's scheme, and with what the device's memory can do.
+
+    A copy within the device counts as many images as the kernel would read and write as many bytes
+    for, so that a ratio of images is one of bandwidths. The kernel alone shows what is left where
+    Python, and what is drawn and looked up on the host, do not matter; beside it, the torch
+    operations that take its place where Triton cannot be used.
+    """
+    batch, large = setting.sizes.batch, setting.sizes.large
+    whole = setting.load(resident=True, batch_size=large)
+    scheme = WholeSet(setting.split, setting.device, batch)
+    return [
+        setting.time_copies(_SCHEME, partial(setting.count, scheme), 3 * PIXELS),
+        setting.time_loader("as airbench", _load_like_scheme(setting), 3 * PIXELS, _SCHEME, 3.0),
+        setting.time_copies(_COPY, _make_copies(setting, 5), 5 * PIXELS),
+        setting.time_copies(_NARROW, _make_copies(setting, 3), 3 * PIXELS),
+        setting.time_loader(f"batches of {large}", whole, 5 * PIXELS, _COPY, 0.6),
+        setting.time_loader(
+            f"batches of {batch}, several a launch",
+            setting.load(resident=True),
+            5 * PIXELS,
+            _COPY,
+            0.6,
+        ),
+        *(
+            Row(
+                Case(
+                    f"{name}, {dtype}{', channels_last' if last else ''}",
+                    _make_launches(setting, augment, dtype, last),
+                    base,
+                ),
+                size * PIXELS,
+                0,
+            )
+            for name, augment, dtype, last, base, size in (
+                ("kernel alone", None, "float32", False, _COPY, 5),
+                ("kernel alone", None, "bfloat16", False, _NARROW, 3),
+                ("kernel alone", None, "bfloat16", True, _NARROW, 3),
+                ("torch operations alone", augment_with_torch, "float32", False, _COPY, 5),
+            )
+        ),
+    ]
+
+
+def _load_like_scheme(setting: Setting) -> cinicpack.Loader:
+    augment = cinicpack.Augment(padding_mode="reflect", flip="alternating")
+    return setting.load(resident=True, augment=augment, dtype="float16", channels_last=True)
+
+
+class WholeSet:
+    """The scheme of airbench's CifarLoader, written anew.
+
+    Normalised, mirrored at random and padded once, for good; cropped as a whole set before each
+    epoch, and mirrored in every other one; batches are rows of that.
+    """
+
+    padding = 4
+
+    def __init__(self, split: Split, device: torch.device, batch_size: int) -> None:
+        pack = split.pack
+        pixels = torch.from_numpy(np.ascontiguousarray(split.images)).to(device)
+        images = pixels.permute(0, 3, 1, 2).half().div_(255)
+        mean, std = (
+            torch.tensor(values, dtype=torch.half, device=device).view(3, 1, 1)
+            for values in (pack.mean, pack.std)
+        )
+        images.sub_(mean).div_(std)
+        mirrored = torch.rand(len(images), device=device) < 0.5
+        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(-1), images)
+        self.padded = functional.pad(images, (self.padding,) * 4, "reflect")
+        self.labels = torch.from_numpy(split.labels.astype(np.int64)).to(device)
+        self.batch_size = batch_size
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        images = self.crop()
+        if self.epoch % 2:
+            images = images.flip(-1)
+        self.epoch += 1
+        order = torch.randperm(len(images), device=images.device)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            yield images[rows], self.labels[rows]
+
+    def crop(self) -> torch.Tensor:
+        """Crop all images, those with the same offset together: first rows, then columns."""
+        padded, reach = self.padded, 2 * self.padding + 1
+        count, channels, height, width = padded.shape
+        offsets = torch.randint(reach, (2, count), device=padded.device)
+        shape = (count, channels, height - reach + 1, width)
+        layout = torch.channels_last
+        tall = torch.empty_like(padded[:, :, : shape[2]], memory_format=layout)
+        for top in range(reach):
+            chosen = offsets[0] == top
+            tall[chosen] = padded[chosen, :, top : top + shape[2]]
+        cropped = torch.empty_like(tall[..., : width - reach + 1], memory_format=layout)
+        for left in range(reach):
+            chosen = offsets[1] == left
+            cropped[chosen] = tall[chosen, ..., left : left + cropped.shape[3]]
+        return cropped
+
+
+def _make_copies(setting: Setting, size: int) -> Callable[[], int]:
+    """Copy random bytes within the device; ``size`` bytes read or written count as a pixel."""
+    nbytes = setting.sizes.large * PIXELS * 4
+    source = setting.make_bytes(nbytes, on_device=True)
+    target = torch.empty_like(source)
+
+    def run() -> int:
+        for _ in range(32):
+            target.copy_(source)
+        setting.synchronize()
+        return 32 * 2 * nbytes // (size * PIXELS)
+
+    return run
+
+
+def _make_launches(
+    setting: Setting, augment: Any, dtype: str, channels_last: bool
+) -> Callable[[], int]:
+    """Launch on a whole epoch at once, without a loader; ``augment`` None: what a loader takes."""
+    loader = setting.load(resident=True, dtype=dtype, channels_last=channels_last)
+    maker: Any = loader._maker
+    samples = maker._samples
+    positions = np.random.default_rng(0).permutation(len(samples))
+    draws = np.empty((len(positions), 5), np.int32)
+    samples.draw(positions, 0, draws)
+    arguments = (
+        maker._resident,
+        torch.from_numpy(positions).to(setting.device),
+        torch.from_numpy(draws).to(setting.device),
+        place_constants(samples.transform, setting.device),
+        samples.transform,
+        getattr(torch, dtype),
+        channels_last,
+    )
+
+    augment = augment or choose_augment(setting.device)
+
+    def run() -> int:
+        for _ in range(8):
+            augment(*arguments)
+        setting.synchronize()
+        return 8 * len(positions)
+
+    return run
+
+
+def compare_memory(setting: Setting) -> dict[str, Any]:
+    """Find the most memory that an epoch takes on the device."""
+    if setting.device.type == "cpu":
+        return {}
+    scheme = _measure_memory(
+        setting, lambda setting: WholeSet(setting.split, setting.device, setting.sizes.batch)
+    )
+    resident = _measure_memory(setting, _load_like_scheme)
+    return {
+        "airbench_mb": round(scheme),
+        "resident_mb": round(resident),
+        "ratio": round(resident / scheme, 3),
+        "wanted": 0.333,
+        "reached": resident / scheme <= 1 / 3,
+    }
+
+
+def _measure_memory(setting: Setting, make: Callable[[Setting], Any]) -> float:
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_stats(setting.device)["active_bytes.all.current"]
+    loader = make(setting)
+    setting.count(loader)
+    # What is needed once, to begin with, does not count.
+    torch.cuda.reset_peak_memory_stats(setting.device)
+    setting.count(loader)
+    # Active, not allocated: with what is freed but may not be used again yet.
+    most = torch.cuda.memory_stats(setting.device)["active_bytes.all.peak"]
+    return float(most - before) / 1e6
