@@ -1,5 +1,6 @@
 """Batches on a device: how samples get there, and where they are augmented."""
 
+import ctypes
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ _INTEGERS = 3
 # Triton compiles a kernel for pointers to multiples of this, and once more for others.
 _ALIGNMENT = 16
 _UPLOAD_IMAGES = 8192
+# CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: only a thread's own captures limit what it may call.
+_THREAD_LOCAL = 1
 
 
 def check_device(device: Any) -> torch.device:
@@ -214,7 +217,11 @@ class DeviceMaker:
         if self._stream is None:
             yield
             return
-        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+        with (
+            _ignoring_captures(),
+            torch.cuda.device(self._device),
+            torch.cuda.stream(self._stream),
+        ):
             yield
 
     def _record(self) -> Any:
@@ -294,6 +301,22 @@ def _of(sent: torch.Tensor, memory: NDArray[np.uint8], array: NDArray[Any]) -> t
     part = sent[start : start + array.nbytes]
     kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[array.itemsize]
     return part.view(kind)
+
+
+@contextmanager
+def _ignoring_captures() -> Iterator[None]:
+    """Let this thread work on while another thread captures a CUDA graph.
+
+    While one does so in the mode "global", which is torch's default, any other thread that asks for
+    memory or for the state of an event would be refused, and the capture be invalid.
+    """
+    mode = ctypes.c_int(_THREAD_LOCAL)
+    exchange = ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
+    exchange(ctypes.byref(mode))
+    try:
+        yield
+    finally:
+        exchange(ctypes.byref(mode))
 
 
 def _allocate_pinned(nbytes: int) -> NDArray[np.uint8]:
