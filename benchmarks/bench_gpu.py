@@ -25,6 +25,7 @@ from benchmarks.bench_loader import race
 from benchmarks.gpu import bus, resident, training
 from benchmarks.gpu.images import make_noise, read_jpegs, write_pack
 from benchmarks.gpu.setting import Setting, Sizes
+from benchmarks.gpu.training import train_on
 from benchmarks.machine import describe_machine
 from benchmarks.report import format_json, say
 from cinicpack import cinic10
@@ -57,11 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = options.pack
         if path is None:
-            noise = {"train": make_noise(sizes.per_class)}
+            noise = dict.fromkeys(
+                ["train", "test"][: 1 + options.quick], make_noise(sizes.per_class)
+            )
             path = write_pack(Path(folder, "noise.pack"), cinic10.CLASSES, noise)
         setting = Setting(cinicpack.open_pack(path)["train"], device, sizes, options.threads)
         report |= measure(setting, options.rounds, options.seconds)
-        if not options.quick:
+        if options.quick:
+            report["quick_training"] = train_on(setting.split.pack, setting, epochs=1)
+        else:
             report["real_images"] = train(options.images, Path(folder), setting, options.epochs)
     report["minutes"] = round((time.perf_counter() - start) / 60, 1)
     print(summarise(report))
@@ -171,7 +176,7 @@ def train(archive: Path, folder: Path, setting: Setting, epochs: int) -> dict[st
     say(f"reading {archive}")
     classes, splits = read_jpegs(archive)
     pack = write_pack(folder / "real.pack", classes, splits)
-    return training.train_on_real_images(cinicpack.open_pack(pack), setting, epochs)
+    return train_on(cinicpack.open_pack(pack), setting, epochs)
 
 
 def summarise(report: dict[str, Any]) -> str:
@@ -183,7 +188,7 @@ def summarise(report: dict[str, Any]) -> str:
             missed = " (wanted {wanted})".format(**row) if not row.get("reached", True) else ""
             ratio = f"{row['ratio']:8.3f}  {row['base']}{missed}" if "base" in row else ""
             lines.append(f"{row['name']:42} {row['median']:13,} {row['gb_s']:8.2f} {ratio}")
-    for part in ("memory", "real_images", "tests", "minutes"):
+    for part in ("memory", "quick_training", "real_images", "tests", "minutes"):
         if part in report:
             lines += ["", f"{part}: {report[part]}"]
     return "\n".join(lines)

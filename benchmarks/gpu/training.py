@@ -15,7 +15,7 @@ from benchmarks.bench_loader import Case
 from benchmarks.gpu.setting import PIXELS, Row, Setting
 from benchmarks.report import say
 
-__all__ = ["list_rows", "train_on_real_images"]
+__all__ = ["list_rows", "train_on"]
 
 _CACHED = "one cached batch"
 _TRAINED: dict[str, Any] = {"dtype": "bfloat16", "channels_last": True, "drop_last": True}
@@ -46,7 +46,7 @@ def list_rows(setting: Setting) -> list[Row]:
     return rows
 
 
-def train_on_real_images(pack: cinicpack.Pack, setting: Setting, epochs: int) -> dict[str, Any]:
+def train_on(pack: cinicpack.Pack, setting: Setting, epochs: int) -> dict[str, Any]:
     """Train a ResNet-18 on a pack's train split, and return what it gets right in the test split.
 
     SGD with momentum 0.9, weight decay 5e-4 and a learning rate of 0.4 at most (one cycle), in

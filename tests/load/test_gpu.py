@@ -38,7 +38,7 @@ def pack(request, tmp_path_factory):
 @pytest.fixture
 def small_slabs(monkeypatch):
     """Make every batch a slab and a launch of its own, so that memory is used again at once."""
-    monkeypatch.setattr("cinicpack.load.loader._SLAB_BYTES", 1)
+    monkeypatch.setattr("cinicpack.load.loader._DEVICE_SLAB_BYTES", 1)
     monkeypatch.setattr("cinicpack.load.loader._LAUNCH_BYTES", 1)
 
 
