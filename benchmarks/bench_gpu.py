@@ -1,7 +1,7 @@
 """The paths to a GPU: against plain copies, against airbench's scheme, and in a training loop.
 
-tools/gpu                                               # with the tests: results/gpu.json
-python -m benchmarks.bench_gpu                          # without them, prints only
+tools/gpu                                               # with its tests; writes results/gpu.json
+python -m benchmarks.bench_gpu                          # without them, and only prints
 python -m benchmarks.bench_gpu --quick --device cpu     # does it run? its figures mean nothing
 """
 
@@ -58,9 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = options.pack
         if path is None:
-            noise = dict.fromkeys(
-                ["train", "test"][: 1 + options.quick], make_noise(sizes.per_class)
-            )
+            splits = ["train", "test"] if options.quick else ["train"]
+            noise = dict.fromkeys(splits, make_noise(sizes.per_class))
             path = write_pack(Path(folder, "noise.pack"), cinic10.CLASSES, noise)
         setting = Setting(cinicpack.open_pack(path)["train"], device, sizes, options.threads)
         report |= measure(setting, options.rounds, options.seconds)

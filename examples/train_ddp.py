@@ -35,10 +35,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.005, help="at its highest (default: 0.005)")
     args = parser.parse_args()
 
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
+    device = choose_device(int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
     distributed.init_process_group("gloo" if device.type == "cpu" else "nccl")
     with tempfile.TemporaryDirectory(prefix="cinicpack-ddp-") as folder:
         try:
@@ -46,6 +43,22 @@ def main() -> None:
             train(pack, device, args.epochs, args.batch_size, args.lr)
         finally:
             distributed.destroy_process_group()
+
+
+def choose_device(rank: int, ranks: int) -> torch.device:
+    """Choose the GPU of a rank, one of ``ranks`` on this machine; the CPU where there is no GPU."""
+    count = torch.cuda.device_count()
+    if not count:
+        return torch.device("cpu")
+    if ranks > count:
+        raise SystemExit(
+            f"expected a GPU for each of the {ranks} ranks on this machine, found {count}; start "
+            f"{count} (torchrun --nproc-per-node {count}), or hide the GPUs to train on the CPU "
+            "(CUDA_VISIBLE_DEVICES=)"
+        )
+    device = torch.device("cuda", rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def share_demo(folder: Path) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import bench_gpu
 from benchmarks.check import Sample, check_samples
-from benchmarks.draw import draw_chart, draw_sentence, draw_table, fill_readme
+from benchmarks.draw import draw_chart, draw_gpu, draw_sentence, draw_table, fill_readme
 from benchmarks.report import format_json
 from benchmarks.run import read_rival
 
@@ -113,12 +113,13 @@ def test_the_sentence_says_how_long_conversion_takes_and_where():
 def test_what_is_between_the_readmes_marks_is_replaced_and_nothing_else():
     marks = [
         f"<!-- {name}: python -m benchmarks.draw -->\n{{}}<!-- /{name} -->\n"
-        for name in ("throughput", "convert")
+        for name in ("throughput", "convert", "gpu")
     ]
     readme = "before\n" + "between\n".join(marks) + "after\n"
     report, conversion = make_report(), make_conversion()
-    drawn = draw_table(report), draw_sentence(conversion, report["machine"])
-    filled = fill_readme(readme.format("old\n", ""), report, conversion)
+    drawn = draw_table(report), draw_sentence(conversion, report["machine"]), draw_gpu(None)
+    assert "GPU: not measured" in drawn[2]
+    filled = fill_readme(readme.format("old\n", "", "old\n"), report, conversion)
     assert filled == readme.format(*drawn)
     assert fill_readme(filled, report, conversion) == filled
     with pytest.raises(SystemExit, match="expected the lines <!-- convert:"):
@@ -160,8 +161,10 @@ def test_the_readme_says_what_the_committed_results_say():
     if missing := [str(path) for path in paths if not path.exists()]:
         pytest.skip(f"no full run has been committed: {', '.join(missing)}")
     readme = (BENCHMARKS.parent / "README.md").read_text("utf-8")
-    # Else: python -m benchmarks.draw
-    assert readme == fill_readme(readme, *(json.loads(path.read_text()) for path in paths))
+    gpu = RESULTS / "gpu.json"
+    results = [json.loads(path.read_text()) for path in [*paths, gpu] if path.exists()]
+    # Where they differ: python -m benchmarks.draw
+    assert readme == fill_readme(readme, *results)
 
 
 def augment(originals, rng, *, crop="image", flip=True, normalise=True):

@@ -169,3 +169,22 @@ def test_the_wheel_has_the_package_and_its_types(tmp_path):
     assert {f"cinicpack/{name}.py" for name in SOURCES} <= names
     assert "cinicpack/py.typed" in names
     assert not [name for name in names if not name.startswith(("cinicpack/", "cinicpack-"))]
+
+
+LOADING = """
+import sys
+
+for name in ("deflate", "zlib_ng", "h5py", "PIL", "tqdm", "matplotlib"):
+    sys.modules[name] = None
+import cinicpack
+
+loader = cinicpack.Loader(sys.argv[1], augment=cinicpack.Augment())
+print(sum(len(labels) for _, labels in loader))
+"""
+
+
+def test_loading_needs_nothing_that_only_packing_needs(npy_pack):
+    done = subprocess.run(
+        [sys.executable, "-c", LOADING, str(npy_pack)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "12\n"), done.stderr

@@ -37,8 +37,8 @@ _STATE_VERSION: Final = 1
 # of work. Going back to Python and waiting for its lock takes 20 to 100 µs each time; but the more
 # memory is under way, the less of it stays in the cache.
 _SLAB_BYTES: Final = 8 << 20
-# The same for a GPU: there a slab costs Python 0.2 ms and more, all of it under its lock. On an H100
-# 8 threads hand over 2.4 million images of float32 a second so, and 0.6 million in slabs of 8 MiB.
+# The same for a GPU, where a slab costs Python 0.2 ms and more, all of it under its lock: 8 threads
+# hand 2.3 million images of float32 a second to an H100, and 0.6 to 1 million in slabs of 8 MiB.
 _DEVICE_SLAB_BYTES: Final = 32 << 20
 # What a GPU makes of resident pixels in one launch: 30 µs of its memory's time, a few launches'.
 _LAUNCH_BYTES: Final = 64 << 20
@@ -62,13 +62,13 @@ class Loader:
     of threads and number of ranks give the same samples with the same pixels.
 
     Batches are made ahead in slabs of one batch, or of several that make up 8 MiB (32 MiB for a
-    device, 64 MiB of resident pixels): at most ``num_workers + 1`` slabs are under way or waiting (3 with resident
-    pixels), towards the end of an epoch those that the next one starts with; the threads are there
-    until `close`, or until nothing refers to the loader and its iterators any longer. The memory of
-    a slab is used again when the images of none of its batches are referred to any longer; images
-    that are held keep their slab, labels and index do not. In the first epoch one more thread reads
-    the images ahead, in the order of the files. On a device the batches of a slab share a storage:
-    to save one alone, ``clone()`` it.
+    device, 64 MiB of resident pixels): at most ``num_workers + 1`` slabs are under way or waiting
+    (3 with resident pixels), towards the end of an epoch those that the next one starts with; the
+    threads are there until `close`, or until nothing refers to the loader and its iterators any
+    longer. The memory of a slab is used again when the images of none of its batches are referred
+    to any longer; images that are held keep their slab, labels and index do not. In the first epoch
+    one more thread reads the images ahead, in the order of the files. On a device the batches of a
+    slab share a storage: to save one alone, ``clone()`` it.
 
     Args:
         pack: a path, or an open `Pack`.

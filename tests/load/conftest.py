@@ -4,6 +4,8 @@ from typing import Any
 import pytest
 
 import cinicpack
+from benchmarks.gpu.images import make_noise, write_pack
+from cinicpack.cinic10 import CLASSES
 from cinicpack.synthetic import write_tree
 
 
@@ -33,6 +35,13 @@ def sharded_pack(load_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> c
 @pytest.fixture(scope="session")
 def hdf5_pack(load_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> cinicpack.Pack:
     return _pack(load_tree, tmp_path_factory.mktemp("hdf5"), "cinic.h5", format="hdf5")
+
+
+@pytest.fixture(scope="session")
+def odd_pack(tmp_path_factory: pytest.TempPathFactory) -> cinicpack.Pack:
+    """Noise of 7x5 pixels."""
+    path = tmp_path_factory.mktemp("odd") / "odd.pack"
+    return cinicpack.open_pack(write_pack(path, CLASSES, {"train": make_noise(1, (7, 5))}))
 
 
 @pytest.fixture(scope="session")

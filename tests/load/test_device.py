@@ -19,6 +19,7 @@ import torch
 
 import cinicpack
 from cinicpack import ArgumentError, Augment, Loader
+from cinicpack.load import fused
 from cinicpack.load.device import DeviceMaker
 
 AUGMENTS = [
@@ -60,7 +61,9 @@ def test_every_path_gives_the_same_bytes(pack, path, augment, dtype, channels_la
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_images_of_other_sizes(small_pack, path):
+@pytest.mark.parametrize("size", ["small_pack", "odd_pack"])
+def test_images_of_other_sizes(request, size, path):
+    small_pack = request.getfixturevalue(size)
     for normalize in (True, False, ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))):
         options: dict[str, Any] = {"augment": Augment(cutout=3), "normalize": normalize}
         assert_same_batches(Loader(small_pack, **options), Loader(small_pack, **options, **path))
@@ -240,6 +243,17 @@ def test_a_closed_loader_gives_its_pixels_back(pack):
     assert batch[0].isfinite().all()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_without_triton_is_told_that_it_is_slower():
+    """Here Triton is not installed, or finds no GPU to compile for."""
+    fused._can_use_triton.cache_clear()
+    with pytest.warns(UserWarning, match=r"Triton .*: images are augmented .* by torch operations"):
+        augment = fused.choose_augment(torch.device("cuda", 0))
+    assert augment is fused.augment_with_torch
+    assert fused.choose_augment(torch.device("cuda", 0)) is augment
+    fused._can_use_triton.cache_clear()
+
+
 # In a process of its own, since Triton is told at its import to interpret. It prints the number of
 # comparisons.
 INTERPRETED = """
@@ -291,10 +305,11 @@ print(count)
 
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
-def test_triton_gives_the_same_bytes(pack, small_pack):
+def test_triton_gives_the_same_bytes(pack, small_pack, odd_pack):
     """In Triton's interpreter, which needs no GPU."""
     done = subprocess.run(
-        [sys.executable, "-c", INTERPRETED, str(pack.path), str(small_pack.path)],
+        [sys.executable, "-c", INTERPRETED]
+        + [str(one.path) for one in (pack, small_pack, odd_pack)],
         env={**os.environ, "TRITON_INTERPRET": "1"},
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,

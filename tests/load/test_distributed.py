@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import runpy
 import subprocess
 import sys
 import warnings
@@ -20,6 +21,8 @@ import cinicpack
 from cinicpack import Augment, Loader
 from cinicpack.synthetic import write_tree
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "train_ddp.py"
+CHOOSE_DEVICE = runpy.run_path(str(EXAMPLE))["choose_device"]
 WORLD_SIZES = (1, 2, 3, 4)
 
 # (images of the train split, options)
@@ -240,16 +243,29 @@ def test_an_epoch_goes_on_in_larger_and_larger_groups(results, pack):
 
 
 def test_the_example_trains_on_two_ranks(pack):
-    root = Path(__file__).parents[2]
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *(str(root / "examples/train_ddp.py"), str(pack.path)),
+        *(str(EXAMPLE), str(pack.path)),
         *("--epochs", "2", "--batch-size", "16"),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLE.parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, env=environment, stdout=subprocess.PIPE, text=True, timeout=240, check=True
     )
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     assert all(re.search(r"cifar10 [\d.]+%, imagenet [\d.]+%$", line) for line in lines)
+
+
+@pytest.mark.parametrize(("gpus", "ranks", "found"), [(0, 2, "cpu"), (2, 2, "cuda:1")])
+def test_the_example_takes_a_gpu_for_each_rank(monkeypatch, gpus, ranks, found):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert CHOOSE_DEVICE(1, ranks) == torch.device(found)
+
+
+def test_the_example_says_that_there_are_fewer_gpus_than_ranks(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for rank in range(2):
+        with pytest.raises(SystemExit, match=r"each of the 2 ranks .* found 1; start 1 \(torchrun"):
+            CHOOSE_DEVICE(rank, 2)
