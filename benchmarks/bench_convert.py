@@ -29,7 +29,7 @@ _EXTRACTED = "extracted"
 _WANTED = {
     "pack the tree": ("read every file in a loop", 1.0),
     "pack the archive": ("tar -xzf", 0.75),
-    "verify": ("hash the pack's bytes", 1.1),
+    "verify": ("hash the pack's bytes", 5.0),
 }
 
 

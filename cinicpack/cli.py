@@ -157,9 +157,9 @@ def info(parser: argparse.ArgumentParser) -> Run:
 
 
 def verify(parser: argparse.ArgumentParser) -> Run:
-    """Hash a pack again and compare with what it recorded.
+    """Hash a pack again, and check all that it says of its images.
 
-    Every array that differs is named; the exit status is then 1.
+    Every problem is named; the exit status is then 1.
 
     Example:
       cinicpack verify cinic10.pack
@@ -177,7 +177,7 @@ def verify(parser: argparse.ArgumentParser) -> Run:
             print(f"cinicpack: error: {problem}", file=sys.stderr)
         verdict = "all as recorded"
         if problems:
-            verdict = "1 array differs" if len(problems) == 1 else f"{len(problems)} arrays differ"
+            verdict = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         rate = nbytes / seconds / 1e9
         print(f"{arguments.pack}: {nbytes:,} bytes in {seconds:.2f} s ({rate:.1f} GB/s), {verdict}")
         return 1 if problems else 0

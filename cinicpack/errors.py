@@ -7,7 +7,7 @@ CinicPackError
 │   └── BadImagesError                 images in it that cannot be packed, each with its reason
 ├── DestinationError     OSError       a destination that cannot be written
 ├── PackError            ValueError    a pack that is not what its manifest says
-│   └── FormatVersionError             a pack made by a newer cinicpack
+│   └── FormatVersionError             a pack of a version that is not read here
 ├── StateError           ValueError    a loader state that belongs to other data or options
 └── LoaderError          RuntimeError  a loader or iterator that cannot go on like this
 """
@@ -69,7 +69,7 @@ class PackError(CinicPackError, ValueError):
 
 
 class FormatVersionError(PackError):
-    """A pack has a format version that this cinicpack does not know."""
+    """A pack has a format version that this cinicpack does not read."""
 
 
 class StateError(CinicPackError, ValueError):

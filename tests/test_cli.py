@@ -93,7 +93,7 @@ def test_verify(any_pack, tmp_path, capsys, options):
     file.write_bytes(file.read_bytes().replace(where, where[::-1]))
     assert main(["verify", str(path), *options]) == 1
     out, errors = capsys.readouterr()
-    assert out.endswith(" GB/s), 1 array differs\n")
+    assert out.endswith(" GB/s), 1 problem\n")
     assert errors.startswith(f"cinicpack: error: {file}")
     assert errors.count("\n") == 1
 
@@ -105,7 +105,7 @@ def test_verify_counts_what_differs(npy_pack, tmp_path, capsys):
             file.seek(-1, os.SEEK_END)
             file.write(b"\x07")
     assert main(["verify", str(tmp_path / "a")]) == 1
-    assert capsys.readouterr().out.endswith(" GB/s), 2 arrays differ\n")
+    assert capsys.readouterr().out.endswith(" GB/s), 2 problems\n")
 
 
 def test_bench(npy_pack, tree, monkeypatch, capsys):

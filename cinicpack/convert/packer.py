@@ -37,7 +37,7 @@ from cinicpack.errors import (
     SourceError,
 )
 from cinicpack.store import hdf5, npy
-from cinicpack.store.format import is_split_name
+from cinicpack.store.format import is_folder_name, is_split_name
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import Pack, is_pack, open_pack
 
@@ -211,6 +211,12 @@ def _arrange(source: Path, paths: list[str], splits: str | Sequence[str] | None)
             raise SourceError(
                 f"{source}: expected visible folders as classes, found {name!r}; rename or remove "
                 "it"
+            )
+        if not is_folder_name(name):
+            # An archive may have names that no file system takes.
+            raise SourceError(
+                f"{source}: expected classes with names of at most 255 bytes, found {name[:40]!r} "
+                "and so on; rename it"
             )
     return layout
 

@@ -1,4 +1,4 @@
-"""The pack format, version 1.
+"""The pack format, version 1 of npy packs and version 2 of HDF5 packs.
 
 A pack holds the images of one data set as uint8 arrays beside a manifest. It is a directory of npy
 files or one HDF5 file; both hold the same arrays under the same names and the same manifest.
@@ -16,19 +16,31 @@ Row i of a split is image i of ``torchvision.datasets.ImageFolder(S)``: classes 
 their names, within a class files in the order of theirs. All arrays are in C order.
 
 Splits are named as visible folders, in UTF-8, without ``+`` or a backslash, and not "pack.json".
-Classes and files are named as folders and files can be; a byte that is not UTF-8 is in JSON the
-surrogate that Python's surrogateescape makes of it.
+Classes and files are named as folders and files can be, splits and classes in at most 255 bytes; a
+byte that is not UTF-8 is in JSON the surrogate that Python's surrogateescape makes of it. No two
+images of a split have the same class and the same file name. Sources are what file names say.
 
 In a directory, array S/x is the file ``S/x.npy`` (npy format 1.0, with exactly the header that
 `store.npy` writes) and the manifest is ``pack.json``. In HDF5, it is the contiguous, unfiltered
-dataset ``S/x``, and the manifest is the uint8 dataset ``pack.json`` (padded with spaces).
+dataset ``S/x``, and the manifest is the uint8 dataset ``pack.json``.
+
+An HDF5 pack is read without HDF5, which can be led to loop for ever by one wrong byte. Its last 72
+bytes are the footer:
+
+    16 bytes   "cinicpack footer"
+    3 x <u8    size of the file; where the manifest begins; how long it is
+    32 bytes   SHA-256 of all bytes before these 32 that are in no array
+
+The end of HDF5's own address space, which its superblock has, is behind the footer, so programs
+that open the file to write and then write nothing leave it whole. Version 1 of HDF5 packs had no
+footer. It is not read any more: such packs are made again.
 
 Manifest
 --------
 A JSON object:
 
     format          "cinicpack"
-    version         1
+    version         1, in HDF5 2
     image_shape     [H, W, 3]
     classes         class names, in the order of their labels
     normalization   mean and std (per channel, pixels in [0, 1]) and their origin: "published"
@@ -40,7 +52,7 @@ A JSON object:
     piece_bytes     arrays are hashed in pieces of so many bytes, so that checking uses all cores
     arrays          by name: SHA-256 of every piece of its data (for npy: what follows the header)
     skipped         [path, reason] of every image that was left out on request
-    file_bytes      HDF5 only: the size of the file
+    offsets         HDF5 only: by name, the byte of the file at which the array begins
     digest          SHA-256 of the canonical JSON (sorted keys, no spaces, ASCII) of all the rest
 
 Sizes, types and file names follow from it and are stored nowhere else: they cannot disagree.
@@ -57,17 +69,21 @@ bytes). Fingerprints depend on the images alone: not on container, shards, order
 import hashlib
 import json
 import math
+import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from reprlib import repr as show
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
+from cinicpack.cinic10 import Origin
 from cinicpack.errors import FormatVersionError, PackError
 
 __all__ = [
+    "HDF5_VERSION",
     "MANIFEST_NAME",
     "PIECE_BYTES",
     "SOURCE_DTYPE",
@@ -88,10 +104,23 @@ __all__ = [
 ]
 
 VERSION: Final = 1
+HDF5_VERSION: Final = 2
 MANIFEST_NAME: Final = "pack.json"
 PIECE_BYTES: Final = 16 << 20
 SOURCE_DTYPE: Final = np.dtype([("origin", "u1"), ("synset", "<u4"), ("number", "<u4")])
 CHANNELS: Final = 3
+
+_NAME_BYTES: Final = 255
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_MEMBERS: Final = frozenset(
+    {
+        *("format", "version", "image_shape", "classes", "normalization", "splits"),
+        *("fingerprint", "piece_bytes", "arrays", "skipped"),
+    }
+)
+
+# What the items of lists are called in errors.
+_KINDS: Final[dict[type, str]] = {int: "whole numbers", str: "texts", list: "lists"}
 
 
 class ArraySpec(NamedTuple):
@@ -151,7 +180,7 @@ class Manifest:
     fingerprint: str
     arrays: dict[str, tuple[str, ...]]
     skipped: tuple[tuple[str, str], ...] = ()
-    file_bytes: int | None = None
+    offsets: dict[str, int] | None = None
 
     def specs(self) -> Iterator[ArraySpec]:
         """Iterate over the arrays of the pack, in the order in which they are written."""
@@ -162,7 +191,7 @@ class Manifest:
         """Write the manifest as JSON, one member a line, with its digest."""
         content: dict[str, Any] = {
             "format": "cinicpack",
-            "version": VERSION,
+            "version": VERSION if self.offsets is None else HDF5_VERSION,
             "image_shape": self.image_shape,
             "classes": self.classes,
             "normalization": self.normalization._asdict(),
@@ -180,81 +209,80 @@ class Manifest:
             "arrays": self.arrays,
             "skipped": self.skipped,
         }
-        if self.file_bytes is not None:
-            content["file_bytes"] = self.file_bytes
+        if self.offsets is not None:
+            content["offsets"] = self.offsets
         content["digest"] = _digest(content)
         members = (f'"{key}": {json.dumps(value)}' for key, value in content.items())
         return ("{\n" + ",\n".join(members) + "\n}\n").encode("ascii")
 
     @classmethod
-    def from_json(cls, text: bytes, where: str) -> Self:
-        """Read a manifest and check it against its own digest.
+    def from_json(cls, text: bytes, where: str, *, version: int = VERSION) -> Self:
+        """Read a manifest, check it against its own digest, and check what it says.
 
-        ``where`` names the file in errors. Raises `FormatVersionError` for a newer format and
-        `PackError` for anything that `to_json` does not write.
+        ``where`` names the file in errors, ``version`` is that of its container. Raises
+        `FormatVersionError` for another version and `PackError` for what cannot be a pack's.
         """
         try:
             content = json.loads(text)
+            recorded = content.pop("digest", None) if isinstance(content, dict) else None
+            expected = _digest(content)
         except (ValueError, RecursionError) as error:
             raise PackError(f"{where}: expected JSON, found {error}; pack it again") from None
         if not isinstance(content, dict) or content.get("format") != "cinicpack":
             raise PackError(f"{where}: expected the manifest of a pack, found other JSON")
-        version = content.get("version")
-        if version != VERSION:
+        found = content.get("version")
+        if type(found) is not int or found != version:
             raise FormatVersionError(
-                f"{where}: found format version {version!r}, this cinicpack reads version "
-                f"{VERSION}; open it with the cinicpack that wrote it, or a newer one"
+                f"{where}: found format version {show(found)}, this cinicpack reads version "
+                f"{version}; open it with the cinicpack that wrote it, or a newer one"
             )
-        recorded = content.pop("digest", None)
-        if recorded != _digest(content):
+        if recorded != expected:
             raise PackError(
                 f"{where}: the manifest was changed or damaged (expected digest "
-                f"{_digest(content)}, found {recorded}); restore it or pack again"
+                f"{expected}, found {show(recorded)}); restore it or pack again"
             )
         try:
             return cls._from_content(content)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise PackError(f"{where}: not a valid manifest ({error!r}); pack again") from None
+        except ValueError as error:
+            raise PackError(f"{where}: not a valid manifest ({error}); pack again") from None
 
     @classmethod
     def _from_content(cls, content: dict[str, Any]) -> Self:
-        height, width, channels = map(_positive, content["image_shape"])
-        if channels != CHANNELS or content["piece_bytes"] != PIECE_BYTES:
-            raise ValueError("image_shape or piece_bytes")
-        classes = tuple(map(str, content["classes"]))
+        """Build the manifest; raises ``ValueError`` for anything that `to_json` does not write."""
+        in_hdf5 = content["version"] == HDF5_VERSION
+        _check_members(content, "the manifest", _MEMBERS | ({"offsets"} if in_hdf5 else set()))
+        height, width, channels = _check_list(content["image_shape"], "image_shape", int, 3)
+        sides = 0 < height < 2**32 and 0 < width < 2**32
+        _check(sides and channels == CHANNELS, "image_shape [H, W, 3]", content["image_shape"])
+        _check(content["piece_bytes"] == PIECE_BYTES, "piece_bytes", content["piece_bytes"])
+        classes = _check_list(content["classes"], "classes", str)
+        for name in classes:
+            _check(is_folder_name(name), "classes named as folders can be", name)
+        _check(len(set(classes)) == len(classes), "every class once", classes)
         splits = {}
+        named = isinstance(content["splits"], dict) and content["splits"]
+        _check(named, "splits by their names", content["splits"])
         for name, split in content["splits"].items():
-            if not is_split_name(name):
-                raise ValueError(f"split name {name!r}")
-            if not split["shards"]:
-                raise ValueError(f"shards of {name}")
-            splits[name] = SplitInfo(
-                shards=tuple(map(_positive, split["shards"])),
-                name_bytes=_positive(split["name_bytes"]),
-                fingerprint=str(split["fingerprint"]),
-                groups=tuple(_group(row, len(classes)) for row in split["groups"]),
-            )
-            if sum(group.rows for group in splits[name].groups) != splits[name].rows:
-                raise ValueError(f"groups of {name}")
-        norm = content["normalization"]
+            _check(is_split_name(name), "a split name that a visible folder can have", name)
+            splits[name] = _split(split, name, len(classes), height * width)
+        fingerprint = fingerprint_splits({name: info.fingerprint for name, info in splits.items()})
+        _check(content["fingerprint"] == fingerprint, "fingerprint", content["fingerprint"])
+        skipped = _check_list(content["skipped"], "skipped", list)
         manifest = cls(
             image_shape=(height, width, channels),
-            classes=classes,
-            normalization=Normalization(
-                _triple(norm["mean"]), _triple(norm["std"]), norm["origin"]
-            ),
+            classes=tuple(classes),
+            normalization=_normalization(content["normalization"], splits),
             splits=splits,
-            fingerprint=str(content["fingerprint"]),
-            arrays={name: tuple(pieces) for name, pieces in content["arrays"].items()},
-            skipped=tuple((str(path), str(reason)) for path, reason in content["skipped"]),
-            file_bytes=content.get("file_bytes"),
+            fingerprint=fingerprint,
+            arrays={},
+            skipped=tuple((path, reason) for path, reason in map(_check_skip, skipped)),
         )
-        if not splits or not all(map(is_folder_name, manifest.classes)):
-            raise ValueError("splits or classes")
-        for spec in manifest.specs():
-            if len(manifest.arrays[spec.name]) != -(-spec.nbytes // PIECE_BYTES):
-                raise ValueError(f"number of digests of {spec.name}")
-        return manifest
+        arrays = _arrays(content["arrays"], list(manifest.specs()))
+        offsets = None
+        if in_hdf5:
+            offsets = _check_members(content["offsets"], "offsets", arrays.keys())
+            _check_list([*offsets.values()], "offsets", int)
+        return replace(manifest, arrays=arrays, offsets=offsets)
 
 
 def is_split_name(name: str) -> bool:
@@ -269,8 +297,20 @@ def is_split_name(name: str) -> bool:
 
 
 def is_folder_name(name: str) -> bool:
-    """Tell whether this is one component of a path, and leads nowhere else."""
-    return name not in ("", ".", "..") and not set(name) & set("/\0")
+    """Tell whether this is one component of a path, of 255 bytes at most, and leads nowhere else.
+
+    A byte that is not UTF-8 is a surrogate in it, as Python has it.
+    """
+    try:
+        encoded = name.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return (
+        name not in ("", ".", "..")
+        and not set(name) & set("/\0")
+        and len(encoded) <= _NAME_BYTES
+        and encoded.decode(errors="surrogateescape") == name
+    )
 
 
 def plan_arrays(
@@ -357,23 +397,86 @@ def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
-def _positive(value: Any) -> int:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"expected a positive integer, found {value!r}")
-    return value
+def _check(right: object, expected: str, found: object) -> None:
+    if not right:
+        raise ValueError(f"expected {expected}, found {show(found)}")
 
 
-def _group(row: Any, classes: int) -> Group:
-    label, origin, rows, *sums = row
-    red, green, blue, *squares = sums
-    if not all(type(value) is int and value >= 0 for value in row) or label >= classes or not rows:
-        raise ValueError(f"group {row!r}")
-    red_squares, green_squares, blue_squares = squares
-    return Group(
-        label, origin, rows, (red, green, blue), (red_squares, green_squares, blue_squares)
-    )
+def _check_members(value: Any, what: str, names: Set[str]) -> dict[str, Any]:
+    """Check that this is a JSON object with exactly these members."""
+    _check(isinstance(value, dict), f"{what} as an object", value)
+    if value.keys() != names:
+        missing, more = show(sorted(names - value.keys())), show(sorted(value.keys() - names))
+        raise ValueError(f"{what}: missing {missing}, not expected {more}")
+    members: dict[str, Any] = value
+    return members
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
+def _check_list(value: Any, what: str, kind: type, count: int | None = None) -> list[Any]:
+    """Check that this is a list of items of a kind, and of how many."""
+    right = isinstance(value, list) and all(type(item) is kind for item in value)
+    right = right and (kind is not int or all(item >= 0 for item in value))
+    many = "" if count is None else f"{count} "
+    right = right and count in (None, len(value))
+    _check(right, f"{what} as a list of {many}{_KINDS[kind]}", value)
+    items: list[Any] = value
+    return items
+
+
+def _check_skip(skip: list[Any]) -> list[str]:
+    return _check_list(skip, "skipped", str, 2)
+
+
+def _split(content: Any, name: str, classes: int, pixels: int) -> SplitInfo:
+    what = f"split {show(name)}"
+    _check_members(content, what, {"shards", "name_bytes", "fingerprint", "groups"})
+    shards = _check_list(content["shards"], f"shards of {name}", int)
+    _check(shards and all(shards), f"shards of {name} with rows", shards)
+    [name_bytes] = _check_list([content["name_bytes"]], f"name_bytes of {name}", int)
+    _check(0 < name_bytes < 2**31, f"name_bytes of {name}", name_bytes)
+    fingerprint = content["fingerprint"]
+    right = isinstance(fingerprint, str) and _SHA256.fullmatch(fingerprint)
+    _check(right, f"fingerprint of {name}", fingerprint)
+    rows = _check_list(content["groups"], f"groups of {name}", list)
+    groups = tuple(_group(row, classes, pixels) for row in rows)
+    kinds = [group[:2] for group in groups]
+    _check(kinds == sorted(set(kinds)), f"groups of {name} in order, each once", rows)
+    counted = sum(group.rows for group in groups)
+    _check(counted == sum(shards), f"groups of {name} with {show(sum(shards))} rows", counted)
+    return SplitInfo(tuple(shards), name_bytes, fingerprint, groups)
+
+
+def _group(row: list[Any], classes: int, pixels: int) -> Group:
+    label, origin, rows, *sums = _check_list(row, "group", int, 3 + 2 * CHANNELS)
+    _check(label < classes and origin < len(Origin) and rows, "a group of a class and origin", row)
+    totals, squares = sums[:CHANNELS], sums[CHANNELS:]
+    for total, square in zip(totals, squares, strict=True):
+        # A value is 0 to 255, and odd where its square is; the last is Cauchy's inequality.
+        possible = total <= square <= 255 * total and (square - total) % 2 == 0
+        possible = possible and total * total <= rows * pixels * square
+        _check(possible, "a group with sums that pixels can have", row)
+    return Group(label, origin, rows, tuple(totals), tuple(squares))
+
+
+def _arrays(content: Any, specs: list[ArraySpec]) -> dict[str, tuple[str, ...]]:
+    _check_members(content, "arrays", {spec.name for spec in specs})
+    for spec in specs:
+        pieces = _check_list(content[spec.name], spec.name, str, -(-spec.nbytes // PIECE_BYTES))
+        _check(all(map(_SHA256.fullmatch, pieces)), f"digests of {spec.name}", pieces)
+    return {name: tuple(pieces) for name, pieces in content.items()}
+
+
+def _normalization(content: Any, splits: dict[str, SplitInfo]) -> Normalization:
+    _check_members(content, "normalization", {"mean", "std", "origin"})
+    origin = content["origin"]
+    known = isinstance(origin, str) and (origin == "published" or origin in splits)
+    _check(known, 'the origin of normalization, "published" or a split', origin)
+    return Normalization(_triple(content["mean"], 1), _triple(content["std"], 0.5), origin)
+
+
+def _triple(values: Any, most: float) -> tuple[float, float, float]:
+    right = isinstance(values, list) and len(values) == CHANNELS
+    right = right and all(type(value) in (int, float) and 0 <= value <= most for value in values)
+    _check(right, f"three numbers from 0 to {most} as mean or std", values)
     red, green, blue = map(float, values)
     return red, green, blue

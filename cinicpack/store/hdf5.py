@@ -1,123 +1,187 @@
 """The HDF5 container: one file with a contiguous dataset per array and ``pack.json``.
 
-HDF5 is asked where the datasets lie and then left alone: reading and writing go to the file itself.
+HDF5 makes the file and is never asked again: where everything lies is in the manifest, and where
+that lies is in the footer, which `store.format` specifies.
 """
 
+import hashlib
+import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from struct import Struct
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from cinicpack.errors import PackError
-from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest
-from cinicpack.store.region import Region, allocate, write_all
+from cinicpack.errors import FormatVersionError, PackError
+from cinicpack.store.format import HDF5_VERSION, MANIFEST_NAME, ArraySpec, Manifest
+from cinicpack.store.region import Region, allocate, hash_span, open_file, write_all
 
-__all__ = ["create_arrays", "has_manifest", "locate_arrays", "read_manifest", "write_manifest"]
+__all__ = ["create_arrays", "has_only_a_pack", "locate_arrays", "read_manifest", "write_manifest"]
 
 _SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 # Datasets of a page and more start on a page.
 _PAGE: Final = 4096
-# What the manifest grows by when the size of the file is filled in, and its last padding.
-_MANIFEST_STEP: Final = 1024
 _ALIGNED: Final[dict[str, Any]] = {"alignment_threshold": _PAGE, "alignment_interval": _PAGE}
-_DAMAGE: Final = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError)
+_FOOTER: Final = Struct("<16s3Q32s")
+_MAGIC: Final = b"cinicpack footer"
+_DIGEST_BYTES: Final = 32
+# The start of a superblock of version 0 with addresses of 8 bytes, up to the end of their space.
+_SUPERBLOCK: Final = Struct("<8sB4xB26xQ")
+# The manifest of a pack in version 1, which ended the file but for some padding and structures.
+_FORMER: Final = re.compile(
+    rb'\{\n"format": "cinicpack",\n"version": 1,\n.*?"file_bytes": (\d+),\n', re.DOTALL
+)
+_FORMER_BYTES: Final = 16 << 20
+
+
+class _Footer(NamedTuple):
+    """The end of the file, as `store.format` specifies it."""
+
+    magic: bytes
+    file_bytes: int
+    offset: int
+    nbytes: int
+    digest: bytes
 
 
 def create_arrays(file: Path, specs: list[ArraySpec]) -> list[Region]:
     """Create the HDF5 file with a dataset at full size for every one of ``specs``."""
     with _writing(file, "x") as h5:
-        for spec in specs:
-            _create_dataset(h5, spec)
-    regions = [_locate_dataset(file, spec) for spec in specs]
-    descriptor = os.open(file, os.O_RDWR)
-    try:
-        allocate(descriptor, os.fstat(descriptor).st_size)
-    finally:
-        os.close(descriptor)
+        regions = [Region(spec, file, _create_dataset(h5, spec)) for spec in specs]
+    with open(file, "r+b", buffering=0) as stream:
+        allocate(stream.fileno(), os.fstat(stream.fileno()).st_size)
     return regions
 
 
 def write_manifest(file: Path, manifest: Manifest) -> None:
-    """Write the manifest as the last dataset, with the size that the file then has."""
-    size = len(replace(manifest, file_bytes=2**63).to_json())
-    size += -size % _MANIFEST_STEP
-    spec = ArraySpec(MANIFEST_NAME, np.dtype("u1"), (size,))
+    """Write the manifest as the last dataset, and the footer after all that is HDF5's."""
+    specs = list(manifest.specs())
     with _writing(file, "r+") as h5:
-        _create_dataset(h5, spec)
-    text = replace(manifest, file_bytes=file.stat().st_size).to_json()
-    region = _locate_dataset(file, spec)
-    descriptor = os.open(file, os.O_RDWR)
-    try:
-        write_all(descriptor, memoryview(text.ljust(size)), region.offset)
-    finally:
-        os.close(descriptor)
+        offsets = {spec.name: h5[spec.name].id.get_offset() for spec in specs}
+        text = replace(manifest, offsets=offsets).to_json()
+        spec = ArraySpec(MANIFEST_NAME, np.dtype("u1"), (len(text),))
+        offset = _create_dataset(h5, spec)
+    with open(file, "r+b", buffering=0) as stream:
+        descriptor = stream.fileno()
+        write_all(descriptor, memoryview(text), offset)
+        size = os.fstat(descriptor).st_size + _FOOTER.size
+        _move_end(descriptor, size)
+        footer = _FOOTER.pack(_MAGIC, size, offset, len(text), bytes(_DIGEST_BYTES))
+        write_all(descriptor, memoryview(footer), size - _FOOTER.size)
+        regions = [Region(spec, file, offsets[spec.name]) for spec in specs]
+        with open_file(file) as written:
+            digest = _hash_outside(written, regions, size - _DIGEST_BYTES)
+        write_all(descriptor, memoryview(digest), size - _DIGEST_BYTES)
 
 
 def read_manifest(file: Path) -> Manifest:
     """Read and check the manifest; raises `PackError` where the file is no pack."""
-    with _open(file) as h5:
-        if MANIFEST_NAME not in h5:
-            raise PackError(f"{file}: expected a pack, found HDF5 without {MANIFEST_NAME}")
-        size = h5[MANIFEST_NAME].size
-        _, _, offset = _region_of(h5, file, ArraySpec(MANIFEST_NAME, np.dtype("u1"), (size,)))
-    with open(file, "rb") as stream:
-        stream.seek(offset)
-        text = stream.read(size)
-    manifest = Manifest.from_json(text, f"{file}:{MANIFEST_NAME}")
-    if (found := file.stat().st_size) != manifest.file_bytes:
-        raise PackError(
-            f"{file}: expected {manifest.file_bytes} bytes, found {found}; "
-            "restore the file or pack again"
-        )
-    return manifest
+    with _open(file) as stream:
+        footer = _read_footer(stream, file)
+        stream.seek(footer.offset)
+        text = stream.read(footer.nbytes)
+    return Manifest.from_json(text, f"{file}:{MANIFEST_NAME}", version=HDF5_VERSION)
 
 
-def has_manifest(file: Path) -> bool:
-    """Tell whether the file is HDF5 with a manifest in it, be it damaged."""
+def has_only_a_pack(file: Path) -> bool:
+    """Tell whether the file ends as a pack does, be it damaged: what HDF5 adds comes after that."""
     try:
-        with _open(file) as h5:
-            return MANIFEST_NAME in h5
+        with _open(file) as stream:
+            try:
+                _read_footer(stream, file)
+            except FormatVersionError:
+                return _find_former(stream) == os.fstat(stream.fileno()).st_size
     except PackError:
         return False
+    return True
 
 
 def locate_arrays(file: Path, manifest: Manifest) -> list[Region]:
-    """Check type, shape and place of every dataset; raises `PackError`."""
-    with _open(file) as h5:
-        return [_region_of(h5, file, spec) for spec in manifest.specs()]
+    """Say where the arrays lie, and check all bytes outside of them; raises `PackError`."""
+    offsets = manifest.offsets or {}
+    regions = [Region(spec, file, offsets[spec.name]) for spec in manifest.specs()]
+    with _open(file) as stream:
+        footer = _read_footer(stream, file)
+        found = _hash_outside(stream, regions, footer.file_bytes - _DIGEST_BYTES)
+    if found != footer.digest:
+        raise PackError(
+            f"{file}: what is outside of the arrays was changed or damaged (expected SHA-256 "
+            f"{footer.digest.hex()}, found {found.hex()}); restore the file or pack again"
+        )
+    return regions
 
 
-@contextmanager
-def _open(file: Path) -> Iterator[Any]:
-    """Open a finished pack; what HDF5 and h5py stumble over in a damaged one is a `PackError`."""
-    import h5py
-
+def _open(file: Path) -> io.BufferedReader:
+    """Open a file that starts as HDF5 does."""
     if not file.is_file():
         raise PackError(f"{file}: expected a directory or an HDF5 file, found neither")
-    try:
-        # Opened by Python, it is not locked (it never changes, and network disks cannot), and the
-        # program may have opened it with h5py in another mode.
-        with open(file, "rb") as stream:
-            if (start := stream.read(len(_SIGNATURE))) != _SIGNATURE:
-                raise PackError(
-                    f"{file}: expected a pack, found a file that is not HDF5 (it starts with "
-                    f"{start!r}); if it is an archive of PNG files, make a pack of it with "
-                    f"'cinicpack pack {file} NAME.pack', and if it was a pack, restore it"
-                )
-            with h5py.File(stream, "r") as h5:
-                yield h5
-    except PackError:
-        raise
-    except _DAMAGE as error:
+    stream = open_file(file)
+    if (start := stream.read(len(_SIGNATURE))) != _SIGNATURE:
+        stream.close()
         raise PackError(
-            f"{file}: expected the HDF5 file of a pack, found one that HDF5 refuses "
-            f"({error}); restore the file or pack again"
-        ) from error
+            f"{file}: expected a pack, found a file that is not HDF5 (it starts with "
+            f"{start!r}); if it is an archive of PNG files, make a pack of it with "
+            f"'cinicpack pack {file} NAME.pack', and if it was a pack, restore it"
+        )
+    return stream
+
+
+def _read_footer(stream: io.BufferedReader, file: Path) -> _Footer:
+    """Read the footer and check it, but for the digest."""
+    size = os.fstat(stream.fileno()).st_size
+    stream.seek(max(0, size - _FOOTER.size))
+    end = stream.read(_FOOTER.size)
+    if not end.startswith(_MAGIC) or len(end) < _FOOTER.size:
+        if _find_former(stream) is not None:
+            raise FormatVersionError(
+                f"{file}: found an HDF5 pack of format version 1, this cinicpack reads version "
+                f"{HDF5_VERSION} of them; pack the images again (--overwrite replaces this file)"
+            )
+        raise PackError(
+            f"{file}: expected a pack, found HDF5 that does not end with the footer of one; if it "
+            "was a pack, it was cut off or written to: restore it or pack again"
+        )
+    footer = _Footer(*_FOOTER.unpack(end))
+    if footer.file_bytes != size:
+        raise PackError(
+            f"{file}: expected {footer.file_bytes} bytes, found {size}; "
+            "restore the file or pack again"
+        )
+    if footer.offset + footer.nbytes > size:
+        raise PackError(
+            f"{file}: expected the manifest within the file, found a footer that has it at bytes "
+            f"{footer.offset}...{footer.offset + footer.nbytes}; restore the file or pack again"
+        )
+    return footer
+
+
+def _find_former(stream: io.BufferedReader) -> int | None:
+    """Return the size that a pack of version 1 says that it has; None: it is none."""
+    size = os.fstat(stream.fileno()).st_size
+    stream.seek(max(0, size - _FORMER_BYTES))
+    found = _FORMER.search(stream.read(_FORMER_BYTES))
+    return None if found is None else int(found[1])
+
+
+def _hash_outside(stream: io.BufferedReader, regions: Iterable[Region], end: int) -> bytes:
+    """Compute the SHA-256 of the bytes before ``end`` that are in no region."""
+    digest = hashlib.sha256()
+    position = 0
+    for region in sorted(regions, key=lambda region: region.offset):
+        if not position <= region.offset <= end - region.spec.nbytes:
+            raise PackError(
+                f"{region.place}: expected it within the file and apart from other arrays, found "
+                f"offset {region.offset}; restore the file or pack again"
+            )
+        hash_span(stream, position, region.offset - position, digest)
+        position = region.offset + region.spec.nbytes
+    hash_span(stream, position, end - position, digest)
+    return digest.digest()
 
 
 @contextmanager
@@ -134,35 +198,25 @@ def _writing(file: Path, mode: str) -> Iterator[Any]:
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
 
 
-def _create_dataset(h5: Any, spec: ArraySpec) -> None:
+def _create_dataset(h5: Any, spec: ArraySpec) -> int:
+    """Create a dataset that is not filled, and say where in the file its data lies."""
     from h5py import h5d, h5p
 
     creation = h5p.create(h5p.DATASET_CREATE)
     creation.set_layout(h5d.CONTIGUOUS)
     creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5d.FILL_TIME_NEVER)
-    h5.create_dataset(spec.name, spec.shape, spec.dtype, dcpl=creation, track_times=False)
+    dataset = h5.create_dataset(spec.name, spec.shape, spec.dtype, dcpl=creation, track_times=False)
+    offset: int = dataset.id.get_offset()
+    return offset
 
 
-def _locate_dataset(file: Path, spec: ArraySpec) -> Region:
-    with _open(file) as h5:
-        return _region_of(h5, file, spec)
+def _move_end(descriptor: int, size: int) -> None:
+    """Move the end of HDF5's address space to ``size``.
 
-
-def _region_of(h5: Any, file: Path, spec: ArraySpec) -> Region:
-    if spec.name not in h5:
-        raise PackError(f"{file}: dataset {spec.name} is missing; restore the file or pack again")
-    dataset = h5[spec.name]
-    if dataset.dtype != spec.dtype or dataset.shape != spec.shape:
-        raise PackError(
-            f"{file}: expected {spec.name} to be {spec.dtype} {spec.shape}, found "
-            f"{dataset.dtype} {dataset.shape}; restore the file or pack again"
-        )
-    # None for a dataset that is chunked, compact or external.
-    offset = dataset.id.get_offset()
-    if offset is None or offset + spec.nbytes > file.stat().st_size:
-        raise PackError(
-            f"{file}: expected {spec.name} contiguous within the file; "
-            "restore the file or pack again"
-        )
-    return Region(spec, file, offset)
+    HDF5 cuts off what is behind that end when it closes a file that it could have written to.
+    """
+    found = _SUPERBLOCK.unpack(os.pread(descriptor, _SUPERBLOCK.size, 0))
+    if found != (_SIGNATURE, 0, 8, os.fstat(descriptor).st_size):
+        raise RuntimeError(f"expected HDF5 to write a superblock of version 0, found {found}")
+    write_all(descriptor, memoryview(size.to_bytes(8, "little")), _SUPERBLOCK.size - 8)

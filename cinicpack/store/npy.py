@@ -10,7 +10,7 @@ import numpy as np
 
 from cinicpack.errors import ArgumentError, PackError
 from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest
-from cinicpack.store.region import Region, allocate
+from cinicpack.store.region import Region, allocate, open_file
 
 __all__ = [
     "create_arrays",
@@ -70,7 +70,8 @@ def read_manifest(root: Path) -> Manifest:
     """Read and check ``pack.json``; raises `PackError` where there is none."""
     file = root / MANIFEST_NAME
     try:
-        text = file.read_bytes()
+        with open_file(file) as stream:
+            text = stream.read()
     except (FileNotFoundError, IsADirectoryError):
         raise PackError(
             f"{root}: expected a pack, found a directory without {MANIFEST_NAME}; "
@@ -93,7 +94,7 @@ def locate_arrays(root: Path, manifest: Manifest) -> list[Region]:
         header = npy_header(spec)
         expected = len(header) + spec.nbytes
         try:
-            with open(file, "rb") as stream:
+            with open_file(file) as stream:
                 found = os.fstat(stream.fileno()).st_size
                 if found != expected:
                     raise PackError(

@@ -1,5 +1,6 @@
 """An open pack: its splits, and selections of their images."""
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
@@ -26,6 +27,7 @@ __all__ = [
     "Images",
     "Pack",
     "Split",
+    "check_labels",
     "is_pack",
     "locate_pack",
     "open_pack",
@@ -49,14 +51,16 @@ _BLOCK: Final = 512
 def open_pack(path: PathLike) -> "Pack":
     """Open a pack: a directory of npy files or an HDF5 file.
 
-    The manifest, the size of every file and its header are checked; the images are memory-mapped
-    and not read. An open pack keeps working when its files are deleted or replaced.
+    The manifest, the size of every file, its header and the range of the labels are checked; the
+    images are memory-mapped and not read. An open pack keeps working when its files are deleted or
+    replaced.
 
     Raises:
         ArgumentError: ``path`` is a `Split`.
         FileNotFoundError: there is nothing at ``path``.
         PackError: there is something else, or the pack is damaged.
-        FormatVersionError: the pack was written by a newer cinicpack.
+        FormatVersionError: the pack was written by a newer cinicpack, or is an HDF5 pack of version
+            1, which has to be made again.
 
     >>> import cinicpack
     >>> pack = cinicpack.open_pack("cinic10.pack")  # doctest: +SKIP
@@ -89,6 +93,12 @@ def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
             raise FileNotFoundError(
                 f"{path}: there is no such pack; make one with 'cinicpack pack SOURCE {path}'"
             ) from None
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            raise PackError(
+                f"{path}: expected a directory or an HDF5 file, found a socket or a device"
+            ) from None
         try:
             result = read(path)
         except (PackError, OSError):
@@ -110,7 +120,21 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 def _map_pack(path: Path) -> tuple[Manifest, dict[str, NDArray[Any]]]:
     manifest, regions = locate_pack(path)
-    return manifest, map_arrays(regions)
+    arrays = map_arrays(regions)
+    for region in regions:
+        if region.spec.name.endswith("/labels"):
+            check_labels(region, arrays[region.spec.name], manifest)
+    return manifest, arrays
+
+
+def check_labels(region: Region, labels: NDArray[Any], manifest: Manifest) -> None:
+    """Raise `PackError` if a label is of no class."""
+    highest = int(labels.max())
+    if highest >= len(manifest.classes):
+        raise PackError(
+            f"{region.place}: expected labels below {len(manifest.classes)}, found {highest} in "
+            f"row {labels.argmax()}; restore the file or pack again"
+        )
 
 
 def locate_pack(path: Path) -> tuple[Manifest, list[Region]]:
@@ -122,7 +146,7 @@ def locate_pack(path: Path) -> tuple[Manifest, list[Region]]:
 
 def is_pack(path: Path) -> bool:
     """Tell whether ``path`` looks like a pack, be it damaged, and has nothing else in it."""
-    return npy.has_only_a_pack(path) if path.is_dir() else hdf5.has_manifest(path)
+    return npy.has_only_a_pack(path) if path.is_dir() else hdf5.has_only_a_pack(path)
 
 
 class Pack:
@@ -144,7 +168,7 @@ class Pack:
     def __init__(self, path: Path, manifest: Manifest, arrays: dict[str, NDArray[Any]]) -> None:
         self.path = path
         self.manifest = manifest
-        self.format = "npy" if manifest.file_bytes is None else "hdf5"
+        self.format = "npy" if manifest.offsets is None else "hdf5"
         self.splits = tuple(manifest.splits)
         self.classes = manifest.classes
         self.class_to_idx = {name: label for label, name in enumerate(manifest.classes)}

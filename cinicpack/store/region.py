@@ -1,10 +1,13 @@
 """A region: the bytes of one array inside a file of the pack."""
 
+import errno
+import io
 import mmap
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +15,25 @@ from numpy.typing import NDArray
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
 
-__all__ = ["HUGE_PAGE", "Region", "allocate", "map_arrays", "map_file", "write_all"]
+__all__ = [
+    "HUGE_PAGE",
+    "Region",
+    "allocate",
+    "hash_span",
+    "map_arrays",
+    "map_file",
+    "open_file",
+    "write_all",
+]
 
 # As many bytes from a multiple of as many can be one huge page.
 HUGE_PAGE: Final = 2 << 20
+# Read in blocks that stay in a core's second-level cache until they are hashed.
+_BLOCK_BYTES: Final = 256 << 10
+
+
+class _Hash(Protocol):
+    def update(self, data: memoryview, /) -> None: ...
 
 
 class Region(NamedTuple):
@@ -24,6 +42,11 @@ class Region(NamedTuple):
     spec: ArraySpec
     file: Path
     offset: int
+
+    @property
+    def place(self) -> str:
+        """The array as errors call it: an npy file, or FILE:ARRAY in an HDF5 file."""
+        return str(self.file) if self.file.suffix == ".npy" else f"{self.file}:{self.spec.name}"
 
 
 def map_arrays(regions: list[Region]) -> dict[str, NDArray[Any]]:
@@ -59,6 +82,40 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
         data, offset = data[written:], offset + written
+
+
+def open_file(file: Path) -> io.BufferedReader:
+    """Open a regular file to read it.
+
+    Raises `PackError` for anything else: to open a pipe would wait for ever, and a device has no
+    end.
+    """
+    try:
+        stream = open(file, "rb", opener=_open_without_waiting)
+        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            return stream
+        stream.close()
+    except OSError as error:
+        # A socket.
+        if error.errno != errno.ENXIO:
+            raise
+    raise PackError(
+        f"{file}: expected a regular file, found a pipe, a socket or a device; "
+        "restore the file or pack again"
+    )
+
+
+def _open_without_waiting(file: str, flags: int) -> int:
+    return os.open(file, flags | os.O_NONBLOCK)
+
+
+def hash_span(stream: io.BufferedReader, offset: int, nbytes: int, digest: _Hash) -> None:
+    """Add ``nbytes`` of a file from ``offset`` to a hash, or what there is of them."""
+    block = memoryview(bytearray(min(nbytes, _BLOCK_BYTES)))
+    stream.seek(offset)
+    while nbytes and (count := stream.readinto(block[: min(nbytes, len(block))])):
+        digest.update(block[:count])
+        nbytes -= count
 
 
 def map_file(file: Path) -> mmap.mmap:

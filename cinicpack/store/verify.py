@@ -1,33 +1,36 @@
-"""Verification: every byte of a pack is hashed again."""
+"""Verification: every byte of a pack is hashed again, and what its manifest says is checked."""
 
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError
+from cinicpack.store.contents import check_contents
 from cinicpack.store.format import PIECE_BYTES
 from cinicpack.store.reader import locate_pack, read_steadily
-from cinicpack.store.region import Region
+from cinicpack.store.region import Region, hash_span, open_file
 
 __all__ = ["Verification", "hash_regions", "verify_pack"]
 
-# Read in blocks that stay in a core's second-level cache until they are hashed.
-_BLOCK_BYTES: Final = 256 << 10
-
 
 class Verification(NamedTuple):
-    """What `verify_pack` found: bytes hashed, and one line for each array that differs."""
+    """What `verify_pack` found: bytes hashed, and one line for each problem."""
 
     nbytes: int
     problems: list[str]
 
 
 def verify_pack(path: str | os.PathLike[str], *, num_workers: int | None = None) -> Verification:
-    """Hash all data of the pack at ``path`` and compare with its manifest.
+    """Hash all data of the pack at ``path``, and compare the images with what the manifest says.
+
+    A problem is an array whose bytes are not those that were recorded. In splits without one it is
+    a label of no class, a file name that is there twice in a class or that no file can have, a
+    source that is not what the name tells, and counts, sums, mean, std or a fingerprint that are
+    not those of the images.
 
     Raises `PackError` if the pack cannot even be opened: manifest, sizes and headers are checked
     first, as `open_pack` does.
@@ -38,37 +41,44 @@ def verify_pack(path: str | os.PathLike[str], *, num_workers: int | None = None)
 def _verify(path: Path, num_workers: int | None) -> Verification:
     manifest, regions = locate_pack(path)
     found = hash_regions(regions, num_workers=num_workers)
-    problems = []
-    for region in regions:
-        expected = manifest.arrays[region.spec.name]
-        pieces = found[region.spec.name]
-        bad = [i for i, (a, b) in enumerate(zip(expected, pieces, strict=True)) if a != b]
-        if bad:
-            where = f"{region.file}" + (
-                "" if region.file.suffix == ".npy" else f":{region.spec.name}"
-            )
-            spans = ", ".join(
-                f"{region.offset + i * PIECE_BYTES}..."
-                f"{region.offset + min((i + 1) * PIECE_BYTES, region.spec.nbytes)}"
-                for i in bad
-            )
-            problems.append(f"{where}: differs from the manifest within bytes {spans}")
+    damaged = [
+        region for region in regions if found[region.spec.name] != manifest.arrays[region.spec.name]
+    ]
+    problems = [
+        _describe(region, manifest.arrays[region.spec.name], found[region.spec.name])
+        for region in damaged
+    ]
+    # What is wrong in a split with damage follows from that.
+    splits = {_split_of(region) for region in damaged}
+    whole = [region for region in regions if _split_of(region) not in splits]
+    problems += check_contents(path, manifest, whole, _count_threads(num_workers))
     return Verification(sum(region.spec.nbytes for region in regions), problems)
+
+
+def _split_of(region: Region) -> str:
+    return region.spec.name.rpartition("/")[0]
+
+
+def _describe(region: Region, expected: tuple[str, ...], found: tuple[str, ...]) -> str:
+    bad = [i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b]
+    spans = ", ".join(
+        f"{region.offset + i * PIECE_BYTES}..."
+        f"{region.offset + min((i + 1) * PIECE_BYTES, region.spec.nbytes)}"
+        for i in bad
+    )
+    return f"{region.place}: differs from the manifest within bytes {spans}"
 
 
 def hash_regions(
     regions: list[Region], *, num_workers: int | None = None
 ) -> dict[str, tuple[str, ...]]:
     """Compute the SHA-256 of every piece of every region, by array name, on all cores."""
-    if num_workers is not None and num_workers < 0:
-        raise ArgumentError(f"expected num_workers of at least 0, found {num_workers}")
-    threads = (usable_cores() if num_workers is None else num_workers) or 1
     pieces = [
         (region.file, region.offset + start, min(PIECE_BYTES, region.spec.nbytes - start))
         for region in regions
         for start in range(0, region.spec.nbytes, PIECE_BYTES)
     ]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(_count_threads(num_workers)) as pool:
         digests = pool.map(lambda piece: _hash_piece(*piece), pieces)
         return {
             region.spec.name: tuple(
@@ -78,12 +88,14 @@ def hash_regions(
         }
 
 
+def _count_threads(num_workers: int | None) -> int:
+    if num_workers is not None and num_workers < 0:
+        raise ArgumentError(f"expected num_workers of at least 0, found {num_workers}")
+    return (usable_cores() if num_workers is None else num_workers) or 1
+
+
 def _hash_piece(file: Path, offset: int, nbytes: int) -> str:
     digest = hashlib.sha256()
-    block = memoryview(bytearray(min(nbytes, _BLOCK_BYTES)))
-    with open(file, "rb", buffering=0) as stream:
-        stream.seek(offset)
-        while nbytes and (count := stream.readinto(block[: min(nbytes, len(block))])):
-            digest.update(block[:count])
-            nbytes -= count
+    with open_file(file) as stream:
+        hash_span(stream, offset, nbytes, digest)
     return digest.hexdigest()

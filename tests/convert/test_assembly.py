@@ -15,12 +15,23 @@ from cinicpack import cinic10
 from cinicpack.convert import assembly
 from cinicpack.convert.assembly import Images, Rows, write_pack
 from cinicpack.store import hdf5, npy
-from cinicpack.store.format import SOURCE_DTYPE
+from cinicpack.store.format import SOURCE_DTYPE, digest_image, image_header
 from cinicpack.store.verify import verify_pack
 
 CLASSES = ("cat", "dog", "\udcff")
 HEIGHT, WIDTH = 3, 5
+SHAPE = (HEIGHT, WIDTH, 3)
 CONTAINERS = {"npy": npy, "hdf5": hdf5}
+
+
+def name_image(random: np.random.Generator, number: int) -> str:
+    """Name an image of any origin, as no other is named whose number ends with other digits."""
+    origin = cinic10.Origin(int(random.integers(len(cinic10.Origin))))
+    if origin is cinic10.Origin.UNKNOWN:
+        return f"é{random.integers(10**9) >> random.integers(30)}-{number}"
+    synset = int(random.integers(10**8)) if origin is cinic10.Origin.IMAGENET else 0
+    row = int(random.integers(10**6)) * 1000 + number
+    return cinic10.format_name(cinic10.Provenance(origin, synset, row))
 
 
 class Source:
@@ -31,11 +42,18 @@ class Source:
         self.folder = folder
         self.pixels = random.integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
         self.labels = random.integers(0, len(CLASSES), count)
-        self.names = [f"é{random.integers(10**9) >> random.integers(30)}-{n}" for n in range(count)]
-        self.digests = random.integers(0, 256, (count, 32), np.uint8)
-        self.sources = np.zeros(count, SOURCE_DTYPE)
-        self.sources["origin"] = random.integers(0, len(cinic10.Origin), count)
-        self.sources["number"] = random.integers(0, 10**9, count)
+        self.names = [name_image(random, n) for n in range(count)]
+        self.sources = np.array(cinic10.parse_names(self.names), SOURCE_DTYPE)
+        digests = [
+            digest_image(
+                image_header(
+                    CLASSES[label].encode("utf-8", "surrogateescape"), name.encode(), SHAPE
+                ),
+                pixels.data,
+            )
+            for label, name, pixels in zip(self.labels, self.names, self.pixels, strict=True)
+        ]
+        self.digests = np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32)
         self.scratch = random.integers(0, scratches, count)
         self.offsets = np.zeros(count, np.int64)
         self.scratches = [str(folder / f"scratch-{n}") for n in range(scratches)]

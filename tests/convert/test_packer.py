@@ -682,6 +682,14 @@ def test_a_hidden_folder_is_no_class(tmp_path):
     assert os.listdir(tmp_path) == ["tree"]
 
 
+def test_an_archive_with_a_class_that_cannot_be_a_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x" * 256 + "/a.png", tiny(1))
+    with pytest.raises(SourceError, match=r"a.zip: expected classes with names of at most 255 byt"):
+        pack(tmp_path / "a.zip", tmp_path / "a")
+    assert os.listdir(tmp_path) == ["a.zip"]
+
+
 @pytest.mark.parametrize("archive", [False, True])
 def test_more_shards_than_can_be_open_are_refused(tree, tmp_path, archive, monkeypatch):
     import resource

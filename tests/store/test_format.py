@@ -1,4 +1,3 @@
-import hashlib
 import json
 import math
 import struct
@@ -15,6 +14,7 @@ from PIL import Image
 import cinicpack
 from cinicpack.errors import FormatVersionError, PackError
 from cinicpack.store.format import (
+    HDF5_VERSION,
     PIECE_BYTES,
     Group,
     Manifest,
@@ -27,7 +27,9 @@ from cinicpack.store.format import (
     image_header,
     is_split_name,
 )
+from cinicpack.store.verify import verify_pack
 from tests.png_images import png
+from tests.store.manifests import resign, sha256, sign
 
 # Two images of one row and two columns in each of two classes: red, green, blue, red, ...
 GOLDEN = {
@@ -60,6 +62,8 @@ HEADERS = {
     "'fortran_order': False, 'shape': (4,), }",
     "names": "{'descr': '|S20', 'fortran_order': False, 'shape': (4,), }",
 }
+# What today's readers must read for ever: a pack of version 1, made by the first release.
+GOLDEN_PACK = Path(__file__).parent / "golden"
 DATA = {"images-00000": PLANES, "labels": LABELS, "sources": SOURCES, "names": NAMES}
 
 
@@ -70,10 +74,6 @@ def golden_tree(tmp_path_factory) -> Path:
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_bytes(png(np.array(pixels, np.uint16)))
     return root
-
-
-def sha256(*parts: bytes) -> bytes:
-    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def with_length(text: bytes) -> bytes:
@@ -90,7 +90,7 @@ def golden_fingerprint() -> str:
     return sha256(*sorted(digests)).hex()
 
 
-def golden_manifest(*, file_bytes: int | None = None) -> str:
+def golden_manifest(offsets: dict[str, int] | None = None) -> str:
     """Write the manifest out again, as the specification has it."""
     split = golden_fingerprint()
     pack = sha256(with_length(b"train"), bytes.fromhex(split)).hex()
@@ -110,9 +110,9 @@ def golden_manifest(*, file_bytes: int | None = None) -> str:
         [1, 0, 1, 255, 255, 255, 65025, 65025, 65025],
         [1, 3, 1, 13 + 16, 14 + 17, 15 + 18, 169 + 256, 196 + 289, 225 + 324],
     ]
-    content = {
+    content: dict[str, object] = {
         "format": "cinicpack",
-        "version": 1,
+        "version": 1 if offsets is None else 2,
         "image_shape": [1, 2, 3],
         "classes": ["ant", "bee"],
         "normalization": norm,
@@ -124,8 +124,8 @@ def golden_manifest(*, file_bytes: int | None = None) -> str:
         "arrays": {f"train/{field}": [sha256(data).hex()] for field, data in DATA.items()},
         "skipped": [],
     }
-    if file_bytes is not None:
-        content["file_bytes"] = file_bytes
+    if offsets is not None:
+        content["offsets"] = offsets
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     content["digest"] = sha256(canonical.encode()).hex()
     return "{\n" + ",\n".join(f'"{k}": {json.dumps(v)}' for k, v in content.items()) + "\n}\n"
@@ -145,6 +145,21 @@ def test_every_byte_of_an_npy_pack_is_as_specified(golden_tree, tmp_path):
         start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
         expected[f"train/{field}.npy"] = start + header + data
     assert files == expected
+    for name, content in expected.items():
+        assert (GOLDEN_PACK / name).read_bytes() == content
+
+
+def test_npy_packs_of_version_1_open_for_ever():
+    pack = cinicpack.open_pack(GOLDEN_PACK)
+    assert pack.classes == ("ant", "bee")
+    assert pack.fingerprint == "077b7646581faf85cd4fa1d3640a8fa83a514b12bdf81ff31b9e592c6ee90f69"
+    assert pack.mean == (0.15, 0.15294117647058825, 0.15588235294117647)
+    split = pack["train"]
+    np.testing.assert_array_equal(split.images, [*GOLDEN.values()])
+    assert split.labels.tobytes() == LABELS
+    assert split.sources.tobytes() == SOURCES
+    assert split.names.tobytes() == NAMES
+    assert verify_pack(GOLDEN_PACK) == (len(PLANES + LABELS + SOURCES + NAMES), [])
 
 
 def test_an_hdf5_pack_is_as_specified(golden_tree, tmp_path):
@@ -165,8 +180,15 @@ def test_an_hdf5_pack_is_as_specified(golden_tree, tmp_path):
         fields = [("origin", "|u1"), ("synset", "<u4"), ("number", "<u4")]
         assert h5["train/sources"].dtype.descr == fields
         assert h5["pack.json"].dtype == np.uint8
-        text = h5["pack.json"][()].tobytes().decode()
-    assert text.rstrip(" ") == golden_manifest(file_bytes=len(content))
+        text = h5["pack.json"][()].tobytes()
+        start = h5["pack.json"].id.get_offset()
+        names = [f"train/{field}" for field in DATA]
+        offsets = {name: h5[name].id.get_offset() for name in names}
+    assert text == golden_manifest(offsets).encode()
+    spans = [(offsets[name], offsets[name] + len(DATA[name[6:]])) for name in names]
+    assert content == sign(content[:-72], spans, start, len(text))
+    # The end of the address space, in HDF5's superblock.
+    assert struct.unpack_from("<Q", content, 40) == (len(content),)
 
 
 def test_fingerprints_are_those_of_the_specification(tree, any_pack):
@@ -188,8 +210,8 @@ def test_fingerprints_are_those_of_the_specification(tree, any_pack):
 
 @pytest.fixture
 def manifest() -> Manifest:
-    group = Group(0, 1, 3, (1, 2, 3), (4, 5, 6))
-    norm = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), "a")
+    group = Group(0, 1, 3, (1, 2, 3), (1, 4, 5))
+    norm = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.0), "a")
     split = SplitInfo(shards=(2, 1), name_bytes=7, fingerprint="f" * 64, groups=(group,))
     digest = ("d" * 64,)
     arrays = ("images-00000", "images-00001", "labels", "sources", "names")
@@ -198,33 +220,28 @@ def manifest() -> Manifest:
         classes=("x", "y"),
         normalization=norm,
         splits={"a": split},
-        fingerprint="e" * 64,
+        fingerprint=fingerprint_splits({"a": "f" * 64}),
         arrays={f"a/{name}": digest for name in arrays},
         skipped=(("a/x/1.png", "broken"),),
     )
 
 
-def resign(content: dict[str, object]) -> bytes:
-    content.pop("digest", None)
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return json.dumps({**content, "digest": sha256(canonical.encode()).hex()}).encode()
-
-
 def test_a_manifest_survives_writing_and_reading(manifest):
-    for written in (manifest, replace(manifest, file_bytes=2**40)):
-        assert Manifest.from_json(written.to_json(), "x") == written
+    assert Manifest.from_json(manifest.to_json(), "x") == manifest
+    written = replace(manifest, offsets=dict.fromkeys(manifest.arrays, 2**40))
+    assert Manifest.from_json(written.to_json(), "x", version=HDF5_VERSION) == written
 
 
-@given(st.lists(st.text(min_size=1), min_size=1), st.text(), st.text())
+@given(st.lists(st.text(min_size=1, max_size=60), min_size=1), st.text(), st.text())
 def test_any_text_survives_in_a_manifest(names, path, reason):
-    classes = tuple(f"c{name.replace('/', '').replace(chr(0), '')}" for name in names)
+    classes = tuple({f"c{name.replace('/', '').replace(chr(0), '')}" for name in names})
     written = Manifest(
         image_shape=(1, 1, 3),
         classes=classes,
-        normalization=Normalization((0, 0, 0), (1, 1, 1), "train"),
-        splits={"train": SplitInfo((1,), 1, "", (Group(0, 0, 1, (0, 0, 0), (0, 0, 0)),))},
-        fingerprint="",
-        arrays={f"train/{x}": ("",) for x in ("images-00000", "labels", "sources", "names")},
+        normalization=Normalization((0, 0, 0), (0, 0, 0), "train"),
+        splits={"train": SplitInfo((1,), 1, "f" * 64, (Group(0, 0, 1, (0, 0, 0), (0, 0, 0)),))},
+        fingerprint=fingerprint_splits({"train": "f" * 64}),
+        arrays={f"train/{x}": ("d" * 64,) for x in DATA},
         skipped=((path, reason),),
     )
     assert Manifest.from_json(written.to_json(), "x") == written
@@ -257,12 +274,21 @@ def test_other_json_is_refused(text):
         Manifest.from_json(text, "here")
 
 
-@pytest.mark.parametrize("version", [2, 99, 0, "1", None, [1]])
+@pytest.mark.parametrize("version", [2, 99, 0, "1", None, [1], True, 1.0, 1e400, "9" * 10**6])
 def test_another_version_is_refused_saying_what_is_needed(manifest, version):
     content = json.loads(manifest.to_json())
     text = resign({**content, "version": version})
-    with pytest.raises(FormatVersionError, match=r"^here: .*version .*reads version 1; open it"):
+    with pytest.raises(FormatVersionError, match=r"^here: .*version .*reads version 1; open") as e:
         Manifest.from_json(text, "here")
+    assert len(str(e.value)) < 200
+
+
+def test_lists_in_lists_are_refused_however_deep(manifest):
+    # At one depth, which depends on the stack, they can be read but not be hashed.
+    for depth in range(2, 1000):
+        text = manifest.to_json().replace(b'"broken"', b"[" * depth + b"]" * depth)
+        with pytest.raises(PackError, match=r"^here: "):
+            Manifest.from_json(text, "here")
 
 
 def test_any_change_is_refused(manifest):
@@ -299,10 +325,34 @@ def test_any_change_is_refused(manifest):
         {"classes": ["x", ""]},
         {"classes": ["x", "a\0"]},
         {"classes": 3},
-        {"normalization": {"mean": [0, 0], "std": [1, 1, 1], "origin": "a"}},
+        {"classes": ["x", 3]},
+        {"classes": ["x", "x"]},
+        {"classes": ["x", "y" * 10**6]},
+        {"classes": ["x", "é" * 128]},
+        {"classes": ["x", "\ud800"]},
+        {"classes": ["x", "\udcc3\udca9"]},
+        {"classes": "xy"},
+        {"image_shape": [2**32, 5, 3]},
+        {"image_shape": [10**400, 5, 3]},
+        {"normalization": {"mean": [0, 0], "std": [0, 0, 0], "origin": "a"}},
+        {"normalization": {"mean": [0, 0, 10**400], "std": [0, 0, 0], "origin": "a"}},
+        {"normalization": {"mean": [0, 0, -0.1], "std": [0, 0, 0], "origin": "a"}},
+        {"normalization": {"mean": [0, 0, 0], "std": [0, 0, math.nan], "origin": "a"}},
+        {"normalization": {"mean": [0, 0, 0], "std": [0, 0, math.inf], "origin": "a"}},
+        {"normalization": {"mean": [0, 0, 0], "std": [0, 0, 0.6], "origin": "a"}},
+        {"normalization": {"mean": [0, 0, True], "std": [0, 0, 0], "origin": "a"}},
+        {"normalization": {"mean": ["0", 0, 0], "std": [0, 0, 0], "origin": "a"}},
+        {"normalization": {"mean": [0, 0, 0], "std": [0, 0, 0], "origin": "b"}},
+        {"normalization": {"mean": [0, 0, 0], "std": [0, 0, 0], "origin": ["a"]}},
         {"normalization": {}},
         {"skipped": [1]},
         {"skipped": [["a"]]},
+        {"skipped": [["a", 1]]},
+        {"skipped": {}},
+        {"fingerprint": "e" * 64},
+        {"fingerprint": None},
+        {"offsets": {}},
+        {"more": 1},
     ],
 )
 def test_a_signed_manifest_that_makes_no_sense_is_refused(manifest, changed):
@@ -329,7 +379,21 @@ def test_a_signed_manifest_that_makes_no_sense_is_refused(manifest, changed):
         {"groups": [[0, 0, 3, *6 * [1]], [0, 1, 0, *6 * [1]]]},
         {"groups": [[99, 0, 3, *6 * [1]]]},
         {"groups": [[0, 0, 3, *7 * [1]]]},
+        {"groups": [[0, 1, 3, 256, 2, 3, 256, 4, 5]]},
+        {"groups": [[0, 1, 3, 10**400, 2, 3, 10**400, 4, 5]]},
+        {"groups": [[0, 1, 3, 15301, 2, 3, 15301 * 255, 4, 5]]},
+        {"groups": [[0, 1, 3, 2, 2, 3, 1, 4, 5]]},
+        {"groups": [[0, 1, 3, 2, 2, 3, 3, 4, 5]]},
+        {"groups": [[0, 1, 3, 100, 2, 3, 150, 4, 5]]},
+        {"groups": [[0, 4, 3, 1, 2, 3, 1, 4, 5]]},
+        {"groups": [[0, 1, 1, 1, 2, 3, 1, 4, 5], [0, 1, 2, 1, 2, 3, 1, 4, 5]]},
+        {"groups": [[1, 1, 1, 1, 2, 3, 1, 4, 5], [0, 1, 2, 1, 2, 3, 1, 4, 5]]},
+        {"shards": [10**400]},
+        {"name_bytes": 10**400},
+        {"name_bytes": 2**31},
+        {"fingerprint": "F" * 64},
         {"fingerprint": None, "groups": None},
+        {"more": 1},
     ],
 )
 def test_a_signed_split_that_makes_no_sense_is_refused(manifest, changed):
@@ -339,15 +403,54 @@ def test_a_signed_split_that_makes_no_sense_is_refused(manifest, changed):
         Manifest.from_json(resign(content), "here")
 
 
+@pytest.mark.parametrize("name", ["b/labels", "a/images-00002", "labels", "a/labels"])
+def test_the_arrays_are_those_of_the_splits(manifest, name):
+    content = json.loads(manifest.to_json())
+    if content["arrays"].pop(name, None) is None:
+        content["arrays"][name] = ["d" * 64]
+    with pytest.raises(PackError, match=rf"not a valid manifest \(arrays: .*{name[-6:]}"):
+        Manifest.from_json(resign(content), "here")
+
+
+@pytest.mark.parametrize("pieces", [[], ["d" * 63], ["D" * 64], [1], 2 * ["d" * 64], "d" * 64])
+def test_the_digests_of_an_array_are_those_of_its_pieces(manifest, pieces):
+    content = json.loads(manifest.to_json())
+    content["arrays"]["a/labels"] = pieces
+    with pytest.raises(PackError, match=r"not a valid manifest \(expected .*a/labels"):
+        Manifest.from_json(resign(content), "here")
+
+
+@pytest.mark.parametrize("offset", [-1, 1.0, None, "4096", True])
+def test_the_offsets_of_arrays_are_whole_numbers(manifest, offset):
+    written = replace(manifest, offsets=dict.fromkeys(manifest.arrays, 2**40))
+    content = json.loads(written.to_json())
+    content["offsets"]["a/labels"] = offset
+    with pytest.raises(PackError, match=r"not a valid manifest \(expected offsets"):
+        Manifest.from_json(resign(content), "here", version=HDF5_VERSION)
+
+
 def test_a_split_without_images_is_refused(manifest):
     content = json.loads(manifest.to_json())
     content["splits"]["a"]["shards"] = []
-    content["arrays"] = {name: [] for name in content["arrays"]}
     with pytest.raises(PackError, match=r"not a valid manifest .*shards of a"):
         Manifest.from_json(resign(content), "here")
 
 
-BAD_SPLITS = ["", ".", "..", "../a", "a/b", "/etc", ".hidden", "a+b", "a\\b", "a\0", "pack.json"]
+BAD_SPLITS = [
+    "x" * 256,
+    "\ud800",
+    "",
+    ".",
+    "..",
+    "../a",
+    "a/b",
+    "/etc",
+    ".hidden",
+    "a+b",
+    "a\\b",
+    "a\0",
+    "pack.json",
+]
 
 
 @pytest.mark.parametrize("name", [*BAD_SPLITS, "\udcff"])

@@ -1,5 +1,7 @@
-import json
 import shutil
+import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -8,14 +10,19 @@ import pytest
 
 import cinicpack
 from cinicpack.errors import FormatVersionError, PackError
-from cinicpack.store import hdf5
 from cinicpack.store.format import MANIFEST_NAME
-from tests.store.test_format import resign
+from cinicpack.store.reader import is_pack, locate_pack
+from tests.store.manifests import FOOTER_BYTES, read_content, resign, sha256, write_content
 
 
 @pytest.fixture
 def copy(hdf5_pack, tmp_path) -> Path:
     return Path(shutil.copy(hdf5_pack, tmp_path))
+
+
+def spans_of(path: Path) -> list[tuple[int, int]]:
+    """Say where the arrays are."""
+    return [(at, at + spec.nbytes) for spec, _, at in locate_pack(path)[1]]
 
 
 def test_h5py_reads_what_the_npy_files_hold(hdf5_pack, npy_pack):
@@ -33,123 +40,190 @@ def test_images_start_on_a_page_and_nothing_is_chunked_or_filtered(hdf5_pack):
             assert dataset.chunks is dataset.compression is None
 
 
-def test_the_file_is_as_long_as_it_says(hdf5_pack):
-    manifest = hdf5.read_manifest(hdf5_pack)
-    assert manifest.file_bytes == hdf5_pack.stat().st_size
+def test_the_manifest_is_a_dataset(hdf5_pack):
+    with h5py.File(hdf5_pack, "r") as h5:
+        text = h5[MANIFEST_NAME][()].tobytes()
+    assert text == cinicpack.open_pack(hdf5_pack).manifest.to_json()
 
 
-@pytest.mark.parametrize("change", [1, 4096, -1, -2000, -5000, -(10**9)])
+def test_no_hdf5_is_needed_to_open_verify_and_load(hdf5_pack):
+    # Every import of h5py fails in this process.
+    program = f"""
+import sys
+sys.modules["h5py"] = None
+import cinicpack
+from cinicpack.cli import main
+path = {str(hdf5_pack)!r}
+loader = cinicpack.Loader(path, "train", batch_size=5, num_workers=0)
+print(sum(len(labels) for images, labels in loader))
+print(cinicpack.PackedDataset(path, "test")[3][0].size)
+assert main(["verify", path]) == main(["info", path]) == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("12\n(12, 12)\n")
+
+
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_programs_that_write_nothing_leave_the_file_as_it_is(copy, mode):
+    before = copy.read_bytes()
+    with h5py.File(copy, mode) as h5:
+        assert h5["train/labels"][-1] == 1
+    assert copy.read_bytes() == before
+
+
+@pytest.mark.timeout(60)
+def test_every_changed_byte_outside_of_the_arrays_is_found_at_opening(copy):
+    # HDF5 would loop for ever, and take half a gigabyte a second, with some of these.
+    content = copy.read_bytes()
+    outside = np.ones(len(content), bool)
+    for start, stop in spans_of(copy):
+        outside[start:stop] = False
+    random = np.random.default_rng(0)
+    # All that are not zero, as most of those between structures are, and some of these.
+    chosen = (np.frombuffer(content, np.uint8) != 0) | (random.random(len(content)) < 0.01)
+    places = np.flatnonzero(outside & chosen).tolist()
+    assert len(places) > 1_000
+    with open(copy, "r+b", buffering=0) as file:
+        for place, mask in zip(places, random.integers(1, 256, len(places)), strict=True):
+            file.seek(place)
+            file.write(bytes([content[place] ^ int(mask)]))
+            with pytest.raises(PackError) as caught:
+                cinicpack.open_pack(copy)
+            assert str(caught.value).startswith(str(copy)), place
+            file.seek(place)
+            file.write(content[place : place + 1])
+    assert cinicpack.open_pack(copy).format == "hdf5"
+
+
+@pytest.mark.parametrize("change", [1, 72, 4096, -1, -72, -2000, -5000, -20_000, -(10**9)])
 def test_a_truncated_or_extended_file_is_refused(copy, change):
     content = copy.read_bytes()
     copy.write_bytes((content + bytes(4096))[: max(0, len(content) + change)])
     with pytest.raises(PackError) as caught:
         cinicpack.open_pack(copy)
-    assert str(caught.value).startswith(f"{copy}: expected ")
-    if change > 0:
-        assert f"expected {len(content)} bytes, found {len(content) + change}" in str(caught.value)
+    assert str(caught.value).startswith(f"{copy}: expected a pack, found ")
+    assert not is_pack(copy)
+
+
+def test_a_file_with_something_in_its_middle_is_refused(copy):
+    content = copy.read_bytes()
+    copy.write_bytes(content[:-FOOTER_BYTES] + bytes(5) + content[-FOOTER_BYTES:])
+    with pytest.raises(PackError) as caught:
+        cinicpack.open_pack(copy)
+    assert str(caught.value) == (
+        f"{copy}: expected {len(content)} bytes, found {len(content) + 5}; "
+        "restore the file or pack again"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x89HDF\r\n\x1a\n", bytes(5000)])
 def test_what_is_no_hdf5_is_refused(tmp_path, content):
     path = tmp_path / "x.h5"
     path.write_bytes(content)
-    expected = r"found one that HDF5 refuses \(.*\); restore the file"
+    expected = r"x.h5: expected a pack, found HDF5 that does not end with the footer of one; if"
     if not content.startswith(b"\x89HDF"):
         expected = (
             r"found a file that is not HDF5 .*; if it is an archive .* 'cinicpack pack .*x.h5"
         )
     with pytest.raises(PackError, match=expected):
         cinicpack.open_pack(path)
-    assert not hdf5.has_manifest(path)
+    assert not is_pack(path)
 
 
-def test_other_hdf5_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["data", MANIFEST_NAME])
+def test_other_hdf5_is_refused(tmp_path, name):
     path = tmp_path / "x.h5"
     with h5py.File(path, "w") as h5:
-        h5["data"] = np.arange(10)
-    with pytest.raises(PackError, match=r"expected a pack, found HDF5 without pack\.json"):
+        h5[name] = np.arange(1000)
+    with pytest.raises(PackError, match=r"x.h5: expected a pack, found HDF5 that does not end"):
         cinicpack.open_pack(path)
-    assert not hdf5.has_manifest(path)
+    assert not is_pack(path)
 
 
-def test_a_pack_is_told_from_other_hdf5(hdf5_pack):
-    assert hdf5.has_manifest(hdf5_pack)
-
-
-@pytest.mark.parametrize(
-    "put",
-    [
-        lambda h5: h5.create_group(MANIFEST_NAME),
-        lambda h5: h5.create_dataset(MANIFEST_NAME, data="text"),
-        lambda h5: h5.create_dataset(MANIFEST_NAME, data=np.zeros((2, 2), np.uint8)),
-        lambda h5: h5.create_dataset(MANIFEST_NAME, data=np.zeros(9, np.int8)),
-        lambda h5: h5.create_dataset(MANIFEST_NAME, data=h5py.Empty("u1")),
-        lambda h5: h5.create_dataset(MANIFEST_NAME, data=np.zeros(9, np.uint8), chunks=(3,)),
-        lambda h5: h5.create_dataset(MANIFEST_NAME, data=np.zeros(9, np.uint8)),
-        lambda h5: h5.create_dataset(MANIFEST_NAME, shape=(2**50,), dtype=np.uint8),
-        lambda h5: h5.__setitem__(MANIFEST_NAME, h5py.SoftLink("/nowhere")),
-        lambda h5: h5.__setitem__(MANIFEST_NAME, h5py.ExternalLink("no.h5", "/nowhere")),
-    ],
-)
-def test_another_thing_in_the_manifests_place_is_refused(tmp_path, put):
-    path = tmp_path / "x.h5"
-    with h5py.File(path, "w") as h5:
-        put(h5)
-    with pytest.raises(PackError) as caught:
-        cinicpack.open_pack(path)
-    assert str(caught.value).startswith(str(path))
-
-
-def replace_dataset(path: Path, name: str, **options: object) -> None:
-    """Put another dataset in the place of one, with a manifest that knows the new size."""
-    with h5py.File(path, "r+") as h5:
-        del h5[name]
-        if options:
-            h5.create_dataset(name, **options)
-        region = h5[MANIFEST_NAME]
-        content = json.loads(region[()].tobytes())
-    with h5py.File(path, "r+") as h5:
-        content["file_bytes"] = path.stat().st_size
-        h5[MANIFEST_NAME][...] = np.frombuffer(resign(content).ljust(region_size(h5)), np.uint8)
-
-
-def region_size(h5: h5py.File) -> int:
-    size: int = h5[MANIFEST_NAME].size
-    return size
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, r"dataset train/labels is missing"),
-        (
-            {"data": np.zeros(12, np.int64)},
-            r"expected train/labels to be uint8 \(12,\), found int64",
-        ),
-        ({"data": np.zeros(11, np.uint8)}, r"found uint8 \(11,\)"),
-        ({"data": np.zeros((12, 1), np.uint8)}, r"found uint8 \(12, 1\)"),
-        ({"data": np.zeros(12, np.uint8), "chunks": (4,)}, r"train/labels contiguous within"),
-        (
-            {"data": np.zeros(12, np.uint8), "chunks": (4,), "compression": "gzip"},
-            r"train/labels contiguous within the file",
-        ),
-    ],
-)
-def test_another_dataset_is_refused(copy, options, message):
-    replace_dataset(copy, "train/labels", **options)
-    with pytest.raises(PackError, match=message) as caught:
-        cinicpack.open_pack(copy)
-    assert str(caught.value).startswith(f"{copy}: ")
-
-
-def test_a_newer_version_is_refused(copy):
+def test_a_pack_is_told_from_one_with_more_in_it(copy):
+    assert is_pack(copy)
+    content = copy.read_bytes()
+    # What a flip damaged is a pack still.
+    copy.write_bytes(content[:100] + b"?" + content[101:])
+    assert is_pack(copy)
+    copy.write_bytes(content)
     with h5py.File(copy, "r+") as h5:
-        size = region_size(h5)
-        content = json.loads(h5[MANIFEST_NAME][()].tobytes())
-        text = resign({**content, "version": 2})
-        h5[MANIFEST_NAME][...] = np.frombuffer(text.ljust(size), np.uint8)
-    with pytest.raises(FormatVersionError, match=r"found format version 2, .*reads version 1"):
+        h5["results"] = np.arange(3)
+    assert not is_pack(copy)
+    with pytest.raises(PackError, match=r"it was cut off or written to: restore it or pack again"):
         cinicpack.open_pack(copy)
+
+
+def write_former(path: Path, npy: Path, content: dict[str, object]) -> None:
+    """Write an HDF5 pack as version 1 had it."""
+    with h5py.File(path, "w", libver=("earliest", "v110")) as h5:
+        for file in sorted(npy.rglob("*.npy")):
+            h5[str(file.relative_to(npy).with_suffix(""))] = np.load(file)
+        h5.create_dataset(MANIFEST_NAME, (8192,), np.uint8)
+        h5[MANIFEST_NAME][...] = 0
+    signed = resign({**content, "file_bytes": path.stat().st_size}).decode()
+    # One member a line.
+    for key in [*content, "file_bytes", "digest"]:
+        signed = signed.replace(f'"{key}": ', f'\n"{key}": ', 1)
+    with h5py.File(path, "r+") as h5:
+        text = signed.replace(", \n", ",\n").encode().ljust(8192)
+        h5[MANIFEST_NAME][...] = np.frombuffer(text, np.uint8)
+
+
+def test_packs_of_version_1_are_to_be_made_again(tree, npy_pack, tmp_path):
+    path = tmp_path / "a.h5"
+    write_former(path, npy_pack, read_content(npy_pack))
+    with pytest.raises(FormatVersionError) as caught:
+        cinicpack.open_pack(path)
+    assert str(caught.value) == (
+        f"{path}: found an HDF5 pack of format version 1, this cinicpack reads version 2 of them; "
+        "pack the images again (--overwrite replaces this file)"
+    )
+    assert is_pack(path)
+    with h5py.File(path, "r+") as h5:
+        h5["results"] = np.arange(3)
+    assert not is_pack(path)
+    write_former(path, npy_pack, read_content(npy_pack))
+    pack = cinicpack.pack(tree, path, format="hdf5", overwrite=True, progress=False)
+    assert pack.fingerprint == cinicpack.open_pack(npy_pack).fingerprint
+
+
+@pytest.mark.parametrize("version", [1, 3, True])
+def test_another_version_is_refused(copy, version):
+    write_content(copy, {**read_content(copy), "version": version}, spans_of(copy))
+    with pytest.raises(FormatVersionError, match=r"h5:pack.json: found .*, .*reads version 2; op"):
+        cinicpack.open_pack(copy)
+
+
+def test_a_manifest_may_be_anywhere(copy):
+    content = read_content(copy)
+    write_content(copy, {**content, "skipped": [["a", "b"]]}, spans_of(copy))
+    assert cinicpack.open_pack(copy).manifest.skipped == (("a", "b"),)
+
+
+@pytest.mark.parametrize("offset", [0, 5, 10**6, 2**63, 10**400])
+def test_arrays_lie_apart_within_the_file(copy, offset):
+    content = read_content(copy)
+    content["offsets"]["valid/labels"] = offset
+    write_content(copy, content, spans_of(copy))
+    with pytest.raises(PackError, match=r"; restore the file or pack again") as caught:
+        cinicpack.open_pack(copy)
+    assert str(caught.value).startswith(f"{copy}:")
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("value", [0, 1, 2**40, 2**64 - 1])
+def test_a_footer_that_leads_nowhere_is_refused(copy, number, value):
+    content = copy.read_bytes()
+    fields = [*struct.unpack("<3Q", content[-56:-32])]
+    fields[number] = value
+    footer = content[-72:-56] + struct.pack("<3Q", *fields)
+    copy.write_bytes(content[:-72] + footer + sha256(footer))
+    with pytest.raises(PackError, match=r"; (restore|pack it again)") as caught:
+        cinicpack.open_pack(copy)
+    assert str(caught.value).startswith(str(copy))
 
 
 @pytest.mark.parametrize("locking", [None, True, False])

@@ -1,4 +1,5 @@
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,16 @@ def test_a_missing_file_is_named(copy, name):
         ) as e:
             cinicpack.open_pack(copy)
         assert str(e.value).startswith(f"{file}: ")
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["pack.json", *(f"{name}.npy" for name in NAMES)])
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(copy, name):
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    with pytest.raises(PackError, match=r"expected a regular file, found a pipe") as caught:
+        cinicpack.open_pack(copy)
+    assert str(caught.value).startswith(f"{copy / name}: ")
 
 
 def test_a_folder_in_place_of_a_split_and_a_file_in_place_of_a_folder(copy):

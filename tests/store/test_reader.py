@@ -2,6 +2,7 @@ import ctypes
 import os
 import pickle
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -304,14 +305,33 @@ def test_a_pack_between_the_two_renames_of_a_writer_is_there(
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_what_is_no_pack_is_refused(tree, tmp_path):
+def test_what_is_no_pack_is_refused(tree, tmp_path, monkeypatch):
     (tmp_path / "x.pack").write_text("hello")
     os.mkfifo(tmp_path / "pipe")
-    for path in (tree, tmp_path / "x.pack", tmp_path / "pipe", Path("/dev/null")):
-        with pytest.raises(PackError) as caught:
-            cinicpack.open_pack(path)
-        assert str(caught.value).startswith(f"{path}: ")
-        assert not is_pack(path)
+    monkeypatch.chdir(tmp_path)
+    paths = (tree, tmp_path / "x.pack", tmp_path / "pipe", tmp_path / "socket", Path("/dev/null"))
+    with socket.socket(socket.AF_UNIX) as listening:
+        # By a short name, for the name of a socket is limited.
+        listening.bind("socket")
+        for path in paths:
+            with pytest.raises(PackError) as caught:
+                cinicpack.open_pack(path)
+            assert str(caught.value).startswith(f"{path}: ")
+            assert not is_pack(path)
+
+
+def test_a_label_of_no_class_is_refused(any_pack, tmp_path):
+    path = tmp_path / any_pack.name
+    (shutil.copytree if any_pack.is_dir() else shutil.copy)(any_pack, path)
+    [region] = [r for r in locate_pack(path)[1] if r.spec.name == "valid/labels"]
+    with open(region.file, "r+b") as stream:
+        stream.seek(region.offset + 7)
+        stream.write(bytes([2]))
+    with pytest.raises(PackError) as caught:
+        cinicpack.open_pack(path)
+    assert str(caught.value) == (
+        f"{region.place}: expected labels below 2, found 2 in row 7; restore the file or pack again"
+    )
 
 
 def test_damaged_packs_are_packs_still(npy_pack, tmp_path):

@@ -1,11 +1,13 @@
 import os
+import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
-from cinicpack.store.region import Region, allocate, map_arrays, write_all
+from cinicpack.store.region import Region, allocate, map_arrays, open_file, write_all
 
 
 def test_regions_are_mapped_read_only(tmp_path):
@@ -59,3 +61,28 @@ def test_files_get_their_size(tmp_path, monkeypatch, there):
     with open(file, "r+b") as stream:
         allocate(stream.fileno(), 10_000)
     assert file.read_bytes() == b"x" + bytes(9_999)
+
+
+@pytest.mark.timeout(20)
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listening:
+        # By a short name, for the name of a socket is limited.
+        listening.bind("socket")
+        for path in (tmp_path / "pipe", tmp_path / "socket", Path("/dev/zero")):
+            with pytest.raises(PackError, match=r"expected a regular file, found a pipe, a socke"):
+                open_file(path)
+    with pytest.raises(FileNotFoundError):
+        open_file(tmp_path / "none")
+    with pytest.raises(IsADirectoryError):
+        open_file(tmp_path)
+    (tmp_path / "file").write_bytes(b"text")
+    with open_file(tmp_path / "file") as stream:
+        assert stream.read() == b"text"
+
+
+def test_an_array_is_called_by_its_file_and_name(tmp_path):
+    spec = ArraySpec("a/labels", np.dtype("u1"), (1,))
+    assert Region(spec, tmp_path / "a/labels.npy", 0).place == f"{tmp_path}/a/labels.npy"
+    assert Region(spec, tmp_path / "x.h5", 0).place == f"{tmp_path}/x.h5:a/labels"
