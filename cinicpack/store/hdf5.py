@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from cinicpack.errors import PackError
+from cinicpack.shortage import is_shortage
 from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest
 from cinicpack.store.region import Region, allocate, write_all
 
@@ -114,6 +115,8 @@ def _open(file: Path) -> Iterator[Any]:
     except PackError:
         raise
     except _DAMAGE as error:
+        if is_shortage(error):
+            raise
         raise PackError(
             f"{file}: expected the HDF5 file of a pack, found one that HDF5 refuses "
             f"({error}); restore the file or pack again"
