@@ -59,7 +59,7 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
     They are named ``nSSSSSSSS_NUMBER.JPEG``, as ImageNet's Fall 2011 release has them. Of a tar
     only the headers are read; one that is empty, broken or compressed is left out as a whole.
 
-    Raises `SourceError` if ``folder`` is no directory.
+    Raises `SourceError` if ``folder`` is no directory, or a tar cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -72,7 +72,9 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
         elif tar.is_file():
             try:
                 entries = _list_tar(tar)
-            except tarfile.TarError as error:
+            except (tarfile.TarError, OSError, MemoryError) as error:
+                if is_shortage(error):
+                    raise _unreadable(str(tar), error) from error
                 found.left_out.append((str(tar), f"expected a whole tar, found {error}"))
                 continue
         else:
@@ -111,9 +113,7 @@ def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:
         return np.asarray(small)
     except Exception as error:
         if is_shortage(error):
-            raise SourceError(
-                f"{jpeg}: could not be read ({error}); remove the cause and run again"
-            ) from error
+            raise _unreadable(str(jpeg), error) from error
         # Anything, since Pillow lets through whatever its parsers stumble over.
         return f"Pillow cannot decode it: {str(error) or type(error).__name__}"
 
@@ -125,6 +125,10 @@ def format_synset(number: int) -> str:
     'n02691156'
     """
     return f"n{number:08d}"
+
+
+def _unreadable(where: str, error: Exception) -> SourceError:
+    return SourceError(f"{where}: could not be read ({error!r}); run again when it can")
 
 
 def _list_tar(path: Path) -> list[tuple[Path, str, int, int]]:

@@ -1,4 +1,5 @@
 import os
+import shutil
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -105,6 +106,31 @@ def test_train_and_valid_merge(pack, tmp_path, source):
     again = repack(made)
     assert again.splits == ("train", "test")
     assert again["train"].fingerprint == pack["train+valid"].select(source=source).fingerprint
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_class_without_images_has_an_empty_folder(tmp_path, link):
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    tree = tmp_path / "tree"
+    for split, name in (("train", "ant"), ("train", "cat"), ("valid", "cat"), ("test", "ant")):
+        write_images(tree / split / name, [f"{split}.png"], image)
+    (tree / "train" / "bee").mkdir()
+    pack = repack(tree)
+    for options, splits in (
+        ({}, ["test", "train", "valid"]),
+        ({"merge_train_valid": True}, ["test", "train"]),
+        ({"classes": iter(["cat", "bee"])}, ["train", "valid"]),
+    ):
+        made = tmp_path / f"made-{len(options)}-{len(splits)}"
+        unpack(pack, made, link=tree if link else None, progress=False, **options)
+        assert sorted(os.listdir(made)) == splits
+        for split in splits:
+            expected = ["bee", "cat"] if "classes" in options else ["ant", "bee", "cat"]
+            assert sorted(os.listdir(made / split)) == expected
+        if not options:
+            assert repack(made)["valid"].labels.tolist() == [2]
+            assert repack(made, tmp_path / "again").fingerprint == pack.fingerprint
+        shutil.rmtree(made)
 
 
 def test_merging_refuses_names_that_collide(tmp_path):
