@@ -84,7 +84,8 @@ def pack(parser: argparse.ArgumentParser) -> Run:
     """Convert a tree or an archive of PNG images into a pack.
 
     SOURCE is a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png or
-    CLASS/NAME.png in it. Nothing is extracted.
+    CLASS/NAME.png in it. Nothing is extracted. What would move a label, or lose an image that
+    ImageFolder would load, is an error.
 
     Example:
       cinicpack pack CINIC-10.tar.gz cinic10.pack
@@ -108,7 +109,11 @@ def pack(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument(
         "--shard-rows", type=whole_number(1), metavar="N", help="images in one file at most"
     )
-    parser.add_argument("--skip-bad", action="store_true", help="leave out images that are bad")
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out images that are broken or of another size",
+    )
     parser.add_argument(
         "--allow-missing",
         action="store_true",

@@ -99,9 +99,7 @@ def test_want_of_memory_makes_no_image_bad(convert, monkeypatch):
     for error in (ImageFile._get_oserror(-9, encoder=False), MemoryError()):
         with monkeypatch.context() as patched:
             patched.setattr(PngImageFile, "load", Mock(side_effect=error))
-            with pytest.raises(
-                SourceError, match=r"'train/cat/0.png' to 'train/cat/alpha.png' \("
-            ):
+            with pytest.raises(SourceError, match=r"'train/cat/0.png' to 'train/cat/alpha.png' \("):
                 convert(task)
     assert convert(task).bad == []
 
