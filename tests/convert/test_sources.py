@@ -10,9 +10,10 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -232,6 +233,15 @@ def test_links_in_a_circle_are_refused(tmp_path):
     (tmp_path / "train" / "cat" / "self").symlink_to("self")
     with pytest.raises(SourceError, match=r"expected a readable tree.*symbolic links.*self"):
         list(Tree(tmp_path))
+
+
+def test_a_tree_that_cannot_be_listed_for_a_moment_is_refused(tmp_path, monkeypatch):
+    entry = Mock(**{"is_dir.side_effect": OSError(errno.EIO, "a reason")})
+    entry.name = "a.png"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda _: nullcontext([entry]))
+        with pytest.raises(SourceError, match=r"expected a readable tree, found .*a reason"):
+            list(Tree(tmp_path))
 
 
 def test_a_tree_that_went_away_is_refused(tmp_path):
