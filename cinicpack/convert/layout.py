@@ -98,7 +98,7 @@ def arrange(
     if not allow_missing:
         if splits is not None:
             empty_splits = []
-            left_out = [path for path in left_out if {*_from_split(path, above)[:1]} & {*chosen}]
+            left_out = [path for path in left_out if _from_split(path, above)[0] in chosen]
         lacking = [
             "/".join([*above[:-1], split, name] if above else [name])
             for name in present
@@ -144,13 +144,13 @@ def _check_shape(paths: Sequence[str], folders: Mapping[str, Sequence[int]]) -> 
 
 
 def _from_split(path: str, above: Sequence[str]) -> list[str]:
-    """Give the components of a path from its split on, or none if it is beside the lone folder.
+    """Give the components of a path from its split on, which is "" beside the lone folder.
 
-    ``above`` is what is above a class that has images: nothing, its split, or both folders.
+    ``above`` are the folders above a class with images: none, its split, or a lone one and that.
     """
     parts = path.split("/")
     if len(above) == 2:
-        return parts[1:] if parts[0] == above[0] else []
+        return parts[1:] if parts[0] == above[0] and parts[1:] else [""]
     return parts if above else [SPLITS[0], *parts]
 
 
@@ -162,7 +162,7 @@ def _add_empty(found: _Found, folders: Iterable[str], above: Sequence[str]) -> l
     listed: dict[str, set[str]] = {}
     for folder in folders:
         if folder and folder.partition("/")[0] != _MACOS:
-            split, *inner = _from_split(folder, above) or [""]
+            split, *inner = _from_split(folder, above)
             listed.setdefault(split, set()).update(inner[:1])
     classes = {name for names in found.values() for name in names}
     for split in found.keys() & listed.keys():

@@ -334,7 +334,7 @@ def _explain(error: OSError, folder: int, path: str) -> OSError | None:
 def _unreadable(where: str, error: Exception) -> SourceError:
     reason = (isinstance(error, OSError) and error.strerror) or str(error) or "want of memory"
     return SourceError(
-        f"{where}: could not be read ({reason}), so nothing is packed; run again when it can"
+        f"{where}: could not be read ({reason}), so nothing is packed; make it readable, run again"
     )
 
 

@@ -128,7 +128,7 @@ def format_synset(number: int) -> str:
 
 
 def _unreadable(where: str, error: Exception) -> SourceError:
-    return SourceError(f"{where}: could not be read ({error!r}); run again when it can")
+    return SourceError(f"{where}: could not be read ({error!r}); make it readable, run again")
 
 
 def _list_tar(path: Path) -> list[tuple[Path, str, int, int]]:
