@@ -160,8 +160,9 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
     """
 
     def __init__(self, root: Path, split: str, pack: Pack) -> None:
-        paths = list(Tree(root))
-        layout = arrange(paths)
+        tree = Tree(root)
+        paths = list(tree)
+        layout = arrange(paths, folders=tree.folders, allow_missing=True)
         rows, labels = layout.rows[split].tolist(), layout.labels[split].tolist()
         self._files = [
             (str(root / paths[row]), label) for row, label in zip(rows, labels, strict=True)

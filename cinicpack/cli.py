@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cinicpack: interrupted", file=sys.stderr)
         return 130
-    except (CinicPackError, OSError) as error:
+    except (CinicPackError, OSError, MemoryError) as error:
         print(f"cinicpack: error: {_text_of(error)}", file=sys.stderr)
         return 1
     return status
@@ -73,7 +73,7 @@ def _text_of(error: Exception) -> str:
         # The exception's own text shows the first few only.
         lines = [str(error).partition("\n")[0]]
         return "\n".join(lines + [f"  {path}: {reason}" for path, reason in error.images])
-    return str(error)
+    return str(error) or "not enough memory"
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -84,7 +84,8 @@ def pack(parser: argparse.ArgumentParser) -> Run:
     """Convert a tree or an archive of PNG images into a pack.
 
     SOURCE is a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png or
-    CLASS/NAME.png in it. Nothing is extracted.
+    CLASS/NAME.png in it. Nothing is extracted. What would move a label, or lose an image that
+    ImageFolder would load, is an error.
 
     Example:
       cinicpack pack CINIC-10.tar.gz cinic10.pack
@@ -108,7 +109,17 @@ def pack(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument(
         "--shard-rows", type=whole_number(1), metavar="N", help="images in one file at most"
     )
-    parser.add_argument("--skip-bad", action="store_true", help="leave out images that are bad")
+    parser.add_argument(
+        "--skip-bad",
+        action="store_true",
+        help="leave out images that are broken or of another size",
+    )
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="accept classes without images, which keep their labels, and images that are not PNG, "
+        "which are left out",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the pack that is there")
     parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
 
@@ -124,6 +135,7 @@ def pack(parser: argparse.ArgumentParser) -> Run:
             shard_rows=arguments.shard_rows,
             num_workers=arguments.workers,
             skip_bad=arguments.skip_bad,
+            allow_missing=arguments.allow_missing,
             overwrite=arguments.overwrite,
             expect=arguments.expect,
         )

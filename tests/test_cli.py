@@ -46,6 +46,25 @@ def test_the_options_of_pack(tree, tmp_path, capsys):
     assert "expected CINIC-10, found classes airplane, cat" in capsys.readouterr().err
 
 
+def test_what_is_missing_is_accepted_on_request(tree, tmp_path, capsys):
+    shutil.copytree(tree, tmp_path / "tree")
+    (tmp_path / "tree" / "train" / "bee").mkdir()
+    command = ["pack", str(tmp_path / "tree"), str(tmp_path / "a")]
+    assert main(command) == 1
+    assert "no images in 'train/bee', 'valid/bee', 'test/bee'" in capsys.readouterr().err
+    assert main([*command, "--allow-missing"]) == 0
+    assert cinicpack.open_pack(tmp_path / "a").classes == ("airplane", "bee", "cat")
+
+
+def test_want_of_memory_is_told(monkeypatch, capsys):
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("cinicpack.store.reader.open_pack", fail)
+    assert main(["info", "a.pack"]) == 1
+    assert capsys.readouterr().err == "cinicpack: error: not enough memory\n"
+
+
 @pytest.mark.filterwarnings("default")
 def test_bad_images_are_all_listed(tree, tmp_path, capsys):
     shutil.copytree(tree, tmp_path / "tree")

@@ -14,7 +14,9 @@ from cinicpack.convert.decode import decode_images
 from cinicpack.convert.filters import unfilter
 from cinicpack.convert.layout import file_names
 from cinicpack.convert.sources import read_files
+from cinicpack.errors import SourceError
 from cinicpack.jit import jit
+from cinicpack.shortage import is_shortage
 from cinicpack.store.format import SOURCE_DTYPE, digest_image, image_header
 from cinicpack.store.region import write_all
 
@@ -100,7 +102,23 @@ class Converter:
         self._scratch.close()
 
     def __call__(self, task: Task) -> Converted:
-        """Convert one task."""
+        """Convert one task.
+
+        Raises `SourceError`, which names the images, where memory or the like is lacking.
+        """
+        try:
+            return self._convert(task)
+        except Exception as error:
+            # What has a number comes of writing here, and is told as that.
+            is_ours = isinstance(error, OSError) and error.errno is not None
+            if is_ours or not is_shortage(error):
+                raise
+            raise SourceError(
+                f"{self._root}: could not convert all from {task.paths[0]!r} to "
+                f"{task.paths[-1]!r} ({error!r}); run again, with fewer workers"
+            ) from error
+
+    def _convert(self, task: Task) -> Converted:
         count, place, tray = len(task.paths), task.place, self._tray
         result = Converted(
             self._path,

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from cinicpack.convert.filters import unfilter
 from cinicpack.convert.png import BadImageError, Png, inflate, inflate_plain, read_chunks
+from cinicpack.shortage import is_shortage
 
 __all__ = ["Decoded", "decode_images"]
 
@@ -171,9 +172,9 @@ def _decode_with_pillow(file: bytes) -> NDArray[np.uint8]:
     try:
         with PngImageFile(BytesIO(file)) as image:
             return np.array(image.convert("RGB"))
-    except MemoryError:
-        raise
     except Exception as error:
+        if is_shortage(error):
+            raise
         # Anything, since Pillow lets through whatever its parser stumbles over in a broken file.
         raise BadImageError(
             f"Pillow cannot decode it: {str(error) or type(error).__name__}"

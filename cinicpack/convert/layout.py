@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.cinic10 import SPLITS
+from cinicpack.cinic10 import CLASSES, SPLITS, parse_names
 from cinicpack.errors import SelectionError, SourceError
 
 __all__ = ["Layout", "arrange", "file_names"]
@@ -20,6 +20,11 @@ _EXPECTED: Final = (
     "lone folder above SPLIT"
 )
 _MAX_CLASSES: Final = 1 << 16
+# What macOS puts into a zip, beside the folder that is zipped.
+_MACOS: Final = "__MACOSX"
+
+# For each split and each class in it the places in ``paths``.
+_Found = dict[str, dict[str, list[int]]]
 
 
 class Layout(NamedTuple):
@@ -38,45 +43,78 @@ class Layout(NamedTuple):
     labels: dict[str, NDArray[np.uint8 | np.uint16]]
 
 
-def arrange(paths: Sequence[str], splits: str | Iterable[str] | None = None) -> Layout:
+def arrange(
+    paths: Sequence[str],
+    splits: str | Iterable[str] | None = None,
+    *,
+    folders: Iterable[str] = (),
+    left_out: Sequence[str] = (),
+    allow_missing: bool = False,
+) -> Layout:
     """Find the splits and classes in paths of PNG files, and the order of their rows.
 
     ``SPLIT/CLASS/NAME.png`` are as many splits, ``CLASS/NAME.png`` is one that is named "train",
     and one lone folder above SPLIT is skipped. Row i of a split is image i of torchvision's
-    ``ImageFolder(SPLIT)``. ``splits`` narrows the layout to the splits that it names, or to
-    the one whose name it is.
+    ``ImageFolder(SPLIT)``.
+
+    Args:
+        paths: of the PNG files.
+        splits: the splits to take, or the name of one; None: all.
+        folders: of the source; at least those without PNG files.
+        left_out: paths of images that ImageFolder would load and that are not PNG.
+        allow_missing: take what is there, though images are left out, or some class has none: it
+            keeps its label, which is that of ``ImageFolder(SPLIT, allow_empty=True)``. Where all
+            files are named as in CINIC-10, and all classes are its, they are all ten. A split
+            without images is left out.
 
     Raises:
-        SourceError: there are no paths, they are of another shape, some are the same, or a class
-            is not in every split that is asked for.
+        SourceError: there are no paths, they are of another shape, some are the same, or something
+            is missing that ``allow_missing`` would accept.
         SelectionError: a split is asked for that is not there, or none is.
 
     >>> arrange(["cat/b.png", "bird/c.png", "cat/a.png"]).rows["train"].tolist()
     [1, 2, 0]
     """
     if not paths:
-        raise SourceError(f"{_EXPECTED}; found no PNG file at all")
+        others = f", but {_count(left_out)}" if left_out else ""
+        raise SourceError(f"{_EXPECTED}; found no PNG file at all{others}")
     if len(set(paths)) < len(paths):
         twice = [path for path, count in Counter(paths).items() if count > 1]
         raise SourceError(f"expected every path once, found more of {_show(twice)}")
-    folders: dict[str, list[int]] = {}
+    filled: dict[str, list[int]] = {}
     for index, path in enumerate(paths):
-        folders.setdefault(path.rpartition("/")[0], []).append(index)
-    _check_shape(paths, folders)
+        filled.setdefault(path.rpartition("/")[0], []).append(index)
+    _check_shape(paths, filled)
+    *above, _ = next(iter(filled)).split("/")
 
-    found: dict[str, dict[str, list[int]]] = {}
-    for folder, indices in folders.items():
-        *above, class_name = folder.split("/")
-        found.setdefault(above[-1] if above else SPLITS[0], {})[class_name] = indices
+    found: _Found = {}
+    for folder, indices in filled.items():
+        split, name = _from_split(folder, above)
+        found.setdefault(split, {})[name] = indices
     chosen = _choose(found, splits)
-    classes = tuple(sorted({name for split in chosen for name in found[split]}))
-    _check_classes(classes, {split: found[split] for split in chosen})
+    empty_splits = _add_empty(found, folders, above)
+    present = sorted({name for split in chosen for name in found[split]})
+    classes = _complete(present, paths)
+    if not allow_missing:
+        if splits is not None:
+            empty_splits = []
+            left_out = [path for path in left_out if _from_split(path, above)[0] in chosen]
+        lacking = [
+            "/".join([*above[:-1], split, name] if above else [name])
+            for name in present
+            for split in chosen
+            if not found[split].get(name)
+        ]
+        absent = sorted({*classes}.difference(present))
+        _refuse_missing(lacking, empty_splits, absent, left_out)
+    if len(classes) > _MAX_CLASSES:
+        raise SourceError(f"expected at most {_MAX_CLASSES} classes, found {len(classes)}")
     numbers = np.arange(len(classes)).astype(np.uint8 if len(classes) <= 256 else np.uint16)
     rows: dict[str, NDArray[np.int64]] = {}
     labels: dict[str, NDArray[np.uint8 | np.uint16]] = {}
     for split in chosen:
         # Within a folder the order of paths is that of names.
-        runs = [sorted(found[split][name], key=paths.__getitem__) for name in classes]
+        runs = [sorted(found[split].get(name, []), key=paths.__getitem__) for name in classes]
         rows[split] = np.fromiter(chain.from_iterable(runs), np.int64)
         labels[split] = np.repeat(numbers, [len(run) for run in runs])
     return Layout(classes, rows, labels)
@@ -99,6 +137,51 @@ def _check_shape(paths: Sequence[str], folders: Mapping[str, Sequence[int]]) -> 
     tops = {folder.split("/", 1)[0] for folder in folders}
     if 4 in depths and len(tops) > 1:
         raise SourceError(f"{_EXPECTED}; found {len(tops)} of these: {_show(sorted(tops))}")
+    inner = {folder.split("/")[1] for folder in folders} if 4 in depths else set()
+    if inner and tops <= {*SPLITS} and not inner & {*SPLITS}:
+        # Of ImageFolder("train") the classes would be what would be taken for splits.
+        raise SourceError(f"{_EXPECTED}; found images deeper in {_show(sorted(folders))}")
+
+
+def _from_split(path: str, above: Sequence[str]) -> list[str]:
+    """Give the components of a path from its split on, which is "" beside the lone folder.
+
+    ``above`` are the folders above a class with images: none, its split, or a lone one and that.
+    """
+    parts = path.split("/")
+    if len(above) == 2:
+        return parts[1:] if parts[0] == above[0] and parts[1:] else [""]
+    return parts if above else [SPLITS[0], *parts]
+
+
+def _add_empty(found: _Found, folders: Iterable[str], above: Sequence[str]) -> list[str]:
+    """Add the classes without images to their splits, and return the splits without images.
+
+    Such a split is a folder that is named like one of CINIC-10's, or that has a class in it.
+    """
+    listed: dict[str, set[str]] = {}
+    for folder in folders:
+        if folder and folder.partition("/")[0] != _MACOS:
+            split, *inner = _from_split(folder, above)
+            listed.setdefault(split, set()).update(inner[:1])
+    classes = {name for names in found.values() for name in names}
+    for split in found.keys() & listed.keys():
+        for name in listed[split] - found[split].keys():
+            found[split][name] = []
+    return sorted(
+        split
+        for split in listed.keys() - found.keys()
+        if split in SPLITS or listed[split] & classes
+    )
+
+
+def _complete(classes: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
+    """Return the classes; CINIC-10's ten if they are some of these and all files are named so."""
+    if {*classes} < {*CLASSES}:
+        names = [path.rpartition("/")[2] for path in paths]
+        if all(number for number, _, _ in parse_names(names)):
+            return CLASSES
+    return tuple(classes)
 
 
 def _choose(found: Iterable[str], splits: str | Iterable[str] | None) -> list[str]:
@@ -114,19 +197,34 @@ def _rank_split(split: str) -> tuple[int, str]:
     return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
 
 
-def _check_classes(
-    classes: Sequence[str], found: Mapping[str, Mapping[str, Sequence[int]]]
+def _refuse_missing(
+    lacking: Sequence[str],
+    empty_splits: Sequence[str],
+    absent: Sequence[str],
+    left_out: Sequence[str],
 ) -> None:
-    # ImageFolder numbers the classes of each split by themselves: where one is missing, the same
+    # ImageFolder numbers the folders of each split by themselves: where one is missing, the same
     # label would be another class.
-    lacking = [f"{split}/{name}" for name in classes for split in found if name not in found[split]]
+    problems: list[str] = []
     if lacking:
+        problems.append(f"no images in {_show(lacking)}")
+    if empty_splits:
+        problems.append(f"no images in the splits {_show(empty_splits)}")
+    if absent:
+        problems.append(f"the file names of CINIC-10, but not its classes {', '.join(absent)}")
+    if left_out:
+        problems.append(_count(left_out))
+    if problems:
         raise SourceError(
-            f"expected the same classes in every split, found no images in {_show(lacking)}; "
-            "add some, or name the splits to take"
+            "expected images in every class of every split, and all of them PNG; found "
+            f"{'; '.join(problems)}. Add or convert them, name the splits to take, or accept it "
+            "with --allow-missing (allow_missing=True): classes without images keep their labels, "
+            "and images that are not PNG are left out"
         )
-    if len(classes) > _MAX_CLASSES:
-        raise SourceError(f"expected at most {_MAX_CLASSES} classes, found {len(classes)}")
+
+
+def _count(left_out: Sequence[str]) -> str:
+    return f"images that are not PNG: {len(left_out):,}, the first {min(left_out)!r}"
 
 
 def _show(items: Sequence[str]) -> str:

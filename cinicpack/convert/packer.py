@@ -63,6 +63,7 @@ def pack(
     shard_rows: int | None = None,
     num_workers: int | None = None,
     skip_bad: bool = False,
+    allow_missing: bool = False,
     overwrite: bool = False,
     expect: str | None = None,
     progress: bool = True,
@@ -81,15 +82,23 @@ def pack(
         shard_rows: images in one npy file or dataset; None: all of a split.
         num_workers: processes that decode; None: as many as there are usable cores; 0: none, this
             process decodes.
-        skip_bad: leave out the images that cannot be read or have another size than most, and
-            record them in the manifest, instead of raising.
+        skip_bad: leave out the images that cannot be decoded or have another size than most, and
+            record them in the manifest, instead of raising. A file that cannot be read is no bad
+            image: it may be readable a moment later.
+        allow_missing: pack what is there, though some class has no images in a split, or in any
+            (its folder is empty), or ImageFolder would load images that are not PNG, which are
+            left out. A class without images keeps its label, as in
+            ``ImageFolder(SPLIT, allow_empty=True)``. Where all files are named as in CINIC-10, and
+            all classes are its, the classes are its ten, whichever are there. A split without
+            images is left out.
         overwrite: replace a pack at ``destination``.
         expect: "cinic10": raise unless the images are CINIC-10's in number, class and name.
         progress: show a bar, if standard error is a terminal.
 
     Raises:
         FileNotFoundError: there is nothing at ``source``.
-        SourceError: ``source`` has another structure, or is damaged.
+        SourceError: ``source`` has another structure, lacks what ``allow_missing`` is about, is
+            damaged, or a file of it cannot be read.
         BadImagesError: some images cannot be packed; all are listed.
         DestinationError: ``destination`` exists, cannot be written, or is being written.
         ArgumentError: an option is out of its domain, or ``shard_rows`` makes more files than a
@@ -104,9 +113,16 @@ def pack(
     with publishing(destination, overwrite=overwrite, is_pack=is_pack) as new:
         container = _CONTAINERS[format]
         images, reservation = _convert(
-            Path(source), new.parent, splits, container, shard_rows, num_workers, progress
+            Path(source),
+            new.parent,
+            splits,
+            allow_missing,
+            container,
+            shard_rows,
+            num_workers,
+            progress,
         )
-        images = _drop_bad(images, str(source), skip_bad)
+        images = _drop_bad(images, str(source), skip_bad, allow_missing)
         _judge(images, str(source), splits is None, expect)
         write_pack(images, new, container, shard_rows, num_workers, reservation)
     return open_pack(destination)
@@ -138,6 +154,7 @@ def _convert(
     source: Path,
     folder: Path,
     splits: str | Sequence[str] | None,
+    allow_missing: bool,
     container: ModuleType,
     shard_rows: int | None,
     num_workers: int | None,
@@ -148,6 +165,12 @@ def _convert(
     paths: list[str] = []
     results: list[Converted] = []
     count = usable_cores() if num_workers is None else num_workers
+
+    def arrange_all(found: list[str]) -> Layout:
+        # The folder that the pack is made in may be one of the source's.
+        folders = opened.folders - {os.path.relpath(folder, os.path.realpath(source))}
+        return _arrange(source, found, splits, folders, opened.left_out, allow_missing)
+
     bar = tqdm(unit=" images", unit_scale=True, disable=None if progress else True, desc="decode")
     if isinstance(opened, Tree):
         listing = iter(opened)
@@ -161,7 +184,7 @@ def _convert(
         if isinstance(opened, Tree):
             # While the workers start.
             found += listing
-            layout = _in_order(_arrange(source, found, splits), found, paths)
+            layout = _in_order(arrange_all(found), found, paths)
             bar.total = len(paths)
             place = folder / "reserved"
             reservation = reserve(source, paths, layout, place, container, shard_rows)
@@ -175,12 +198,16 @@ def _convert(
                     bar.total = int((bar.n + len(result.offsets)) / max(opened.fraction, 1e-9))
                 bar.update(len(result.offsets))
     if not isinstance(opened, Tree):
-        layout = _arrange(source, paths, splits)
+        layout = arrange_all(paths)
     if reservation is not None:
         reservation.finish(results)
     if opened.ignored:
         warnings.warn(
-            f"{source}: {opened.ignored:,} files that are not PNG are ignored", stacklevel=3
+            f"{source}: {opened.ignored:,} files that are no images are ignored", stacklevel=3
+        )
+    if opened.left_out:
+        warnings.warn(
+            f"{source}: {len(opened.left_out):,} images that are not PNG are left out", stacklevel=3
         )
     return _join(paths, layout, results), reservation
 
@@ -194,10 +221,19 @@ def _in_order(layout: Layout, found: list[str], paths: list[str]) -> Layout:
     return layout._replace(rows=numbers)
 
 
-def _arrange(source: Path, paths: list[str], splits: str | Sequence[str] | None) -> Layout:
+def _arrange(
+    source: Path,
+    paths: list[str],
+    splits: str | Sequence[str] | None,
+    folders: set[str],
+    left_out: list[str],
+    allow_missing: bool,
+) -> Layout:
     """Find splits and classes; errors name the source."""
     try:
-        layout = arrange(paths, splits)
+        layout = arrange(
+            paths, splits, folders=folders, left_out=left_out, allow_missing=allow_missing
+        )
     except (SourceError, SelectionError) as error:
         raise type(error)(f"{source}: {error}") from None
     for name in layout.rows:
@@ -292,8 +328,8 @@ def _join(paths: list[str], layout: Layout, results: list[Converted]) -> Images:
     )
 
 
-def _drop_bad(images: Images, source: str, skip_bad: bool) -> Images:
-    """Take out the images that cannot be read or have another size than most."""
+def _drop_bad(images: Images, source: str, skip_bad: bool, allow_missing: bool) -> Images:
+    """Take out the images that cannot be decoded or have another size than most."""
     selected = np.concatenate([rows.order for rows in images.splits.values()])
     readable = selected[images.offsets[selected] >= 0]
     bad = {number: images.bad[number] for number in selected.tolist() if number in images.bad}
@@ -323,6 +359,13 @@ def _drop_bad(images: Images, source: str, skip_bad: bool) -> Images:
     for name, keep in good.items():
         if not keep.any():
             raise BadImagesError(f"{source}: no image of split {name!r} can be packed", listed)
+        labels = images.splits[name].labels
+        if not allow_missing and (lost := np.setdiff1d(labels, labels[keep]).tolist()):
+            raise BadImagesError(
+                f"{source}: no image of class {images.classes[lost[0]]!r} in split {name!r} can be "
+                "packed; repair some, or accept that with --allow-missing (allow_missing=True)",
+                listed,
+            )
     return replace(
         images,
         splits={

@@ -19,14 +19,19 @@ from zlib_ng import gzip_ng, zlib_ng
 
 from cinicpack.convert import tar
 from cinicpack.errors import SourceError
+from cinicpack.shortage import is_shortage
 
 __all__ = ["MAX_BYTES", "Archive", "Tree", "open_source", "read_files"]
 
 # No image of the sizes that are packed comes near it; more is not held in memory.
 MAX_BYTES: Final = 64 << 20
 
+# Besides PNG, what torchvision's ImageFolder loads.
+_OTHER_IMAGES: Final = (".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
 _EXPECTED: Final = "expected a directory, .tar, .tar.gz, .tgz or .zip"
 _FIRST_READ: Final = 8192
+_PNG_END: Final = b"IEND\xaeB`\x82"
 # Opening a named pipe would wait for its writer.
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -80,15 +85,24 @@ class Tree:
 
     Attributes:
         path: its root.
-        ignored: number of files that the last listing left out, for not being PNG.
+        folders: the directories that the last listing found, and the links that lead nowhere,
+            which may be to directories that are missing.
+        left_out: the images that it found and that are not PNG, but of another kind which
+            ImageFolder loads.
+        ignored: number of files that it found and that are no images.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self.folders: set[str] = set()
+        self.left_out: list[str] = []
         self.ignored = 0
 
     def __iter__(self) -> Iterator[str]:
-        self.ignored = 0
+        self._forget()
         try:
             for paths in self._visit("", ()):
                 yield from paths
@@ -110,32 +124,40 @@ class Tree:
                 name = entry.name
                 try:
                     is_folder = entry.is_dir()
-                except OSError:
-                    # A link to itself, say: one image that is bad, but no class that is missing.
-                    if not _is_png(name):
+                except OSError as error:
+                    # A link to itself: one image that is bad, but no class that is missing.
+                    if error.errno != errno.ELOOP or not _is_png(name):
                         raise
                     is_folder = False
                 if is_folder:
                     folders.append(name)
                 elif _is_png(name):
                     paths.append(folder + name)
+                elif _is_other_image(name):
+                    self.left_out.append(folder + name)
+                elif entry.is_symlink() and not entry.is_file():
+                    self.folders.add(folder + name)
                 else:
                     self.ignored += 1
+        self.folders.update(folder + name for name in folders)
         yield paths
         for name in folders:
             yield from self._visit(f"{folder}{name}/", (*above, here))
 
 
 def read_files(root: str | os.PathLike[str], paths: Iterable[str]) -> Iterator[bytes | OSError]:
-    """Read files of a tree whole, as they are asked for; one that cannot be read gives the reason.
+    """Read files of a tree whole, as they are asked for; what is no image's file gives the reason.
 
-    ``paths`` are relative to ``root``. An error is what is given for a file that cannot be read,
-    for one above ``MAX_BYTES`` and for what is not a regular file.
+    ``paths`` are relative to ``root``. An error is what is given for a file above ``MAX_BYTES``,
+    for what is not a regular file, and for a link in a circle.
+
+    Raises `SourceError` where reading fails: want of descriptors or memory, a disk's error, a file
+    that has gone or is not for us to read say nothing of the image.
     """
     folder = os.open(root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     try:
         for path in paths:
-            yield _read_file(folder, path)
+            yield _read_file(root, folder, path)
     finally:
         os.close(folder)
 
@@ -151,12 +173,15 @@ class Archive:
 
     Attributes:
         path: the archive.
-        ignored: number of files passed over so far, for not being PNG.
+        folders: the directories found so far, as members or on the way to files that are not PNG.
+        left_out: the images found so far that are not PNG, but of another kind which ImageFolder
+            loads.
+        ignored: number of files found so far that are no images.
     """
 
     def __init__(self, path: Path, read_members: Callable[[io.FileIO], _Members]) -> None:
         self.path = path
-        self.ignored = 0
+        self._forget()
         self._read_members = read_members
         self._size = max(1, path.stat().st_size)
         self._file: io.FileIO | None = None
@@ -168,8 +193,25 @@ class Archive:
             return 0.0
         return 1.0 if self._file.closed else min(1.0, self._file.tell() / self._size)
 
-    def __iter__(self) -> Iterator[tuple[str, bytes | OSError]]:
+    def _forget(self) -> None:
+        self.folders: set[str] = set()
+        self.left_out: list[str] = []
         self.ignored = 0
+
+    def _pass_over(self, name: str) -> None:
+        """Note what a member is that is no PNG."""
+        path = _plain_path(name)
+        if name.endswith("/"):
+            self.folders.add(path)
+            return
+        self.folders.add(path.rpartition("/")[0])
+        if _is_other_image(path.rpartition("/")[2]):
+            self.left_out.append(path)
+        else:
+            self.ignored += 1
+
+    def __iter__(self) -> Iterator[tuple[str, bytes | OSError]]:
+        self._forget()
         seen = set()
         last = ""
         with io.FileIO(self.path) as self._file:
@@ -178,7 +220,7 @@ class Archive:
                     last = name
                     path = _image_path(name)
                     if path is None:
-                        self.ignored += not name.endswith("/")
+                        self._pass_over(name)
                         continue
                     if path in seen:
                         raise ValueError(f"expected every member once, found {path!r} again")
@@ -186,8 +228,12 @@ class Archive:
                     yield path, _too_large(path, size) if data is None else data
             except ValueError as error:
                 raise SourceError(f"{self.path}: {error}") from error
-            except _DAMAGE as error:
+            except (*_DAMAGE, MemoryError) as error:
                 where = f" after {last!r}" if last else ""
+                # zipfile says that it is no zip where it cannot be read.
+                for cause in (error, error.__context__):
+                    if isinstance(cause, Exception) and is_shortage(cause):
+                        raise _unreadable(f"{self.path}{where}", cause) from error
                 raise SourceError(
                     f"{self.path}: expected a whole archive, found it damaged or cut off{where} "
                     f"({error}); fetch or make it again"
@@ -255,28 +301,41 @@ def _read_zip_member(file: BinaryIO, member: zipfile.ZipInfo, raw: bytes) -> byt
     raise zipfile.BadZipFile(f"{member.filename!r} is not what the zip's directory says")
 
 
-def _read_file(folder: int, path: str) -> bytes | OSError:
+def _read_file(root: str | os.PathLike[str], folder: int, path: str) -> bytes | OSError:
     # 10 us, where open(path, "rb").read() takes 23. pread refuses pipes and sockets by itself, and
-    # what gives nothing or a full buffer (an empty file, a long one, a device) is looked at again.
+    # what does not end as a PNG (an empty file, a device, what a disk's error cut) or fills the
+    # buffer is looked at again.
     try:
         handle = os.open(path, _FLAGS, dir_fd=folder)
         try:
             data = os.pread(handle, _FIRST_READ, 0)
-            return data if 0 < len(data) < _FIRST_READ else _read_again(handle, path)
+            whole = len(data) < _FIRST_READ and data.endswith(_PNG_END)
+            return data if whole else _read_again(handle, path)
         finally:
             os.close(handle)
     except OSError as error:
-        return _explain(error, folder, path).with_traceback(None)
+        if (reason := _explain(error, folder, path)) is None:
+            raise _unreadable(os.path.join(root, path), error) from error
+        return reason.with_traceback(None)
+    except MemoryError as error:
+        raise _unreadable(os.path.join(root, path), error) from error
 
 
-def _explain(error: OSError, folder: int, path: str) -> OSError:
-    """Say what is there, if that is no regular file; else what went wrong."""
+def _explain(error: OSError, folder: int, path: str) -> OSError | None:
+    """Say what there is instead of an image's file; None if there may be one."""
     with contextlib.suppress(OSError):
         kind = stat.S_IFMT(os.stat(path, dir_fd=folder).st_mode)
         if kind != stat.S_IFREG:
             found = _SPECIAL.get(kind, "a directory")
             return OSError(errno.EINVAL, f"expected a regular file, found {found}", path)
-    return error
+    return error if error.errno in (errno.EFBIG, errno.ELOOP) else None
+
+
+def _unreadable(where: str, error: Exception) -> SourceError:
+    reason = (isinstance(error, OSError) and error.strerror) or str(error) or "want of memory"
+    return SourceError(
+        f"{where}: could not be read ({reason}), so nothing is packed; make it readable, run again"
+    )
 
 
 def _read_again(handle: int, path: str) -> bytes:
@@ -301,12 +360,20 @@ def _image_path(name: str) -> str | None:
     parts = name.split("/")
     if not parts[0] or ".." in parts or "\0" in name:
         raise ValueError(f"expected relative paths without '..', found member {name!r}")
-    if not _is_png(parts[-1]):
-        return None
-    return "/".join(part for part in parts if part not in ("", "."))
+    return _plain_path(name) if _is_png(parts[-1]) else None
+
+
+def _plain_path(name: str) -> str:
+    """Leave out of a member's name what does not change where it leads."""
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def _is_png(name: str) -> bool:
     """Say whether a file name is an image's, and not that of the ``._`` file macOS adds to it."""
     is_png = name.endswith(".png") or name[-4:].lower() == ".png"  # faster than the second alone
     return is_png and not name.startswith("._")
+
+
+def _is_other_image(name: str) -> bool:
+    """Say whether a file name is that of an image which ImageFolder loads and which is no PNG."""
+    return name.lower().endswith(_OTHER_IMAGES) and not name.startswith("._")

@@ -15,6 +15,9 @@ For every split S of N images of H x W pixels:
 Row i of a split is image i of ``torchvision.datasets.ImageFolder(S)``: classes in the order of
 their names, within a class files in the order of theirs. All arrays are in C order.
 
+A class of a pack made with ``allow_missing=True`` may have no images, in a split or in all. It has
+its label all the same, as in ``ImageFolder(S, allow_empty=True)`` with an empty folder for it.
+
 Splits are named as visible folders, in UTF-8, without ``+`` or a backslash, and not "pack.json".
 Classes and files are named as folders and files can be, splits and classes in at most 255 bytes; a
 byte that is not UTF-8 is in JSON the surrogate that Python's surrogateescape makes of it. No two

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cinicpack.cinic10 import IMAGE_SHAPE, Origin, Provenance, format_name
 from cinicpack.errors import SourceError
+from cinicpack.shortage import is_shortage
 
 __all__ = ["Found", "Jpeg", "find_jpegs", "format_synset", "reduce_jpeg"]
 
@@ -58,7 +59,7 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
     They are named ``nSSSSSSSS_NUMBER.JPEG``, as ImageNet's Fall 2011 release has them. Of a tar
     only the headers are read; one that is empty, broken or compressed is left out as a whole.
 
-    Raises `SourceError` if ``folder`` is no directory.
+    Raises `SourceError` if ``folder`` is no directory, or a tar cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -71,7 +72,9 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
         elif tar.is_file():
             try:
                 entries = _list_tar(tar)
-            except (tarfile.TarError, OSError) as error:
+            except (tarfile.TarError, OSError, MemoryError) as error:
+                if is_shortage(error):
+                    raise _unreadable(str(tar), error) from error
                 found.left_out.append((str(tar), f"expected a whole tar, found {error}"))
                 continue
         else:
@@ -92,10 +95,13 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
 
 
 def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:
-    """Reduce an image to (32, 32, 3) uint8, or say why it cannot be read.
+    """Reduce an image to (32, 32, 3) uint8, or say why it cannot be decoded.
 
     With Pillow's Box filter, as CINIC-10's authors did, "in the same manner as Imagenet32x32"
     (README of BayesWatch/cinic-10).
+
+    Raises `SourceError` where the file cannot be read, or memory is lacking: that says nothing of
+    the image.
     """
     try:
         with open(jpeg.file, "rb") as file:
@@ -105,9 +111,9 @@ def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:
             height, width, _ = IMAGE_SHAPE
             small = image.convert("RGB").resize((width, height), Image.Resampling.BOX)
         return np.asarray(small)
-    except MemoryError:
-        raise
     except Exception as error:
+        if is_shortage(error):
+            raise _unreadable(str(jpeg), error) from error
         # Anything, since Pillow lets through whatever its parsers stumble over.
         return f"Pillow cannot decode it: {str(error) or type(error).__name__}"
 
@@ -119,6 +125,10 @@ def format_synset(number: int) -> str:
     'n02691156'
     """
     return f"n{number:08d}"
+
+
+def _unreadable(where: str, error: Exception) -> SourceError:
+    return SourceError(f"{where}: could not be read ({error!r}); make it readable, run again")
 
 
 def _list_tar(path: Path) -> list[tuple[Path, str, int, int]]:

@@ -48,8 +48,9 @@ def unpack(
     """Write images of a pack as ``DESTINATION/SPLIT/CLASS/NAME.png``, under their original names.
 
     The pixels are the same, though not the bytes of the files: ``cinicpack.pack(destination)``
-    gives splits with the fingerprints of what was selected. ``destination`` appears when all is
-    written.
+    gives splits with the fingerprints of what was selected. A class without images in a split gets
+    an empty folder there, so that its label is not lost; of such a tree, or of some of CINIC-10's
+    classes, make a pack with ``allow_missing=True``. ``destination`` appears when all is written.
 
     Reproduces the authors' notebooks ``enlarge-train-set`` (``merge_train_valid=True``),
     ``cifar-extraction`` and ``imagenet-extraction`` (``source=``), whose links
@@ -86,18 +87,23 @@ def unpack(
         raise ArgumentError(
             f"expected {' and '.join(_MERGED)} to merge, found the splits {', '.join(names)}"
         )
-    selected = pack["+".join(names)].select(source=source, classes=classes)
+    chosen = [classes] if isinstance(classes, str) else classes and list(classes)
+    selected = pack["+".join(names)].select(source=source, classes=chosen)
     parts = [
         part
         for name in names
         for part in _divide(
             pack[name],
-            pack[name].where(source=source, classes=classes),
+            pack[name].where(source=source, classes=chosen),
             _MERGED[0] if merge_train_valid and name in _MERGED else name,
+            {*(pack.classes if chosen is None else chosen)},
         )
     ]
     _check_names(parts)
     with building(destination) as work:
+        for part in parts:
+            if not part.names:
+                write_files(work / part.target / part.class_name, [], [])
         if link is None:
             jobs = [job for part in parts for job in _write_jobs(part, work)]
         else:
@@ -114,12 +120,16 @@ def unpack(
     return dict(counts)
 
 
-def _divide(split: Split, rows: NDArray[np.int64], target: str) -> Iterator[_Part]:
+def _divide(
+    split: Split, rows: NDArray[np.int64], target: str, classes: set[str]
+) -> Iterator[_Part]:
+    """Divide rows of a split into classes, some of which may have none; of no rows no parts."""
     labels = split.labels[rows]
-    for label in np.unique(labels).tolist():
-        mine = rows[labels == label]
-        names = [os.fsdecode(name) for name in split.names[mine].tolist()]
-        yield _Part(split, mine, target, split.pack.classes[label], names)
+    for label, class_name in enumerate(split.pack.classes if len(rows) else ()):
+        if class_name in classes:
+            mine = rows[labels == label]
+            names = [os.fsdecode(name) for name in split.names[mine].tolist()]
+            yield _Part(split, mine, target, class_name, names)
 
 
 def _check_names(parts: list[_Part]) -> None:

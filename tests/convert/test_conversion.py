@@ -1,16 +1,21 @@
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from PIL import ImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from cinicpack.convert.conversion import Converter, Place, Task
-from tests.png_images import GREY, RGB, png, random_samples
+from cinicpack.errors import SourceError
+from tests.png_images import GREY, RGB, RGBA, png, random_samples
 
 PIXELS = [random_samples(RGB, 8, 3, 5, seed).astype(np.uint8) for seed in range(4)]
 FILES: list[bytes | OSError] = [png(pixels.astype(np.uint16)) for pixels in PIXELS]
 PATHS = [f"train/cat/{number}.png" for number in range(4)]
+UNUSUAL = png(random_samples(RGBA, 8, 3, 5), RGBA)
 PLANES = b"".join(pixels.transpose(2, 0, 1).tobytes() for pixels in PIXELS)
 
 
@@ -87,6 +92,16 @@ def test_an_image_that_is_larger_than_all_that_waits_otherwise(convert):
     assert content[start : start + 3 * large.size] == large.astype(np.uint8).tobytes() * 3
     for offset, planes in ((result.offsets[0], PLANES[:45]), (result.offsets[2], PLANES[45:90])):
         assert content[offset : offset + 45] == planes
+
+
+def test_want_of_memory_makes_no_image_bad(convert, monkeypatch):
+    task = Task([*PATHS[:2], "train/cat/alpha.png"], [*FILES[:2], UNUSUAL])
+    for error in (ImageFile._get_oserror(-9, encoder=False), MemoryError()):
+        with monkeypatch.context() as patched:
+            patched.setattr(PngImageFile, "load", Mock(side_effect=error))
+            with pytest.raises(SourceError, match=r"'train/cat/0.png' to 'train/cat/alpha.png' \("):
+                convert(task)
+    assert convert(task).bad == []
 
 
 def test_an_image_in_no_folder_is_converted_too(convert):

@@ -1,11 +1,15 @@
 import os
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cinicpack.cinic10 import CLASSES
 from cinicpack.convert.layout import Layout, arrange
 from cinicpack.convert.sources import Tree
 from cinicpack.errors import SelectionError, SourceError
@@ -142,11 +146,143 @@ def test_the_same_path_twice_is_refused():
         arrange(["a/x.png", "a/y.png", "a/x.png"])
 
 
+# What is missing
+
+
+@pytest.mark.parametrize("top", ["", "top/"])
+def test_classes_without_images_are_refused_or_keep_their_labels(top):
+    paths = [f"{top}{split}/{name}/x.png" for split in ("train", "test") for name in ("ant", "cat")]
+    folders = [f"{top}train/bee", f"{top}test/bee/deeper", f"{top}train/ant", "", top.rstrip("/")]
+    with pytest.raises(SourceError, match=rf"found no images in '{top}train/bee', '{top}test/bee'"):
+        arrange(paths, folders=folders)
+    layout = arrange(paths, folders=folders, allow_missing=True)
+    assert layout.classes == ("ant", "bee", "cat")
+    assert [labels.tolist() for labels in layout.labels.values()] == [[0, 2], [0, 2]]
+
+
+def test_in_a_tree_of_classes_every_folder_is_one():
+    with pytest.raises(SourceError, match=r"found no images in 'bee'\. Add.*--allow-missing"):
+        arrange(["ant/x.png", "cat/x.png"], folders=["ant", "bee/deep", "cat"])
+    layout = arrange(["ant/x.png", "cat/x.png"], folders=["bee"], allow_missing=True)
+    assert layout.labels["train"].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("folder", ["train/cat/deep", "docs", "docs/old", "__MACOSX/cat", "a/b/c"])
+def test_folders_elsewhere_are_no_classes(folder):
+    paths = ["train/cat/x.png", "test/cat/x.png"]
+    assert arrange(paths, folders=[folder]).classes == ("cat",)
+
+
+def test_a_zip_of_macos_has_no_more_classes():
+    assert arrange(["cat/x.png"], folders=["__MACOSX", "__MACOSX/cat"]).classes == ("cat",)
+
+
+@pytest.mark.parametrize("folder", ["valid", "valid/cat", "extra/cat"])
+def test_splits_without_images_are_refused_or_left_out(folder):
+    paths = ["train/cat/x.png", "test/cat/x.png"]
+    split = folder.partition("/")[0]
+    with pytest.raises(SourceError, match=f"found no images in the splits '{split}'"):
+        arrange(paths, folders=[folder])
+    assert [*arrange(paths, folders=[folder], allow_missing=True).rows] == ["train", "test"]
+    assert [*arrange(paths, ["test"], folders=[folder]).rows] == ["test"]
+
+
+def test_images_that_are_left_out_are_refused_with_their_number_and_the_first():
+    paths = ["train/cat/x.png", "test/cat/x.png"]
+    left_out = ["train/cat/b.jpg", "train/cat/a.webp", "train/cat/deep/a.ppm"]
+    for more in ([], ["c.jpg"]):
+        told = f"images that are not PNG: {3 + len(more)}, the first '{min(left_out + more)}'"
+        with pytest.raises(SourceError, match=told):
+            arrange(paths, left_out=left_out + more)
+    assert [*arrange(paths, left_out=left_out, allow_missing=True).rows] == ["train", "test"]
+    # Those of splits that are not taken do not matter.
+    assert [*arrange(paths, "test", left_out=left_out).rows] == ["test"]
+    with pytest.raises(SourceError, match="not PNG: 3, the first 'train/cat/a"):
+        arrange(paths, "train", left_out=left_out)
+    with pytest.raises(SourceError, match="no PNG file at all, but images that are not PNG: 3"):
+        arrange([], left_out=left_out, allow_missing=True)
+
+
+@pytest.mark.parametrize("present", [["cat"], ["dog", "cat", "airplane"], CLASSES[1:]])
+def test_some_of_cinic10s_classes_are_refused_or_have_its_labels(present):
+    paths = [f"{split}/{name}/n02121808_7.png" for split in ("train", "test") for name in present]
+    absent = ", ".join(name for name in CLASSES if name not in present)
+    with pytest.raises(SourceError, match=f"names of CINIC-10, but not its classes {absent}"):
+        arrange(paths)
+    layout = arrange(paths, allow_missing=True)
+    assert layout.classes == CLASSES
+    for labels in layout.labels.values():
+        assert labels.tolist() == sorted(CLASSES.index(name) for name in present)
+    # Neither other files nor other classes are CINIC-10's.
+    assert arrange([*paths, "train/cat/a.png", "test/cat/a.png"]).classes == tuple(sorted(present))
+    more = [f"{split}/lion/n02121808_7.png" for split in ("train", "test")]
+    assert arrange([*paths, *more]).classes == tuple(sorted([*present, "lion"]))
+
+
+@pytest.mark.parametrize("inner", [["cat", "dog"], ["cat"]])
+def test_images_deeper_in_a_split_are_no_splits(inner):
+    paths = [f"train/{name}/part/x.png" for name in inner]
+    with pytest.raises(SourceError, match=r"found images deeper in 'train/cat/part'"):
+        arrange(paths)
+    assert [*arrange([f"test/train/{name}/x.png" for name in inner]).rows] == ["train"]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.data())
+def test_what_is_missing_is_told_or_leaves_imagefolders_labels(data):
+    folder = import_torchvision().datasets.ImageFolder
+    kinds = st.sampled_from(["x.png", "x.JPG", "deep/x.tif", "README", None])
+    classes = ("ant", "bee", "cat", "dog")
+    tree = {
+        (split, name): data.draw(kinds)
+        for split in ("train", "test")
+        for name in classes
+        if data.draw(st.integers(0, 5)) or name == "ant"
+    }
+    tree["train", "ant"] = tree["test", "ant"] = "x.png"
+    with TemporaryDirectory() as root:
+        for (split, name), file in tree.items():
+            path = Path(root, split, name, file or ".")
+            (path.parent if file else path).mkdir(parents=True, exist_ok=True)
+            if file:
+                path.touch()
+        source = Tree(Path(root))
+        paths = list(source)
+        missing: dict[str, Any] = {"folders": source.folders, "left_out": source.left_out}
+        accepted = arrange(paths, **missing, allow_missing=True)
+        for split in ("train", "test"):
+            there = [name for part, name in tree if part == split]
+            expected = folder(
+                os.path.join(root, split),
+                is_valid_file=lambda p: p.endswith(".png"),
+                allow_empty=True,
+            )
+            found = [accepted.classes[label] for label in accepted.labels[split]]
+            assert found == [expected.classes[label] for label in expected.targets]
+            if len(there) == len(accepted.classes):
+                assert accepted.labels[split].tolist() == expected.targets
+        if len({*tree.values()}) > 1 or len(tree) != 2 * len(accepted.classes):
+            with pytest.raises(SourceError, match="--allow-missing"):
+                arrange(paths, **missing)
+        else:
+            layout = arrange(paths, **missing)
+            for split in ("train", "test"):
+                expected = folder(os.path.join(root, split))
+                assert layout.labels[split].tolist() == expected.targets
+                assert list(layout.classes) == expected.classes
+
+
 def test_a_class_must_be_in_every_split_that_is_taken():
     paths = ["train/cat/x.png", "train/dog/x.png", "valid/cat/x.png", "test/dog/x.png"]
     with pytest.raises(SourceError, match="no images in 'test/cat', 'valid/dog'") as caught:
         arrange(paths)
     assert "name the splits to take" in str(caught.value)
+    accepted = arrange(paths, allow_missing=True)
+    assert {split: labels.tolist() for split, labels in accepted.labels.items()} == {
+        "train": [0, 1],
+        "valid": [0],
+        "test": [1],
+    }
     assert arrange(paths, ["train"]).classes == ("cat", "dog")
     assert arrange(paths, ["valid"]).classes == ("cat",)
     assert arrange(paths, ["test"]).labels["test"].tolist() == [0]

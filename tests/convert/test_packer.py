@@ -35,6 +35,9 @@ from cinicpack.errors import (
     SourceError,
 )
 from cinicpack.store.publish import publishing
+from cinicpack.store.summary import describe_pack
+from cinicpack.store.verify import verify_pack
+from cinicpack.study.unpack import unpack
 from cinicpack.synthetic import write_tree
 from tests.png_images import BIT_DEPTHS, SIGNATURE, chunk, header, png, random_samples
 from tests.processes import list_descendants, wait_until_gone
@@ -389,15 +392,50 @@ def test_bad_images_are_left_out_on_request(bad_tree, tmp_path, small_tasks):
     assert good.manifest.skipped == ()
 
 
-def test_an_image_that_cannot_be_read_is_bad_too(tmp_path):
+def test_what_is_no_file_is_bad_too(tmp_path):
     put(tmp_path / "tree", GOOD)
-    (tmp_path / "tree/test/a/gone.png").symlink_to("nowhere")
+    (tmp_path / "tree/test/a/self.png").symlink_to("self.png")
     os.mkfifo(tmp_path / "tree/test/b/pipe.png")
     with pytest.raises(BadImagesError) as caught:
         pack(tmp_path / "tree", tmp_path / "a")
-    gone, pipe = caught.value.images
-    assert gone == ("test/a/gone.png", "No such file or directory")
+    circle, pipe = caught.value.images
+    assert circle == ("test/a/self.png", "Too many levels of symbolic links")
     assert pipe == ("test/b/pipe.png", "expected a regular file, found a named pipe")
+
+
+# Opening or reading one file fails once, in whatever process; Python looks for this at its start.
+FAILING_ONCE = """
+import errno, os
+real = os.{call}
+def fail(file, *arguments, **options):
+    path = os.readlink(f"/proc/self/fd/{{file}}") if isinstance(file, int) else os.fspath(file)
+    if path.endswith("b/1.png"):
+        os.{call} = real
+        raise OSError(errno.{error}, "a reason")
+    return real(file, *arguments, **options)
+os.{call} = fail
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "num_workers"),
+    [("open", "EMFILE", 0), ("open", "ENOMEM", 1), ("pread", "EIO", 1)],
+)
+def test_an_image_that_cannot_be_read_for_a_moment_is_not_lost(tmp_path, call, error, num_workers):
+    put(tmp_path / "tree", {f"{name}/{n}.png": tiny(n) for name in "ab" for n in range(4)})
+    program = FAILING_ONCE.format(call=call, error=error)
+    put(tmp_path, {"path/sitecustomize.py": program.encode()})
+    command = [sys.executable, "-m", "cinicpack", "pack", "tree", "a.pack", "--skip-bad"]
+    result = subprocess.run(
+        [*command, "--workers", str(num_workers)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "path"), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert "tree/b/1.png: could not be read (a reason)" in result.stderr
+    assert result.returncode == 1
+    assert sorted(os.listdir(tmp_path)) == ["path", "tree"]
 
 
 def test_bad_images_of_other_splits_do_not_matter(bad_tree, tmp_path):
@@ -529,17 +567,121 @@ def test_of_other_trees_nothing_is_expected(tmp_path):
     assert one.classes == cinic10.CLASSES
 
 
-def test_files_that_are_not_png_are_ignored_and_counted(tree, tmp_path, npy_pack):
+def test_files_that_are_no_images_are_ignored_and_counted(tree, tmp_path, npy_pack):
     shutil.copytree(tree, tmp_path / "tree")
-    put(tmp_path / "tree", {"README.md": b"text", "train/cat/a.jpg": b"", "train/._a.png": b""})
+    put(tmp_path / "tree", {"README.md": b"text", "train/cat/a.txt": b"", "train/._a.png": b""})
     for source in ("tree", "a.tar"):
         make_tar(tmp_path / "tree", tmp_path / "a.tar")
-        with pytest.warns(UserWarning, match=r": 3 files that are not PNG are ignored$"):
+        with pytest.warns(UserWarning, match=r": 3 files that are no images are ignored$"):
             pack(tmp_path / source, tmp_path / f"{source}.pack")
         assert bytes_of(tmp_path / f"{source}.pack") == bytes_of(npy_pack)
 
 
 # Sources, destinations and options that are refused.
+
+
+# What is missing.
+
+ANT_CAT = {
+    f"{s}/{c}/{n}.png": tiny(7) for s in ("train", "test") for c in ("ant", "cat") for n in "01"
+}
+
+
+def make_source(kind: str, files: dict[str, bytes], empty: list[str], folder: Path) -> Path:
+    """Write a tree with empty folders, as it is or as an archive."""
+    tree = put(folder / "tree", files)
+    for name in empty:
+        (tree / name).mkdir(parents=True)
+    path = folder / f"source.{kind}"
+    if kind == "tree":
+        return tree
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted(tree.rglob("*")):
+                archive.write(file, file.relative_to(tree))
+        return path
+    with tarfile.open(path, "w:gz" if kind == "tar.gz" else "w") as tar:
+        tar.add(tree, ".")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tree", "tar", "tar.gz", "zip"])
+@pytest.mark.parametrize(
+    ("files", "empty", "told"),
+    [
+        ({}, ["train/bee", "test/bee"], "no images in 'train/bee', 'test/bee'"),
+        ({}, ["train/bee/deep"], "no images in 'train/bee', 'test/bee'"),
+        ({"train/bee/1.png": tiny(9)}, [], "no images in 'test/bee'"),
+        ({"train/bee/README": b""}, [], "no images in 'train/bee', 'test/bee'"),
+        ({"train/bee/1.JPG": b"", "test/bee/b/1.webp": b""}, [], "PNG: 2, the first 'test/bee/b/1"),
+    ],
+)
+def test_what_is_missing_is_refused_or_keeps_its_label(tmp_path, kind, files, empty, told):
+    source = make_source(kind, {**ANT_CAT, **files}, empty, tmp_path)
+    with pytest.raises(SourceError, match=f"^{source}: .*{told}.*--allow-missing") as caught:
+        pack(source, tmp_path / "a.pack")
+    assert "allow_missing=True" in str(caught.value)
+    assert not (tmp_path / "a.pack").exists()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        one = pack(source, tmp_path / "a.pack", allow_missing=True)
+    others = sum(name.endswith(("JPG", "webp")) for name in files)
+    told_now = [str(warning.message).partition(": ")[2] for warning in warned]
+    assert (f"{others} images that are not PNG are left out" in told_now) == bool(others)
+    assert one.classes == ("ant", "bee", "cat")
+    assert one["test"].labels.tolist() == [0, 0, 2, 2]
+    assert not verify_pack(one.path).problems
+
+
+@pytest.mark.parametrize("container", ["npy", "hdf5"])
+def test_a_pack_with_empty_classes_is_as_any_other(tmp_path, container):
+    tree = make_source("tree", ANT_CAT, ["train/bee", "test/bee", "test/yak"], tmp_path)
+    one = pack(tree, tmp_path / "one", format=container, allow_missing=True)
+    assert cinicpack.open_pack(tmp_path / "one").classes == ("ant", "bee", "cat", "yak")
+    assert not verify_pack(tmp_path / "one").problems
+    shown = describe_pack(one)["splits"]["test"]["classes"]
+    assert shown == {"ant": 2, "bee": 0, "cat": 2, "yak": 0}
+    loader = cinicpack.Loader(one, "train", shuffle=False, output="numpy", num_workers=0)
+    assert [labels.tolist() for _, labels in loader] == [[0, 0, 2, 2]]
+    loader.close()
+    unpack(one, tmp_path / "made", progress=False)
+    assert sorted(os.listdir(tmp_path / "made" / "train")) == ["ant", "bee", "cat", "yak"]
+    again = pack(tmp_path / "made", tmp_path / "again", format=container, allow_missing=True)
+    assert bytes_of(again.path) == bytes_of(one.path)
+
+
+@pytest.mark.parametrize("kind", ["tree", "tar"])
+def test_some_of_cinic10s_classes_are_refused_or_have_its_labels(tmp_path, kind):
+    write_tree(tmp_path / "tree", 1, classes=["dog", "cat"], size=2)
+    source = make_source(kind, {}, [], tmp_path)
+    with pytest.raises(SourceError, match=r"not its classes airplane, .*, truck\. Add"):
+        pack(source, tmp_path / "a")
+    with pytest.warns(UserWarning, match=r"like CINIC-10, but with .*0 to 1 images per class"):
+        one = pack(source, tmp_path / "a", allow_missing=True)
+    assert one.classes == CLASSES
+    assert one["valid"].labels.tolist() == [3, 5]
+    with pytest.raises(SourceError, match="expected CINIC-10, found"):
+        pack(source, tmp_path / "b", allow_missing=True, expect="cinic10")
+
+
+def test_a_class_of_which_all_images_are_bad_is_not_lost(tmp_path):
+    put(tmp_path / "tree", {**ANT_CAT, "test/cat/0.png": b"", "test/cat/1.png": b""})
+    with pytest.raises(BadImagesError, match="no image of class 'cat' in split 'test' can be"):
+        pack(tmp_path / "tree", tmp_path / "a", skip_bad=True)
+    with pytest.warns(UserWarning, match="2 images that cannot be packed are left out"):
+        one = pack(tmp_path / "tree", tmp_path / "a", skip_bad=True, allow_missing=True)
+    assert one["train"].labels.tolist() == [0, 0, 1, 1]
+    assert one["test"].labels.tolist() == [0, 0]
+
+
+def test_a_pack_into_a_tree_of_classes(tmp_path):
+    put(tmp_path / "tree", {"ant/1.png": WHOLE, "cat/1.png": WHOLE})
+    # Its lock is a file there, but the folder that it is made in is no class.
+    with pytest.warns(UserWarning, match="1 files that are no images are ignored"):
+        one = pack(tmp_path / "tree", tmp_path / "tree/a.pack")
+    assert one.classes == ("ant", "cat")
+    with pytest.raises(SourceError, match=r"no images in 'a\.pack'"):
+        pack(tmp_path / "tree", tmp_path / "tree/b.pack")
 
 
 def test_a_source_that_is_not_there(tmp_path):
@@ -555,7 +697,7 @@ def test_a_source_that_is_not_there(tmp_path):
         ([], SourceError, r"found no PNG file at all"),
         (["a.png"], SourceError, r"expected all PNG files at SPLIT/CLASS/NAME\.png"),
         (["a/b.png", "a/b/c.png"], SourceError, r"expected all PNG files at"),
-        (["train/a/1.png", "test/b/1.png"], SourceError, r"expected the same classes in every"),
+        (["train/a/1.png", "test/b/1.png"], SourceError, r"no images in 'test/a', 'train/b'\. Add"),
         (["a+b/a/1.png"], SourceError, r"without '\+', found 'a\+b'; rename it or name"),
         ([".git/a/1.png", "train/a/1.png"], SourceError, r"visible folders as splits.*'\.git'"),
         (["\udcff/a/1.png"], SourceError, r"names in UTF-8.*'\\udcff'"),
@@ -717,7 +859,7 @@ def test_where_nothing_can_be_written(tree, tmp_path):
 
 def test_a_pack_into_its_own_source(tree, tmp_path, npy_pack):
     shutil.copytree(tree, tmp_path / "tree")
-    with pytest.warns(UserWarning, match=r"files that are not PNG are ignored"):
+    with pytest.warns(UserWarning, match=r"files that are no images are ignored"):
         pack(tmp_path / "tree", tmp_path / "tree/a.pack")
     assert bytes_of(tmp_path / "tree/a.pack") == bytes_of(npy_pack)
 

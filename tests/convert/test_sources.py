@@ -1,3 +1,4 @@
+import errno
 import gzip
 import io
 import os
@@ -9,9 +10,10 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 from cinicpack.convert import sources
 from cinicpack.convert.sources import Archive, Tree, open_source, read_files
 from cinicpack.errors import SourceError
+from tests.png_images import png, random_samples
 
 FILES = {
     "train/cat/a.png": b"cat a" * 100,
@@ -32,9 +35,17 @@ FILES = {
 OTHERS = {
     "README.md": b"text",
     "train/cat/._a.png": b"what macOS adds",
-    "train/cat/a.jpg": b"jpeg",
+    "train/cat/._a.jpg": b"what macOS adds",
     "train/cat/png": b"no extension",
+    "train/cat/jpg": b"no extension",
+    "train/cat/a.gif": b"what ImageFolder does not load either",
     "train/.DS_Store": b"",
+}
+# What ImageFolder loads besides PNG.
+EXTENSIONS = ("jpg", "jpeg", "JPG", "ppm", "bmp", "Pgm", "tif", "tiff", "TIFF", "webp")
+LEFT_OUT = {
+    f"train/eel/{number}.{extension}": b"an image of another kind"
+    for number, extension in enumerate(EXTENSIONS)
 }
 FOLDERS = {"./": b"", "train/": b"", "train/cat.png/": b"", "./train/dog.png/": b""}
 
@@ -152,11 +163,30 @@ def test_every_kind_of_source_gives_the_same(files):
         assert isinstance(tree, Tree)
         paths = list(tree)
         assert dict(zip(paths, read_files(root / "tree", paths), strict=True)) == images
-        assert tree.ignored == len(everything) - len(images)
+        rest = len(everything) - len(images)
+        assert tree.ignored + len(tree.left_out) == rest
         for make in MAKERS.values():
             archive = opened(root / "archive", make(everything))
             assert list(archive) == [*images.items()]
-            assert archive.ignored == len(everything) - len(images)
+            assert sorted(archive.left_out) == sorted(tree.left_out)
+            assert archive.ignored == tree.ignored
+            assert archive.folders <= tree.folders
+
+
+@pytest.mark.parametrize("kind", ["tree", *MAKERS])
+def test_folders_and_images_of_other_kinds_are_told(tmp_path, kind):
+    files = {**FILES, **OTHERS, **LEFT_OUT, "train/fox/deep/README": b""}
+    (tmp_path / "tree").mkdir()
+    write_tree(tmp_path / "tree", files)
+    (tmp_path / "tree" / "train" / "ant").mkdir()
+    source: Tree | Archive = Tree(tmp_path / "tree")
+    if kind != "tree":
+        source = opened(tmp_path / "archive", MAKERS[kind]({**files, "./train/ant/": b""}))
+    for _ in range(2):
+        assert len(list(source)) == len(FILES)
+        assert sorted(source.left_out) == sorted(LEFT_OUT)
+        assert source.ignored == len(OTHERS) + 1
+        assert {"train/ant", "train/cat", "train/eel", "train/fox/deep"} <= source.folders
 
 
 # Trees
@@ -183,6 +213,17 @@ def test_links_in_a_tree_are_followed(tmp_path):
     assert list(read_files(tmp_path / "tree", paths)) == [b"1", b"2", b"1"]
 
 
+def test_a_link_that_leads_nowhere_may_be_a_folder(tmp_path):
+    write_tree(tmp_path, {"train/cat/a.png": b"1"})
+    (tmp_path / "train" / "ant").symlink_to("gone")
+    (tmp_path / "train" / "README").symlink_to("cat/a.png")
+    tree = Tree(tmp_path)
+    assert list(tree) == ["train/cat/a.png"]
+    assert "train/ant" in tree.folders
+    assert "train/README" not in tree.folders
+    assert tree.ignored == 1
+
+
 def test_links_in_a_circle_are_refused(tmp_path):
     write_tree(tmp_path, {"train/cat/a.png": b"1"})
     (tmp_path / "train" / "cat" / "up").symlink_to("..")
@@ -192,6 +233,15 @@ def test_links_in_a_circle_are_refused(tmp_path):
     (tmp_path / "train" / "cat" / "self").symlink_to("self")
     with pytest.raises(SourceError, match=r"expected a readable tree.*symbolic links.*self"):
         list(Tree(tmp_path))
+
+
+def test_a_tree_that_cannot_be_listed_for_a_moment_is_refused(tmp_path, monkeypatch):
+    entry = Mock(**{"is_dir.side_effect": OSError(errno.EIO, "a reason")})
+    entry.name = "a.png"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", lambda _: nullcontext([entry]))
+        with pytest.raises(SourceError, match=r"expected a readable tree, found .*a reason"):
+            list(Tree(tmp_path))
 
 
 def test_a_tree_that_went_away_is_refused(tmp_path):
@@ -219,7 +269,6 @@ def test_what_cannot_be_read_gives_its_reason_and_hinders_no_other(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "null.png").symlink_to("/dev/null")
-    (tmp_path / "broken.png").symlink_to("nowhere")
     (tmp_path / "self.png").symlink_to("self.png")
     (tmp_path / "folder.png").mkdir()
     with socket.socket(socket.AF_UNIX) as listener:
@@ -228,7 +277,6 @@ def test_what_cannot_be_read_gives_its_reason_and_hinders_no_other(tmp_path):
         "pipe.png": "expected a regular file, found a named pipe",
         "zero.png": "expected a regular file, found a character device",
         "null.png": "expected a regular file, found a character device",
-        "broken.png": "No such file",
         "self.png": "Too many levels of symbolic links",
         "folder.png": "expected a regular file, found a directory",
         "socket.png": "expected a regular file, found a socket",
@@ -239,6 +287,54 @@ def test_what_cannot_be_read_gives_its_reason_and_hinders_no_other(tmp_path):
     for error, reason in zip(errors, reasons.values(), strict=True):
         assert isinstance(error, OSError)
         assert reason in str(error)
+
+
+# What says nothing of an image, since it may pass.
+SHORTAGES = (
+    "EMFILE",
+    "ENFILE",
+    "ENOMEM",
+    "EIO",
+    "ESTALE",
+    "EACCES",
+    "EPERM",
+    "ENOSPC",
+    "ETIMEDOUT",
+)
+
+
+@pytest.mark.parametrize("call", ["open", "pread"])
+@pytest.mark.parametrize("error", [*SHORTAGES, "MemoryError"])
+def test_a_file_that_cannot_be_read_is_no_bad_image(tmp_path, monkeypatch, call, error):
+    write_tree(tmp_path, {"a.png": b"1", "b.png": b"2"})
+    contents = read_files(tmp_path, ["a.png", "b.png"])
+    assert next(contents) == b"1"
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError if error == "MemoryError" else OSError(getattr(errno, error), "a reason")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        with pytest.raises(
+            SourceError, match=r"b\.png: could not be read \((a reason|want of mem)"
+        ):
+            next(contents)
+
+
+def test_a_file_that_has_gone_is_no_bad_image(tmp_path):
+    (tmp_path / "a.png").symlink_to("nowhere")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(SourceError, match=rf"{name}: could not be read \(No such file"):
+            list(read_files(tmp_path, [name]))
+
+
+def test_a_file_that_is_read_in_part_is_read_again(tmp_path, monkeypatch):
+    # So a disk's error shows itself where something before it could be read.
+    content = png(random_samples(2, 8, 30, 30))
+    write_tree(tmp_path, {"a.png": content})
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, _, start: pread(file, 1000, start))
+    assert list(read_files(tmp_path, ["a.png"])) == [content]
 
 
 def test_a_pipe_with_a_writer_is_no_file_either(tmp_path):
@@ -326,6 +422,34 @@ def test_an_archive_may_be_left_early(tmp_path, make):
     for _ in archive:
         break
     assert dict(archive) == FILES
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "a reason"), MemoryError("a reason")])
+@pytest.mark.parametrize("where", [range(500_000, 600_000), range(850_000, 1_000_000)])
+def test_an_archive_that_cannot_be_read_is_not_called_damaged(
+    tmp_path, monkeypatch, make, error, where
+):
+    archive = opened(tmp_path / "archive", make({f"{n}.png": os.urandom(9_000) for n in range(99)}))
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer):
+            if self.tell() in where:
+                raise error
+            return super().readinto(buffer)
+
+        def read(self, size=-1):
+            if self.tell() in where:
+                raise error
+            return super().read(size)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cinicpack.convert.sources.io.FileIO", Failing)
+        patched.setattr(
+            "builtins.open", lambda file, *_, **__: io.BufferedReader(Failing(file, closefd=False))
+        )
+        with pytest.raises(SourceError, match=r"archive.*: could not be read \(a reason\)"):
+            list(archive)
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

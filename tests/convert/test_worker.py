@@ -17,7 +17,7 @@ from PIL import Image
 from cinicpack.convert import worker
 from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.worker import Worker, starting_workers
-from cinicpack.errors import CinicPackError
+from cinicpack.errors import CinicPackError, SourceError
 from tests.png_images import png, random_samples
 from tests.processes import is_there, list_descendants, wait_until_gone
 
@@ -78,13 +78,14 @@ def test_images_of_several_sizes_are_converted(root, tmp_path, count):
 def test_bad_images_have_no_place_and_a_reason(root, tmp_path, count):
     (root / "dog/small.png").write_bytes(b"GIF89a")
     (root / "train/dog/deep.png").write_bytes(png(random_samples(2, 16, 3, 5), 2, 16))
-    paths = ["no/such.png", *PATHS, "train/dog/deep.png"]
+    os.mkfifo(root / "pipe.png")
+    paths = ["pipe.png", *PATHS, "train/dog/deep.png"]
     with starting_workers(count, root, tmp_path) as [convert, *_]:
         result = convert(Task(paths, None))
         unread = OSError(27, "expected at most 5 bytes, found 7", "train/a.png")
         other = convert(Task(["train/a.png"], [unread]))
     assert result.bad == [
-        (0, "No such file or directory"),
+        (0, "expected a regular file, found a named pipe"),
         (3, "not a PNG file: it starts with b'GIF89a'"),
     ]
     assert (result.offsets < 0).nonzero()[0].tolist() == [0, 3]
@@ -255,9 +256,34 @@ def test_want_of_memory_is_an_error_and_not_the_end(root, tmp_path):
         [pid] = children(convert)
         used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
         resource.prlimit(pid, resource.RLIMIT_AS, (used + (20 << 20),) * 2)
-        with pytest.raises(MemoryError):
+        with pytest.raises(SourceError, match=r"tree: .*'train/cat/large\.png' \(.*Memory.*fewer"):
             convert(Task(["train/cat/large.png"], [file.getvalue()]))
         check(convert(Task(PATHS, None)), PATHS)
+
+
+def test_want_of_descriptors_is_an_error_and_makes_no_image_bad(root, tmp_path):
+    with starting_workers(1, root, tmp_path) as [convert, *_]:
+        check(convert(Task(PATHS, None)), PATHS)
+        [pid] = children(convert)
+        used = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
+        # One more than it has, which the tree takes.
+        _, limit, *_ = sorted({*range(len(used) + 2)} - used)
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+        with pytest.raises(SourceError, match=rf"{PATHS[0]}: could not be read \(Too many open"):
+            convert(Task(PATHS, None))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        result = convert(Task(PATHS, None))
+        assert not result.bad
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_file_that_has_gone_is_an_error_and_no_bad_image(root, tmp_path, count):
+    with (
+        starting_workers(count, root, tmp_path) as [convert, *_],
+        pytest.raises(SourceError, match=r"no/such\.png: could not be read \(No such file"),
+    ):
+        convert(Task([*PATHS, "no/such.png"], None))
 
 
 def test_the_callers_path_is_the_workers(root, tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import os
+import resource
 import shutil
 import struct
 import subprocess
@@ -116,6 +118,20 @@ def test_a_file_with_something_in_its_middle_is_refused(copy):
         f"{copy}: expected {len(content)} bytes, found {len(content) + 5}; "
         "restore the file or pack again"
     )
+
+
+def test_a_file_that_cannot_be_opened_for_a_moment_is_not_called_damaged(hdf5_pack):
+    cinicpack.open_pack(hdf5_pack)
+    # The next descriptor, which there will not be.
+    os.close(limit := os.dup(0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        for call in (hdf5.read_manifest, hdf5.has_only_a_pack):
+            with pytest.raises(OSError, match="Too many open files"):
+                call(hdf5_pack)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x89HDF\r\n\x1a\n", bytes(5000)])

@@ -49,14 +49,15 @@ def test_the_text_for_people(npy_pack):
     assert lines[2].startswith("normalization  mean 0.")
     assert lines[2].endswith("(computed on train)")
     cells = [line.split() for line in lines[3:]]
-    assert cells[:10] == [
+    assert cells[:11] == [
         [],
         ["train", "valid", "test"],
         ["images", "12", "12", "12"],
         ["shards", "1", "1", "1"],
         ["cifar10", "train", "2", "2", "0"],
         ["cifar10", "test", "0", "0", "2"],
-        ["imagenet", "10", "10", "10"],
+        ["imagenet", "10", "9", "10"],
+        ["unknown", "0", "1", "0"],
         ["airplane", "6", "6", "6"],
         ["cat", "6", "6", "6"],
         [

@@ -1,3 +1,4 @@
+import errno
 import gzip
 import io
 import json
@@ -239,6 +240,29 @@ def test_unreadable_jpegs_are_replaced_and_the_others_stay(inputs, tmp_path):
     message = r"too few of dog 7 of 9: .*_[1-5].*: Pillow cannot decode it"
     with pytest.raises(SourceError, match=message):
         compiled(inputs, tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", ["n00000103.tar", ".JPEG"])
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "a reason"), MemoryError("a reason")])
+def test_files_that_cannot_be_read_for_a_moment_are_not_left_out(
+    inputs, tmp_path, monkeypatch, name, error
+):
+    real = open
+    opened: list[str] = []
+
+    def fail_once(file, *arguments, **options):
+        if str(file).endswith(name) and not opened:
+            opened.append(str(file))
+            raise error
+        return real(file, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("builtins.open", fail_once)
+        patched.setattr("tarfile.bltn_open", fail_once)
+        with pytest.raises(SourceError, match=rf"{name}.*: could not be read \(.*a reason"):
+            compiled(inputs, tmp_path / "made", num_workers=0)
+    assert opened
+    assert not (tmp_path / "made").exists()
 
 
 def test_files_with_other_names_are_left_out(inputs, tmp_path):

@@ -61,10 +61,10 @@ def test_statistics_are_those_of_the_pixels(any_pack):
     for name, found in by_class.groups.items():
         check(found, pack["train+test"].select(classes=name).images)
 
-    by_source = compute_statistics(pack, "valid", by="source")
+    by_source = compute_statistics(pack, "test", by="source")
     assert list(by_source.groups) == ["cifar10", "imagenet"]
     for name, found in by_source.groups.items():
-        check(found, pack["valid"].select(source=name).images)
+        check(found, pack["test"].select(source=name).images)
 
     by_split = compute_statistics(pack, source="cifar10", by="split")
     check(by_split.total, everything.select(source="cifar10").images)

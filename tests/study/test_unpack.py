@@ -1,4 +1,6 @@
 import os
+import shutil
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -34,11 +36,15 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pack(tree: Path) -> Pack:
-    return cinicpack.pack(tree, tree.parent.with_name("a.pack"), progress=False)
+    return repack(tree, tree.parent.with_name("a.pack"))
 
 
-def repack(tree: Path) -> Pack:
-    return cinicpack.pack(tree, tree.with_name(f"{tree.name}.pack"), progress=False)
+def repack(tree: Path, path: Path | None = None) -> Pack:
+    """Pack a tree of some of CINIC-10's classes."""
+    path = path or tree.with_name(f"{tree.name}.pack")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*: like CINIC-10, but")
+        return cinicpack.pack(tree, path, allow_missing=True, progress=False)
 
 
 def files(root: Path) -> list[str]:
@@ -102,6 +108,31 @@ def test_train_and_valid_merge(pack, tmp_path, source):
     assert again["train"].fingerprint == pack["train+valid"].select(source=source).fingerprint
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_class_without_images_has_an_empty_folder(tmp_path, link):
+    image = np.zeros((1, 2, 2, 3), np.uint8)
+    tree = tmp_path / "tree"
+    for split, name in (("train", "ant"), ("train", "cat"), ("valid", "cat"), ("test", "ant")):
+        write_images(tree / split / name, [f"{split}.png"], image)
+    (tree / "train" / "bee").mkdir()
+    pack = repack(tree)
+    for options, splits in (
+        ({}, ["test", "train", "valid"]),
+        ({"merge_train_valid": True}, ["test", "train"]),
+        ({"classes": iter(["cat", "bee"])}, ["train", "valid"]),
+    ):
+        made = tmp_path / f"made-{len(options)}-{len(splits)}"
+        unpack(pack, made, link=tree if link else None, progress=False, **options)
+        assert sorted(os.listdir(made)) == splits
+        for split in splits:
+            expected = ["bee", "cat"] if "classes" in options else ["ant", "bee", "cat"]
+            assert sorted(os.listdir(made / split)) == expected
+        if not options:
+            assert repack(made)["valid"].labels.tolist() == [2]
+            assert repack(made, tmp_path / "again").fingerprint == pack.fingerprint
+        shutil.rmtree(made)
+
+
 def test_merging_refuses_names_that_collide(tmp_path):
     for split in ("train", "valid", "test"):
         for name in ("cat", "ship"):
@@ -137,7 +168,7 @@ def test_links_are_relative_and_resolve(tree, pack, tmp_path, deep):
         assert not os.path.isabs(os.readlink(path))
         assert path.resolve().is_file()
         assert path.resolve().is_relative_to(tree)
-    again = cinicpack.pack(made, tmp_path / "again.pack", progress=False)
+    again = repack(made, tmp_path / "again.pack")
     assert again["train"].fingerprint == pack["train+valid"].select(source="cifar10").fingerprint
     assert again["test"].fingerprint == pack["test"].select(source="cifar10").fingerprint
 
@@ -193,7 +224,7 @@ def test_failure_leaves_nothing(pack, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("other", [b"../", b"..", b"."])
 def test_names_do_not_lead_outside(tree, tmp_path, other):
-    pack = cinicpack.pack(tree, tmp_path / "a.pack", progress=False)
+    pack = repack(tree, tmp_path / "a.pack")
     file = pack.path / "test" / "names.npy"
     name = pack["test"].names[5]
     file.write_bytes(file.read_bytes().replace(name, other.ljust(len(name), b"\0")))
@@ -206,7 +237,7 @@ def test_names_do_not_lead_outside(tree, tmp_path, other):
     [
         ({"split": "trian"}, SelectionError),
         ({"source": "cifar"}, SelectionError),
-        ({"classes": ["dog"]}, SelectionError),
+        ({"classes": ["lion"]}, SelectionError),
         ({"num_workers": -1}, ArgumentError),
     ],
 )
