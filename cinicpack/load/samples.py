@@ -12,6 +12,7 @@ from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat, Block
 from cinicpack.load.kernels import ALTERNATING_FLIP, NO_FLIP, RANDOM_FLIP, draw, fill_kernel, touch
 from cinicpack.load.pipeline import Pipeline
+from cinicpack.load.unique import Unique
 from cinicpack.store.reader import Split
 
 __all__ = ["Samples", "Transform"]
@@ -50,7 +51,7 @@ class Transform(NamedTuple):
     filler: NDArray[Any]
 
 
-class Samples:
+class Samples(Unique):
     """The chosen rows of a split, and how they become pixels of a batch.
 
     Args:

@@ -223,7 +223,7 @@ def test_no_thread_is_in_the_midst_of_something_when_the_interpreter_ends():
         "from cinicpack.load.pipeline import Pipeline\n"
         "def make(number):\n"
         "    time.sleep(0.2)\n"
-        "    print('made', flush=True)\n"
+        "    print('made\\n', end='', flush=True)\n"
         "pipeline = Pipeline(make, 9, 2, 2)\n"
         "time.sleep(0.1)\n"
         "{}\n"
