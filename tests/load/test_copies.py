@@ -183,6 +183,8 @@ def test_the_cores_are_those_of_where_the_copy_is(pack, monkeypatch):
 class Named(Loader):
     """A loader with arguments and attributes of its own."""
 
+    note: Any
+
     def __init__(self, name, *args, **options):
         self.before = [name]
         super().__init__(*args, **options)
@@ -191,7 +193,7 @@ class Named(Loader):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_subclass_is_copied_with_what_it_adds(pack, way):
-    loader: Any = Named("mine", pack, "valid", batch_size=8)
+    loader = Named("mine", pack, "valid", batch_size=8)
     loader.note = {"added": "later"}
     next(iter(loader))
     for other in (way(loader), way(way(loader))):
