@@ -71,9 +71,9 @@ class Loader:
 
     Several threads may take batches from one iterator: each batch goes to one of them.
 
-    A copy (`copy.copy`, `copy.deepcopy`, `pickle`) is a loader of its own with the same arguments,
-    at the place that `state_dict` names, and closed if this one is. It opens the pack again where
-    it was pickled or copied deeply. Iterators cannot be copied.
+    A copy, be it of `copy.copy`, `copy.deepcopy` or `pickle`, is a loader of its own with the same
+    arguments, at the place that `state_dict` names, and closed if this one is. A pickle holds no
+    images: where it is loaded the pack is opened again. Iterators cannot be copied.
 
     Args:
         pack: a path, or an open `Pack`.
@@ -207,7 +207,6 @@ class Loader:
             "pack": self.pack,
             "split": self.split,
             "classes": self.classes,
-            "seed": self.seed,
             "normalize": normalize if isinstance(normalize, bool | np.bool_) else (mean, std),
         }
         self._own = {*vars(self), "_own"} - others
@@ -305,7 +304,7 @@ class Loader:
         """Collect what a copy is made of: no memory, but arguments and place."""
         with self._lock:
             return {
-                "arguments": self._arguments,
+                "arguments": self._arguments | {"seed": self.seed},
                 "start": self._place(),
                 "then": self._start if self._running() else self._then,
                 "closed": self._closed,

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import warnings
+from typing import Any
 
 import pytest
 
@@ -177,6 +178,23 @@ def test_closing_it_ends_the_wait_of_another_thread(is_started):
     assert not consumer.is_alive()
     assert got == [0 if is_started else "end"]
     pipeline.close()
+
+
+def test_another_thread_may_stop_it_amid_next():
+    """Just after ``next()`` has looked whether it goes on."""
+    pipeline: Any = Pipeline(lambda number: number, 5, 1, 2)
+    dismiss = pipeline._dismiss
+
+    class Stopping:
+        @property
+        def alive(self):
+            pipeline._dismiss = dismiss
+            pipeline.stop()
+            return True
+
+    pipeline._dismiss = Stopping()
+    assert next(pipeline, "end") == "end"
+    assert not threads()
 
 
 def test_a_thread_that_cannot_start_leaves_none(monkeypatch):
