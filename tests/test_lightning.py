@@ -1,6 +1,8 @@
+import copy
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -283,3 +285,20 @@ def train_on_two_ranks(path: str, folder: Path) -> None:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     train_on_two_ranks(sys.argv[1], Path(sys.argv[2]))
+
+
+@pytest.mark.parametrize(
+    "way", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
+)
+def test_the_module_and_its_loaders_can_be_copied(pack, way):
+    module = make_module(pack)
+    loader = module.train_dataloader()
+    iterator = iter(loader)
+    next(iterator)
+    resumed, fresh = way(loader), way(module).train_dataloader()
+    expected = list(iterator)
+    for other in (resumed, list(fresh)[1:]):
+        for batch, wanted in zip(other, expected, strict=True):
+            assert all(map(torch.equal, batch, wanted))
+    with pytest.raises(TypeError, match="generator"):
+        way(iterator)

@@ -18,6 +18,7 @@ from cinicpack.load.batches import Batch, BatchFormat, Slab
 from cinicpack.load.fused import choose_augment, place_constants
 from cinicpack.load.memory import Pool, allocate
 from cinicpack.load.samples import Samples
+from cinicpack.load.unique import Unique
 
 __all__ = ["DeviceMaker", "check_device"]
 
@@ -67,7 +68,7 @@ class _Transit(NamedTuple):
     event: Any
 
 
-class DeviceMaker:
+class DeviceMaker(Unique):
     """Makes slabs of batches on a device.
 
     What crosses the bus: augmented on the host, the finished batches; augmented on the device,
@@ -177,7 +178,9 @@ class DeviceMaker:
     def _augment_there(
         self, memory: NDArray[np.uint8], positions: NDArray[np.int64], epoch: int
     ) -> tuple[torch.Tensor, ...]:
-        count, form = len(positions), self._format
+        count, form, pixels = len(positions), self._format, self._resident
+        if self._is_resident and pixels is None:
+            raise LoaderError("expected an open loader, found one that another thread has closed")
         if self._is_resident:
             end = 8 * _INTEGERS * count
             places, labels, rows = memory[:end].view(np.int64).reshape(_INTEGERS, count)
@@ -193,7 +196,6 @@ class DeviceMaker:
         draws = memory[start:end].view(np.int32).reshape(count, _DRAWS)
         self._samples.draw(rows, epoch, draws)
         sent = self._send(memory[:end])
-        pixels = self._resident
         if pixels is None:
             pixels = _of(sent, memory, block.images).view(count, 3, form.height, form.width)
         images = self._augment_pixels(
@@ -250,7 +252,9 @@ class DeviceMaker:
 
     def _lend(self) -> NDArray[np.uint8]:
         """Lend memory, and take back what the device has read; wait if it lags behind."""
-        while True:
+        # The CPU does not lag, and a forked process could wait for ever for a lock that another
+        # thread held.
+        while self._stream is not None:
             with self._lock:
                 while self._transit and self._transit[0].event.query():
                     self._transit.popleft()

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from cinicpack.load.batches import DTYPES, BatchFormat, Block, Slab
 from cinicpack.load.memory import Interface, Pool, allocate
 from cinicpack.load.samples import Samples
+from cinicpack.load.unique import Unique
 
 __all__ = ["HostMaker"]
 
 
-class HostMaker:
+class HostMaker(Unique):
     """Makes slabs of batches, in memory that is used again.
 
     Args:
@@ -63,7 +64,7 @@ class HostMaker:
         return _Memory(flat, self._format.describe_columns)
 
 
-class _Memory(dict[tuple[int, int], list[Interface]]):
+class _Memory(Unique, dict[tuple[int, int], list[Interface]]):
     """Memory for a slab, and where in it the arrays of a batch are, by its edges.
 
     Both are worked out once: after a kernel nothing of Python is left in the cache, so that making

@@ -7,6 +7,7 @@ import math
 import operator
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
@@ -22,6 +23,7 @@ from cinicpack.load.host import HostMaker
 from cinicpack.load.order import Schedule, Share
 from cinicpack.load.pipeline import Pipeline
 from cinicpack.load.samples import Samples
+from cinicpack.load.unique import Unique
 from cinicpack.store.reader import Pack, PathLike, Split, open_pack
 
 __all__ = ["Loader"]
@@ -69,6 +71,12 @@ class Loader:
     to any longer; images that are held keep their slab, labels and index do not. In the first epoch
     one more thread reads the images ahead, in the order of the files. On a device the batches of a
     slab share a storage: to save one alone, ``clone()`` it.
+
+    Several threads may take batches from one iterator: each batch goes to one of them.
+
+    A copy, be it of `copy.copy`, `copy.deepcopy` or `pickle`, is a loader of its own with the same
+    arguments, at the place that `state_dict` names, and closed if this one is. A pickle holds no
+    images: where it is loaded the pack is opened again. Iterators cannot be copied.
 
     Args:
         pack: a path, or an open `Pack`.
@@ -138,6 +146,9 @@ class Loader:
         return_index: bool = False,
         output: str = "torch",
     ) -> None:
+        arguments = locals().copy()
+        del arguments["self"]
+        others = {*vars(self)}
         self.pack = pack if isinstance(pack, Pack) else open_pack(pack)
         self.split = _check_split(self.pack, split)
         self.batch_size = _check_int("batch_size", batch_size, 1)
@@ -181,12 +192,27 @@ class Loader:
         # Where the last iterator is, and where the next starts if not at the epoch after that.
         self._position = _Position(0, 0)
         self._start: tuple[int, int] | None = (0, 0)
+        # Where the one after that starts, in a copy that was made after set_epoch() in mid-epoch.
+        self._then: tuple[int, int] | None = None
         self._current: weakref.ref[_Epoch] | None = None
         # What gives the slabs, and where it is between two epochs.
         self._pipeline: Pipeline[Slab] | None = None
         self._pipeline_at: tuple[Share, int, int] | None = None
         self._closed = False
         self._cold = self.num_workers > 0 and not resident
+        # For what an epoch begins and ends with, which several threads may want at once. Nothing
+        # takes it that the garbage collector calls.
+        self._lock = threading.RLock()
+        _have_locks.add(self)
+        # What a copy is made with: not with paths, which lead elsewhere tomorrow, nor with
+        # iterators, which are used up.
+        self._arguments = arguments | {
+            "pack": self.pack,
+            "split": self.split,
+            "classes": self.classes,
+            "normalize": normalize if isinstance(normalize, bool | np.bool_) else (mean, std),
+        }
+        self._own = {*vars(self), "_own"} - others
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what is not an option: these cannot be changed, for all else was made for them."""
@@ -203,15 +229,19 @@ class Loader:
 
         An iterator of this loader that is still running is closed.
         """
+        self._check_open()
+        with self._lock:
+            if running := self._running():
+                running.close()
+            position = _Position(*(self._start or (self._position.epoch + 1, 0)))
+            iterator = _Epoch(self, position)
+            # In this order, since another thread may be in `_place`.
+            self._position = position
+            self._current = weakref.ref(iterator)
+            self._start, self._then = self._then, None
         if self._closed:
-            raise LoaderError("expected an open loader, found one after close(); make a new one")
-        if running := self._running():
-            running.close()
-        position = _Position(*(self._start or (self._position.epoch + 1, 0)))
-        iterator = _Epoch(self, position)
-        self._current = weakref.ref(iterator)
-        self._position = position
-        self._start = None
+            # Meanwhile, by another thread, which may not have seen the iterator.
+            self.close()
         return iterator
 
     def set_epoch(self, epoch: int) -> None:
@@ -220,8 +250,10 @@ class Loader:
         Where a state of that same epoch was loaded, it still goes on in the middle.
         """
         epoch = _check_int("epoch", epoch, 0, 2**32)
-        if self._start is None or self._start[0] != epoch:
-            self._start = (epoch, 0)
+        with self._lock:
+            if self._start is None or self._start[0] != epoch:
+                self._start = (epoch, 0)
+            self._then = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the epoch is, as JSON can hold it, in less than 600 bytes.
@@ -229,9 +261,7 @@ class Loader:
         It counts what the consumer has received. After the last batch it is the start of the next
         epoch.
         """
-        epoch, consumed = self._position.epoch, self._position.consumed
-        if self._start is not None and not self._running():
-            epoch, consumed = self._start
+        epoch, consumed = self._place()
         return {**self._identity(), "epoch": epoch, "samples": consumed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -263,15 +293,34 @@ class Loader:
             samples = _check_int("samples", state["samples"], 0, len(self._samples) + 1)
         except ArgumentError as error:
             raise StateError(f"the state is damaged: {error}") from None
-        self._start = (epoch, samples)
+        self._start, self._then = (epoch, samples), None
 
     def close(self) -> None:
         """End the running iterator with its threads and give back the memory."""
+        self._closed = True
         if running := self._running():
             running.close()
-        self._closed = True
         self._close_pipeline()
         self._maker.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Collect what a copy is made of: no memory, but arguments and place."""
+        with self._lock:
+            return {
+                "arguments": self._arguments | {"seed": self.seed},
+                "start": self._place(),
+                "then": self._start if self._running() else self._then,
+                "closed": self._closed,
+                "others": {name: vars(self)[name] for name in vars(self).keys() - self._own},
+            }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state["others"])
+        # Not that of a subclass, whose arguments are others.
+        Loader.__init__(self, **state["arguments"])
+        self._start, self._then = state["start"], state["then"]
+        if state["closed"]:
+            self.close()
 
     def __repr__(self) -> str:
         return (
@@ -304,9 +353,24 @@ class Loader:
             ahead=self._ahead,
         )
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise LoaderError("expected an open loader, found one after close(); make a new one")
+
     def _running(self) -> "_Epoch | None":
         epoch = None if self._current is None else self._current()
         return epoch if epoch is not None and epoch.running else None
+
+    def _place(self) -> tuple[int, int]:
+        """Return the epoch, and how many of its samples the consumer has received.
+
+        Other threads may begin or end an epoch meanwhile, hence the order in which this looks.
+        """
+        start, running = self._start, self._running()
+        if start is not None and not running:
+            return start
+        position = self._position
+        return position.epoch, position.consumed
 
     def _identity(self) -> dict[str, Any]:
         """Collect what makes the samples of this loader what they are."""
@@ -330,7 +394,8 @@ class Loader:
         """Return what gives the slabs from here on: that of the epoch before, or a new one."""
         here = (share, epoch, consumed)
         # After a fork its threads are not in this process.
-        if self._pipeline is None or self._pipeline_at != here or not self._pipeline.is_alive():
+        pipeline = self._pipeline
+        if pipeline is None or self._pipeline_at != here or not pipeline.is_alive():
             self._close_pipeline()
             schedule = Schedule(
                 len(self._samples),
@@ -343,19 +408,19 @@ class Loader:
             )
             # It must not refer to the loader, which would never end then.
             maker = self._maker
-            self._pipeline = Pipeline(
+            pipeline = self._pipeline = Pipeline(
                 lambda number: maker.make(*schedule[number]),
                 len(schedule),
                 self._threads,
                 self._ahead,
             )
         self._pipeline_at = None
-        return self._pipeline
+        return pipeline
 
     def _close_pipeline(self) -> None:
-        if self._pipeline is not None:
-            self._pipeline.close()
-            self._pipeline = None
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
 
     def _resolve_ranks(self) -> tuple[int, int]:
         """Find rank and world size: as given, as torch.distributed has them, or one alone."""
@@ -383,11 +448,14 @@ class _Position:
     consumed: int
 
 
-class _Epoch:
+class _Epoch(Unique):
     """The batches of one epoch, in order, from a position on, which it keeps up to date."""
 
     def __init__(self, loader: Loader, position: _Position) -> None:
         self.running = False
+        # Of those who are in next(), one after the other.
+        self._lock = threading.RLock()
+        _have_locks.add(self)
         self._loader = loader
         self._position = position
         self._share = loader._share()
@@ -405,23 +473,22 @@ class _Epoch:
         return self
 
     def __next__(self) -> Batch:
-        try:
-            if not self._ready:
-                self._refill()
-            batch = self._ready.pop()
-            if self._receive is not None:
-                self._receive(batch)
-            self._batches_left -= 1
-            if self._batches_left:
-                self._position.consumed += self._step
-            else:
-                self._finish()
-        except StopIteration:
-            raise
-        except BaseException:
-            # An interrupt too, since a batch may be lost then.
-            self.close()
-            raise
+        with self._lock:
+            try:
+                batch = (self._ready or self._refill()).pop()
+                if self._receive is not None:
+                    self._receive(batch)
+                self._batches_left -= 1
+                if self._batches_left:
+                    self._position.consumed += self._step
+                else:
+                    self._finish()
+            except StopIteration:
+                raise
+            except BaseException:
+                # An interrupt too, since a batch may be lost then.
+                self.close()
+                raise
         return batch
 
     def __del__(self) -> None:
@@ -430,40 +497,67 @@ class _Epoch:
             self._pipeline.stop()
 
     def close(self) -> None:
-        """End the epoch here; ``next()`` raises from now on."""
-        if self.running:
-            self._pipeline.close()
-        self.running = False
-        self._ready.clear()
+        """End the epoch here; ``next()`` raises from now on, on other threads too."""
+        # Without the lock: the garbage collector may get here on one of our threads, and whoever
+        # has the lock may wait for that thread.
+        was_running, self.running = self.running, False
+        self._ready = []
         self._batches_left = -1
+        if was_running:
+            self._pipeline.close()
         self._stop_reading()
 
-    def _refill(self) -> None:
+    def _refill(self) -> list[Batch]:
         if not self._batches_left:
             # Also where there is no batch at all.
             self._finish()
             raise StopIteration
         slab = next(self._pipeline, None) if self.running else None
+        if slab is not None:
+            self._ready, self._receive = slab
+        # Not before, since another thread may close it in between.
         if slab is None or not self.running:
+            self._ready = []
             raise LoaderError(
                 "expected a running iterator, found one that was closed: by close(), by a newer "
-                "iter() of its loader, or by an error or interrupt in next()"
+                "iter() of its loader, by an error or interrupt in next(), or by a fork of the "
+                "process while another thread was in next()"
             )
-        self._ready, self._receive = slab
+        return slab.batches
 
     def _stop_reading(self) -> None:
         if self._reading is not None:
             self._reading.close()
 
     def _finish(self) -> None:
-        if self.running:
-            self.running = False
-            self._stop_reading()
-            loader = self._loader
-            following = (self._position.epoch + 1, 0)
-            loader._pipeline_at = (self._share, *following)
-            if loader._start is None:
-                loader._start = following
+        loader = self._loader
+        with loader._lock:
+            # Else a newer iter() has closed this one just now.
+            if loader._position is self._position:
+                following = (self._position.epoch + 1, 0)
+                loader._pipeline_at = (self._share, *following)
+                if loader._start is None:
+                    loader._start = following
+        self.running = False
+        self._stop_reading()
+
+
+_have_locks: weakref.WeakSet[Loader | _Epoch] = weakref.WeakSet()
+
+
+def _open_locks() -> None:
+    """Open in a forked process what another thread held, which is not there to do it."""
+    for owner in list(_have_locks):
+        if owner._lock.acquire(blocking=False):
+            owner._lock.release()
+            continue
+        owner._lock = threading.RLock()
+        if isinstance(owner, _Epoch):
+            # That thread was amid taking a batch.
+            owner.close()
+
+
+os.register_at_fork(after_in_child=_open_locks)
 
 
 def _share_cores() -> int:

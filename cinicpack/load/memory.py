@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cinicpack.load.unique import Unique
+
 __all__ = ["Interface", "Loan", "Pool", "allocate"]
 
 T = TypeVar("T")
@@ -18,7 +20,7 @@ _CACHE_LINE = 64
 _HUGE_PAGE = 2 << 20
 
 
-class Pool(Generic[T]):
+class Pool(Unique, Generic[T]):
     """Lends things that own memory, made by ``make`` where none is left.
 
     One goes back when its loan and all arrays of the loan are gone, with everything that shares
@@ -45,7 +47,7 @@ class Pool(Generic[T]):
         self._spares = deque(maxlen=0)
 
 
-class Loan(Generic[T]):
+class Loan(Unique, Generic[T]):
     """What was lent, until this and its arrays are gone."""
 
     __slots__ = ("_spares", "lent")

@@ -14,13 +14,14 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from cinicpack.errors import LoaderError
+from cinicpack.load.unique import Unique
 
 __all__ = ["Pipeline"]
 
 T = TypeVar("T")
 
 
-class Pipeline(Generic[T]):
+class Pipeline(Unique, Generic[T]):
     """Iterates over ``make(0), make(1), ... make(count - 1)``, made ahead on threads.
 
     At most ``ahead`` results are under way or waiting. With ``num_threads`` 0 each is made when it
@@ -76,13 +77,17 @@ class Pipeline(Generic[T]):
 
     def _take(self) -> T:
         if not self._threads:
-            if self._next == self._count:
+            if self._next >= self._count:
                 raise StopIteration
             self._next += 1
             return self._make(self._next - 1)
-        if not self._due or not self._dismiss.alive:
+        if not self._dismiss.alive:
             raise StopIteration
-        job = self._due.popleft()
+        try:
+            job = self._due.popleft()
+        except IndexError:
+            # Another thread may have stopped it just now.
+            raise StopIteration from None
         if not job.done.acquire(blocking=False):
             if os.getpid() != self._pid:
                 raise LoaderError(

@@ -1,6 +1,7 @@
 """The samples of a split: what the kernels need to make batches of them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat, Block
 from cinicpack.load.kernels import ALTERNATING_FLIP, NO_FLIP, RANDOM_FLIP, draw, fill_kernel, touch
 from cinicpack.load.pipeline import Pipeline
+from cinicpack.load.unique import Unique
 from cinicpack.store.reader import Split
 
 __all__ = ["Samples", "Transform"]
@@ -49,7 +51,7 @@ class Transform(NamedTuple):
     filler: NDArray[Any]
 
 
-class Samples:
+class Samples(Unique):
     """The chosen rows of a split, and how they become pixels of a batch.
 
     Args:
@@ -89,10 +91,13 @@ class Samples:
                 f"expected a mean and a std above 0 for every channel that float32 can hold, found "
                 f"{tuple(mean)} and {tuple(std)}; pass normalize=False or another (mean, std)"
             )
-        # The addresses hold as long as the files are mapped.
+        # The addresses hold as long as the files are mapped: threads that read there refer to this
+        # object, not to the addresses alone.
         self._split = split
         self._rows = rows.copy()
         self._addresses = split.addresses()[rows]
+        self._image_bytes = 3 * height * width
+        self._step = max(1, _READ_BYTES // self._image_bytes)
         self._labels = split.labels[rows].astype(np.int64)
         self._seed = np.uint64(seed)
         if batch_format.dtype == "uint8":
@@ -131,14 +136,8 @@ class Samples:
         It takes a few milliseconds where they are in the page cache. What is returned must be
         closed, or dropped, to end the thread.
         """
-        addresses = np.sort(self._addresses)
-        size = 3 * self.transform.height * self.transform.width
-        step = max(1, _READ_BYTES // size)
-
-        def read(number: int) -> int:
-            return touch(addresses[number * step : (number + 1) * step], size)
-
-        count = -(-len(addresses) // step)
+        read = partial(self._read, np.sort(self._addresses))
+        count = -(-len(self) // self._step)
         return Pipeline(read, count, num_threads=1, ahead=count)
 
     def look_up(
@@ -152,6 +151,10 @@ class Samples:
         """Write what is drawn for the samples of these rows: (n, 5), see `kernels.draw`."""
         height, width, crop_padding, _, flip, cutout, *_ = self.transform
         draw(rows, self._seed, np.uint64(epoch), height, width, crop_padding, flip, cutout, out)
+
+    def _read(self, addresses: NDArray[np.uint64], number: int) -> int:
+        """Read a step of the images; a method, so that its thread keeps the files mapped."""
+        return touch(addresses[number * self._step : (number + 1) * self._step], self._image_bytes)
 
     def _run(
         self, prepared: _Prepared, block: Block, positions: NDArray[np.int64], epoch: int

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import warnings
+from typing import Any
 
 import pytest
 
@@ -179,6 +180,23 @@ def test_closing_it_ends_the_wait_of_another_thread(is_started):
     pipeline.close()
 
 
+def test_another_thread_may_stop_it_amid_next():
+    """Just after ``next()`` has looked whether it goes on."""
+    pipeline: Any = Pipeline(lambda number: number, 5, 1, 2)
+    dismiss = pipeline._dismiss
+
+    class Stopping:
+        @property
+        def alive(self):
+            pipeline._dismiss = dismiss
+            pipeline.stop()
+            return True
+
+    pipeline._dismiss = Stopping()
+    assert next(pipeline, "end") == "end"
+    assert not threads()
+
+
 def test_a_thread_that_cannot_start_leaves_none(monkeypatch):
     start = threading.Thread.start
     started: list[threading.Thread] = []
@@ -223,7 +241,7 @@ def test_no_thread_is_in_the_midst_of_something_when_the_interpreter_ends():
         "from cinicpack.load.pipeline import Pipeline\n"
         "def make(number):\n"
         "    time.sleep(0.2)\n"
-        "    print('made', flush=True)\n"
+        "    print('made\\n', end='', flush=True)\n"
         "pipeline = Pipeline(make, 9, 2, 2)\n"
         "time.sleep(0.1)\n"
         "{}\n"

@@ -12,6 +12,7 @@ import pytest
 
 import cinicpack
 from cinicpack.errors import FormatVersionError, PackError
+from cinicpack.store import hdf5
 from cinicpack.store.format import MANIFEST_NAME
 from cinicpack.store.reader import is_pack, locate_pack
 from tests.store.manifests import FOOTER_BYTES, read_content, resign, sha256, write_content
