@@ -75,11 +75,12 @@ class PackedDataModule(LightningDataModule):
         self._state: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
-        """Make ready for a checkpoint; who overrides it calls it."""
+        """Make ready for a checkpoint; a subclass that overrides it calls it."""
         self._state = None
-        trainer: Any = self.trainer
-        callbacks = trainer.callbacks
-        if stage == "fit" and not any(isinstance(callback, _Resumption) for callback in callbacks):
+        callbacks = getattr(self.trainer, "callbacks", None)
+        if stage != "fit" or callbacks is None:
+            return
+        if not any(isinstance(callback, _Resumption) for callback in callbacks):
             callbacks.insert(0, _Resumption())
 
     def train_dataloader(self) -> Loader:
@@ -130,6 +131,10 @@ class _Resumption(Callback):
         if trainer.state.fn != "fit" or not isinstance(module, PackedDataModule) or loops is None:
             return
         fit = loops["fit_loop"]
+        states = fit["state_dict"].get("combined_loader", [])
+        if not states or not all("images_per_step" in state for state in states):
+            # It is of another data module, whose place in an epoch is none here.
+            return
         batches, epochs = fit["epoch_loop.batch_progress"], fit["epoch_progress"]
         current = epochs["current"]
         if current["ready"] == current["started"] == current["processed"]:
@@ -142,7 +147,6 @@ class _Resumption(Callback):
                 batches["is_last_batch"] = False
         # The trainer itself loads no state into a loader that it has asked for before, as for its
         # estimated_stepping_batches.
-        states = fit["state_dict"].get("combined_loader", [])
         if len(states) == 1:
             (module._state,) = states
 

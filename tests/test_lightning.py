@@ -165,6 +165,12 @@ def test_without_a_trainer_it_has_loaders(pack):
             assert torch.equal(labels, wanted)
 
 
+def test_without_a_trainer_it_may_be_set_up(pack):
+    module = make_module(pack)
+    module.setup("fit")
+    assert len(list(module.train_dataloader())) == 4
+
+
 def test_a_trainer_runs_every_stage(pack):
     model = make_model()
     trainer = import_lightning().Trainer(max_epochs=2, **QUIET)
@@ -332,6 +338,16 @@ def test_a_module_without_its_setup_says_what_it_leaves_out(pack, tmp_path, opti
         refused if "max_steps" in options else contextlib.nullcontext(),
     ):
         fit(module, checkpoint=tmp_path / "end.ckpt", **options)
+
+
+def test_the_checkpoint_of_another_data_module_is_gone_on_from_with_the_next_epoch(pack, tmp_path):
+    trainer = import_lightning().Trainer(max_steps=2, **QUIET)
+    options: dict[str, Any] = {"batch_size": 30, "return_index": True, "num_workers": 0}
+    trainer.fit(make_model(), Loader(pack, **options), Loader(pack, "valid", **options))
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    with pytest.warns(UserWarning, match="after 2 batches .* epoch 1 comes next"):
+        batches = label(make_module(pack), checkpoint=tmp_path / "end.ckpt", max_epochs=2)
+    assert batches == label(make_module(pack), max_epochs=2)[4:]
 
 
 def test_epochs_are_those_of_the_trainer(pack):
