@@ -225,18 +225,19 @@ def make_stop(how: str, batches: int) -> Any:
 # What Lightning says of the state of a timer.
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks:UserWarning")
 @pytest.mark.parametrize(
-    "resumed", [{}, {"max_steps": 8}, {"reload_dataloaders_every_n_epochs": 1}]
-)
-@pytest.mark.parametrize(
-    ("how", "options", "batches"),
+    ("how", "options", "batches", "resumed"),
     [
-        ("max_steps", {}, 2),
-        ("max_steps", {"limit_val_batches": 0}, 6),
-        ("max_steps", {"limit_val_batches": 0}, 4),
-        ("max_steps", {"limit_train_batches": 3, "check_val_every_n_epoch": 2}, 5),
-        ("should_stop", {"limit_val_batches": 0}, 2),
-        ("should_stop", {}, 3),
-        ("max_time", {"limit_val_batches": 0}, 1),
+        ("max_steps", {}, 2, {}),
+        ("max_steps", {}, 2, {"max_steps": 8}),
+        ("max_steps", {"limit_val_batches": 0}, 6, {}),
+        ("max_steps", {"limit_val_batches": 0}, 2, {"reload_dataloaders_every_n_epochs": 1}),
+        # At an epoch's end.
+        ("max_steps", {"limit_val_batches": 0}, 4, {"max_steps": 8}),
+        ("max_steps", {}, 4, {"max_steps": 8}),
+        ("max_steps", {"limit_train_batches": 3, "check_val_every_n_epoch": 2}, 5, {}),
+        ("should_stop", {"limit_val_batches": 0}, 2, {"max_steps": 8}),
+        ("should_stop", {}, 3, {}),
+        ("max_time", {"limit_val_batches": 0}, 1, {}),
     ],
 )
 def test_training_goes_on_where_fit_ended(pack, tmp_path, how, options, batches, resumed):
@@ -255,8 +256,10 @@ def test_training_goes_on_where_fit_ended(pack, tmp_path, how, options, batches,
         assert label(make_module(pack), checkpoint=path, **resume) == whole[steps:], path.name
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-@pytest.mark.parametrize("batches", [0, 1, 3, 5])
+@pytest.mark.parametrize(
+    ("error", "batches"),
+    [(KeyboardInterrupt, 1), (KeyboardInterrupt, 3), (RuntimeError, 0), (RuntimeError, 5)],
+)
 def test_a_batch_that_was_not_trained_on_comes_again(pack, tmp_path, error, batches):
     saver, model, lightning = make_saver(tmp_path), make_model(), import_lightning()
     whole = label(make_module(pack), max_epochs=2, limit_val_batches=0)
