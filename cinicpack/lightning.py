@@ -1,8 +1,9 @@
 """A pack as a LightningDataModule: loaders for training, validation and test."""
 
+import warnings
 from typing import Any, Final
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from cinicpack.errors import ArgumentError, StateError
 from cinicpack.load.augment import Augment
@@ -18,8 +19,10 @@ class PackedDataModule(LightningDataModule):
     """The splits of a pack for a Lightning ``Trainer``, each through a `Loader`.
 
     Ranks share every epoch, in evaluation too without padding. A checkpoint of the trainer, saved
-    at any batch, holds where the training loader is: training goes on with exactly the samples that
-    would have come. Epochs of the training loader are those of the trainer.
+    at any moment, holds where training is: it goes on with exactly the samples that would have
+    come, in the epoch that they are of. That is so after ``fit`` too, and where ``max_steps``,
+    ``max_time``, ``should_stop`` or an exception ended it in the middle of an epoch. Epochs of the
+    training loader are those of the trainer.
 
     Args:
         pack: a path, or an open `Pack`.
@@ -32,9 +35,12 @@ class PackedDataModule(LightningDataModule):
             last batch may be smaller on some ranks, or empty, of which a mean is not a number.
         options: of all loaders, as `Loader` takes them: ``dtype``, ``source``, ``seed``, ...;
             ``device`` is the trainer's if that is a GPU. Not ``shuffle``: training is in a new
-            order every epoch, but for a trainer with ``overfit_batches``; all else is in order.
+            order every epoch, but for a trainer with ``overfit_batches``; all else is in order. Not
+            ``epoch``, which is the trainer's.
 
-    Raises `ArgumentError` for ``shuffle``, and what `open_pack` raises.
+    Raises `ArgumentError` for ``shuffle`` and ``epoch``, and what `open_pack` raises. ``fit``
+    raises `StateError` for a checkpoint in mid-epoch of other data or options. It warns where it is
+    called again, without a checkpoint, after it ended in mid-epoch: the next epoch comes then.
 
     >>> from cinicpack.lightning import PackedDataModule
     >>> data = PackedDataModule("cinic10.pack", batch_size=512)  # doctest: +SKIP
@@ -58,19 +64,33 @@ class PackedDataModule(LightningDataModule):
             raise ArgumentError(
                 "expected no shuffle: training batches are shuffled, validation and test are not"
             )
+        if "epoch" in options:
+            raise ArgumentError("expected no epoch: the training loader's is that of the trainer")
         self.pack = pack if isinstance(pack, Pack) else open_pack(pack)
         self.batch_size = batch_size
         self.augment = augment
         self.train, self.valid, self.test = train, valid, test
         self.drop_last = drop_last
         self.options = options
+        self._state: dict[str, Any] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Make ready for a checkpoint; a subclass that overrides it calls it."""
+        self._state = None
+        callbacks = getattr(self.trainer, "callbacks", None)
+        if stage != "fit" or callbacks is None:
+            return
+        if not any(isinstance(callback, _Resumption) for callback in callbacks):
+            callbacks.insert(0, _Resumption())
 
     def train_dataloader(self) -> Loader:
         """Make the loader of the training split: shuffled, augmented, resumable."""
         options = {"augment": self.augment, "drop_last": self.drop_last, **self._loader_options()}
         # Those are to be the same batches in every epoch. mypy does not see where it is set.
         shuffle = not getattr(self.trainer, "overfit_batches", 0)
-        return _TrainLoader(self.trainer, self.pack, self.train, shuffle=shuffle, **options)
+        if self.trainer is not None:
+            _warn_of_left_epoch(self.trainer)
+        return _TrainLoader(self, self.pack, self.train, shuffle=shuffle, **options)
 
     def val_dataloader(self) -> Loader:
         """Make the loader of the validation split: in order, as the images are."""
@@ -91,30 +111,78 @@ class PackedDataModule(LightningDataModule):
         return options
 
 
+class _Resumption(Callback):
+    """Has training go on where a checkpoint is, in mid-epoch or at an epoch's end.
+
+    When ``fit`` ends, by ``max_steps`` or ``should_stop``, the trainer counts the epoch as finished
+    wherever it is, and would go on from a checkpoint saved since then with the next epoch. With
+    ``max_steps`` it takes an epoch that is at its end for one in the middle, and would go on with a
+    single batch of the next.
+    """
+
+    def on_load_checkpoint(
+        self,
+        trainer: Any,
+        pl_module: LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Correct what the checkpoint says of the epoch, before the trainer sees it."""
+        module, loops = trainer.datamodule, checkpoint.get("loops")
+        if trainer.state.fn != "fit" or not isinstance(module, PackedDataModule) or loops is None:
+            return
+        fit = loops["fit_loop"]
+        states = fit["state_dict"].get("combined_loader", [])
+        if not states or not all("images_per_step" in state for state in states):
+            # It is of another data module, whose place in an epoch is none here.
+            return
+        batches, epochs = fit["epoch_loop.batch_progress"], fit["epoch_progress"]
+        current = epochs["current"]
+        if current["ready"] == current["started"] == current["processed"]:
+            is_left = _is_left(batches["current"]["completed"], batches["is_last_batch"])
+            for counts in epochs.values():
+                counts["processed"] -= is_left
+                counts["completed"] = counts["processed"]
+            if not is_left:
+                batches["current"] = dict.fromkeys(batches["current"], 0)
+                batches["is_last_batch"] = False
+        # The trainer itself loads no state into a loader that it has asked for before, as for its
+        # estimated_stepping_batches.
+        if len(states) == 1:
+            (module._state,) = states
+
+
 class _TrainLoader(Loader):
     """A loader that keeps step with a trainer, which saves its state in checkpoints and loads it.
 
-    Its epochs are the trainer's, which loads no states from a checkpoint of an epoch's end. Once it
-    has loaded one, they count on from there.
+    Its epochs are the trainer's.
     """
 
-    def __init__(self, trainer: Trainer | None, *args: Any, **options: Any) -> None:
+    def __init__(self, module: PackedDataModule, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._trainer = trainer
-        self._is_loaded = False
+        self._module = module
+        self._trainer: Any = module.trainer
 
     def __iter__(self) -> Any:
         # A generator: the epoch starts with its first batch, since the trainer calls iter() more
-        # than once for some epochs.
-        if self._trainer is not None and not self._is_loaded:
+        # than once for some epochs, and before it has loaded a checkpoint.
+        if self._trainer is not None:
+            self._resume()
+            self._check_epoch(self._trainer.current_epoch)
             self.set_epoch(self._trainer.current_epoch)
         yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        if self._trainer is not None and self._trainer.is_last_batch and state["samples"]:
-            # The trainer stops before the end where its limit_train_batches says so.
-            state |= {"epoch": state["epoch"] + 1, "samples": 0}
+        if self._trainer is not None:
+            batches = self._trainer.fit_loop.epoch_loop.batch_progress
+            done = batches.current.processed
+            if done < batches.current.ready:
+                # The batch that the trainer is about comes again: the model has not learnt of it.
+                samples = done * self._images_per_step()
+                state |= {"epoch": self._trainer.current_epoch, "samples": samples}
+            elif batches.is_last_batch and state["samples"]:
+                # The trainer stops before the end where its limit_train_batches says so.
+                state |= {"epoch": state["epoch"] + 1, "samples": 0}
         return {**state, "images_per_step": self._images_per_step()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,7 +194,40 @@ class _TrainLoader(Loader):
                 f"the checkpoint is in the middle of, since the trainer counts steps; found {here}"
             )
         super().load_state_dict(state)
-        self._is_loaded = True
+
+    def _resume(self) -> None:
+        """Load what a checkpoint has of this loader; from the end of an epoch that is the seed."""
+        state, self._module._state = self._module._state, None
+        if state is not None and state["samples"]:
+            self.load_state_dict(state)
+        elif state is not None and self._draws_seed:
+            super().load_state_dict({**super().state_dict(), "seed": state["seed"]})
+
+    def _check_epoch(self, epoch: int) -> None:
+        here, samples = self._following()
+        if samples and here != epoch:
+            raise StateError(
+                f"the checkpoint is in the middle of epoch {here}, which the trainer counts as "
+                f"finished: it is at epoch {epoch}, and the rest of epoch {here} would be lost; "
+                "call super().setup(stage) where setup() of the data module is overridden"
+            )
 
     def _images_per_step(self) -> int:
         return self.batch_size * (1 if self._trainer is None else self._trainer.world_size)
+
+
+def _is_left(batches: int, is_last_batch: bool) -> bool:
+    """Say whether an epoch of which there were that many batches is not at its end."""
+    return batches > 0 and not is_last_batch
+
+
+def _warn_of_left_epoch(trainer: Any) -> None:
+    epochs, batches = trainer.fit_loop.epoch_progress, trainer.fit_loop.epoch_loop.batch_progress
+    is_finished = epochs.current.started == epochs.current.processed
+    if is_finished and _is_left(batches.current.completed, batches.is_last_batch):
+        warnings.warn(
+            f"fit ended after {batches.current.completed} batches of an epoch, which the trainer "
+            f"counts as finished: epoch {epochs.current.processed} comes next, and the rest is "
+            "lost; save a checkpoint and pass ckpt_path= to go on in mid-epoch",
+            stacklevel=2,
+        )

@@ -1,12 +1,15 @@
+import contextlib
 import copy
 import importlib.util
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import warnings
 from collections import defaultdict
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,6 +74,7 @@ def make_model() -> Any:
 
         def training_step(self, batch, number):
             self.note("train", batch)
+            self.seen["epochs"].append(self.trainer.current_epoch)
             return (self.weight * batch[0]).mean()
 
         def validation_step(self, batch, number):
@@ -113,14 +117,24 @@ def make_saver(folder: Path) -> Any:
         def on_validation_end(self, trainer, model):
             self.save(trainer, model)
 
+        def on_exception(self, trainer, model, exception):
+            self.save(trainer, model)
+
     return Saver()
 
 
-def fit(module, callbacks=(), checkpoint=None, **options):
-    model = make_model()
+def fit(module, callbacks=(), checkpoint=None, model=None, **options):
+    """Train; return the batches with the trainer's epoch of each."""
+    model = model or make_model()
     trainer = import_lightning().Trainer(callbacks=list(callbacks), **{**QUIET, **options})
     trainer.fit(model, module, ckpt_path=checkpoint)
     return model.seen["train"]
+
+
+def label(module, **options):
+    """Train; return every batch with the trainer's epoch."""
+    model = make_model()
+    return list(zip(fit(module, model=model, **options), model.seen["epochs"], strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +165,12 @@ def test_without_a_trainer_it_has_loaders(pack):
         for (images, labels, _), (others, wanted) in zip(loader, expected, strict=True):
             assert torch.equal(images, others)
             assert torch.equal(labels, wanted)
+
+
+def test_without_a_trainer_it_may_be_set_up(pack):
+    module = make_module(pack)
+    module.setup("fit")
+    assert len(list(module.train_dataloader())) == 4
 
 
 def test_a_trainer_runs_every_stage(pack):
@@ -185,6 +205,154 @@ def test_training_goes_on_with_what_would_have_come(pack, tmp_path, options):
     assert len({tuple(batch) for batch in whole}) == len(whole)
     for path, steps in saver.saved:
         assert fit(make_module(pack), checkpoint=path, **options) == whole[steps:], path.name
+
+
+def make_stop(how: str, batches: int) -> Any:
+    """A callback that has training end after that many batches."""
+    lightning = import_lightning()
+
+    class Stop(lightning.Callback):  # type: ignore[name-defined, misc]
+        def on_train_batch_end(self, trainer, model, *rest):
+            trainer.should_stop |= len(model.seen["train"]) == batches
+
+    class Timer(lightning.callbacks.Timer):  # type: ignore[name-defined, misc]
+        def time_elapsed(self, stage="train"):
+            return len(model.seen["train"]) >= batches
+
+    model = make_model()
+    callbacks = {"should_stop": Stop, "max_time": lambda: Timer(timedelta(seconds=1))}
+    return model, [callbacks[how]()] if how in callbacks else []
+
+
+# What Lightning says of the state of a timer.
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks:UserWarning")
+@pytest.mark.parametrize(
+    ("how", "options", "batches", "resumed"),
+    [
+        ("max_steps", {}, 2, {}),
+        ("max_steps", {}, 2, {"max_steps": 8}),
+        ("max_steps", {"limit_val_batches": 0}, 6, {}),
+        ("max_steps", {"limit_val_batches": 0}, 2, {"reload_dataloaders_every_n_epochs": 1}),
+        # At an epoch's end.
+        ("max_steps", {"limit_val_batches": 0}, 4, {"max_steps": 8}),
+        ("max_steps", {}, 4, {"max_steps": 8}),
+        ("max_steps", {"limit_train_batches": 3, "check_val_every_n_epoch": 2}, 5, {}),
+        ("should_stop", {"limit_val_batches": 0}, 2, {"max_steps": 8}),
+        ("should_stop", {}, 3, {}),
+        ("max_time", {"limit_val_batches": 0}, 1, {}),
+    ],
+)
+def test_training_goes_on_where_fit_ended(pack, tmp_path, how, options, batches, resumed):
+    lightning = import_lightning()
+    whole = label(make_module(pack), max_epochs=2, **options)
+    (model, callbacks), saver = make_stop(how, batches), make_saver(tmp_path)
+    stop = {"max_steps": batches} if how == "max_steps" else {}
+    trainer = lightning.Trainer(
+        callbacks=[*callbacks, saver], **{**QUIET, "max_epochs": 2, **options, **stop}
+    )
+    trainer.fit(model, make_module(pack))
+    assert len(model.seen["train"]) == batches
+    saver.save(trainer, model)
+    for path, steps in saver.saved[-3:]:
+        resume = {"max_epochs": 2, **options, **resumed}
+        assert label(make_module(pack), checkpoint=path, **resume) == whole[steps:], path.name
+
+
+@pytest.mark.parametrize(
+    ("error", "batches"),
+    [(KeyboardInterrupt, 1), (KeyboardInterrupt, 3), (RuntimeError, 0), (RuntimeError, 5)],
+)
+def test_a_batch_that_was_not_trained_on_comes_again(pack, tmp_path, error, batches):
+    saver, model, lightning = make_saver(tmp_path), make_model(), import_lightning()
+    whole = label(make_module(pack), max_epochs=2, limit_val_batches=0)
+
+    class Fail(lightning.Callback):  # type: ignore[name-defined, misc]
+        def on_before_backward(self, trainer, model, loss):
+            if len(model.seen["train"]) > batches:
+                raise error
+
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        # At an interrupt Lightning ends the program.
+        with pytest.raises((RuntimeError, SystemExit)):
+            fit(make_module(pack), [Fail(), saver], model=model, max_epochs=2, limit_val_batches=0)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert len(model.seen["train"]) == batches + 1
+    (checkpoint, _) = saver.saved[-1]
+    resumed = label(make_module(pack), checkpoint=checkpoint, max_epochs=2, limit_val_batches=0)
+    assert resumed == whole[batches:]
+
+
+def make_scheduled_model() -> Any:
+    """A model that asks for the number of steps, as a schedule over all of them needs it."""
+    model = make_model()
+
+    def configure_optimizers():
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        steps = model.trainer.estimated_stepping_batches
+        return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=steps)]
+
+    model.configure_optimizers = configure_optimizers
+    return model
+
+
+@pytest.mark.parametrize("seed", [4, None])
+@pytest.mark.parametrize("reload", [0, 1])
+def test_a_loader_that_was_asked_for_early_goes_on_too(pack, tmp_path, seed, reload):
+    options = {"max_epochs": 2, "reload_dataloaders_every_n_epochs": reload}
+    saver = make_saver(tmp_path)
+    whole = fit(make_module(pack, seed=seed), [saver], model=make_scheduled_model(), **options)
+    for path, steps in saver.saved:
+        model = make_scheduled_model()
+        resumed = fit(make_module(pack, seed=seed), checkpoint=path, model=model, **options)
+        # A loader that is made for a new epoch draws anew.
+        same = (4 - steps) % 4 if seed is None and reload else len(resumed)
+        assert resumed[:same] == whole[steps:][:same], path.name
+        assert len(resumed) == len(whole) - steps
+    module = make_module(pack, seed=seed, augment=None)
+    with pytest.raises(StateError, match="augment"):
+        fit(module, checkpoint=saver.saved[0][0], model=make_scheduled_model(), **options)
+
+
+def test_fit_without_a_checkpoint_says_what_it_leaves_out(pack):
+    trainer = import_lightning().Trainer(max_steps=2, **QUIET)
+    model, module = make_model(), make_module(pack)
+    trainer.fit(model, module)
+    trainer.fit_loop.epoch_loop.max_steps = 4
+    with pytest.warns(UserWarning, match="after 2 batches .* epoch 1 comes next"):
+        trainer.fit(model, module)
+    assert model.seen["epochs"] == [0, 0, 1, 1]
+    # Two whole epochs are none that was left.
+    trainer = import_lightning().Trainer(max_epochs=1, **QUIET)
+    trainer.fit(make_model(), module)
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(make_model(), module)
+
+
+@pytest.mark.parametrize("options", [{"max_steps": 4}, {"max_epochs": 2}])
+def test_a_module_without_its_setup_says_what_it_leaves_out(pack, tmp_path, options):
+    trainer = import_lightning().Trainer(max_steps=2, **QUIET)
+    trainer.fit(make_model(), make_module(pack))
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    module = make_module(pack)
+    module.setup = lambda stage: None
+    refused = pytest.raises(StateError, match=r"middle of epoch 0, .* finished.*super\(\).setup")
+    with (
+        pytest.warns(UserWarning, match="after 2 batches .* epoch 1 comes next"),
+        refused if "max_steps" in options else contextlib.nullcontext(),
+    ):
+        fit(module, checkpoint=tmp_path / "end.ckpt", **options)
+
+
+def test_the_checkpoint_of_another_data_module_is_gone_on_from_with_the_next_epoch(pack, tmp_path):
+    trainer = import_lightning().Trainer(max_steps=2, **QUIET)
+    options: dict[str, Any] = {"batch_size": 30, "return_index": True, "num_workers": 0}
+    trainer.fit(make_model(), Loader(pack, **options), Loader(pack, "valid", **options))
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    with pytest.warns(UserWarning, match="after 2 batches .* epoch 1 comes next"):
+        batches = label(make_module(pack), checkpoint=tmp_path / "end.ckpt", max_epochs=2)
+    assert batches == label(make_module(pack), max_epochs=2)[4:]
 
 
 def test_epochs_are_those_of_the_trainer(pack):
@@ -224,6 +392,8 @@ def test_bad_arguments_are_refused_by_name(pack, tmp_path):
         make_module(pack, valid="dev").val_dataloader()
     with pytest.raises(ArgumentError, match="no shuffle"):
         make_module(pack, shuffle=False)
+    with pytest.raises(ArgumentError, match="no epoch"):
+        make_module(pack, epoch=3)
     with pytest.raises(TypeError, match="shards"):
         make_module(pack, shards=2).train_dataloader()
     with pytest.raises(FileNotFoundError, match="no such pack"):

@@ -6,8 +6,10 @@ import json
 import math
 import operator
 import os
+import secrets
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
@@ -22,6 +24,7 @@ from cinicpack.load.batches import DTYPES, Batch, BatchFormat, Slab
 from cinicpack.load.host import HostMaker
 from cinicpack.load.order import Schedule, Share
 from cinicpack.load.pipeline import Pipeline
+from cinicpack.load.repeats import repeats
 from cinicpack.load.samples import Samples
 from cinicpack.load.unique import Unique
 from cinicpack.store.reader import Pack, PathLike, Split, open_pack
@@ -61,7 +64,11 @@ class Loader:
 
     The first ``iter()`` is epoch 0, each further one the next. What happens to a sample is a pure
     function of seed, epoch and index, and the order one of seed and epoch: any batch size, number
-    of threads and number of ranks give the same samples with the same pixels.
+    of threads and number of ranks give the same samples with the same pixels. So a loader that is
+    made anew gives epoch 0 again: make one for all epochs, or pass ``epoch`` or ``seed=None``. A
+    process warns once, where it makes the third shuffled or augmented loader with the same options
+    and each before gave epoch 0 only, more than a first batch of it, without ``epoch``, `set_epoch`
+    or a loaded state.
 
     Batches are made ahead in slabs of one batch, or of several that make up 8 MiB (32 MiB for a
     device, 64 MiB of resident pixels): at most ``num_workers + 1`` slabs are under way or waiting
@@ -92,7 +99,10 @@ class Loader:
         source: only images from "cifar10" or "imagenet".
         classes: only images of these classes; labels stay as they are.
         drop_last: leave out the images that do not fill a batch on every rank.
-        seed: of order and augmentation, below 2**64.
+        seed: of order and augmentation, below 2**64; None: drawn anew, then a loaded state brings
+            its own. Where torch.distributed is initialised all ranks have rank 0's, and all must
+            make the loader.
+        epoch: of the first ``iter()``, as `set_epoch` sets it; None: 0.
         num_workers: threads that make batches; None: the usable cores, divided among the ranks that
             torchrun started on this machine; 0: the one that iterates.
         device: where batches are given.
@@ -112,8 +122,9 @@ class Loader:
         SelectionError: the pack has no such split, source or class.
         FileNotFoundError: there is no pack.
         PackError: the pack is damaged.
-        LoaderError: memory for copies to a GPU cannot be pinned; from ``iter()`` and ``len()``:
-            WORLD_SIZE is above 1, but torch.distributed is not initialised.
+        LoaderError: memory for copies to a GPU cannot be pinned; from ``iter()`` and ``len()``, and
+            at once where ``seed`` is None: WORLD_SIZE is above 1, but torch.distributed is not
+            initialised; or it was initialised after a seed had been drawn.
 
     >>> import cinicpack
     >>> loader = cinicpack.Loader(
@@ -136,7 +147,8 @@ class Loader:
         source: str | None = None,
         classes: str | Iterable[str] | None = None,
         drop_last: bool = False,
-        seed: int = 0,
+        seed: int | None = 0,
+        epoch: int | None = None,
         num_workers: int | None = None,
         device: Any = "cpu",
         augment_on: str = "cpu",
@@ -161,7 +173,10 @@ class Loader:
             classes = [classes] if isinstance(classes, str) else list(classes)
         self.classes = classes
         self.drop_last = bool(drop_last)
-        self.seed = _check_int("seed", seed, 0, 2**64)
+        if seed is not None:
+            seed = _check_int("seed", seed, 0, 2**64)
+        if epoch is not None:
+            epoch = _check_int("epoch", epoch, 0, 2**32)
         self.num_workers = (
             _share_cores() if num_workers is None else _check_int("num_workers", num_workers, 0)
         )
@@ -180,6 +195,10 @@ class Loader:
                 f"{self.split!r} has no images with source={source!r}, classes={self.classes!r}"
             )
         normalized, mean, std = _check_normalize(normalize, self.pack, dtype)
+        self._draws_seed = seed is None
+        self.seed = _draw_seed(self._given_ranks) if seed is None else seed
+        # Whether ranks that come later would have other seeds.
+        self._seed_is_own = self._draws_seed and self._resolve_ranks()[1] == 1
         self._samples = Samples(
             self.split, rows, augment, self.seed, self._format, mean, std, normalized
         )
@@ -191,7 +210,7 @@ class Loader:
         self._maker = self._choose_maker(device, augment_on, bool(resident))
         # Where the last iterator is, and where the next starts if not at the epoch after that.
         self._position = _Position(0, 0)
-        self._start: tuple[int, int] | None = (0, 0)
+        self._start: tuple[int, int] | None = (epoch or 0, 0)
         # Where the one after that starts, in a copy that was made after set_epoch() in mid-epoch.
         self._then: tuple[int, int] | None = None
         self._current: weakref.ref[_Epoch] | None = None
@@ -204,6 +223,22 @@ class Loader:
         # takes it that the garbage collector calls.
         self._lock = threading.RLock()
         _have_locks.add(self)
+        # What loaders that repeat each other have in common; None: another one differs anyway.
+        self._repeat: bytes | None = None
+        if (self.shuffle or augment is not None) and not self._draws_seed:
+            options = (self.batch_size, normalized, *mean, *std, self._format, self.num_workers)
+            options += (str(device), augment_on, bool(resident), self._given_ranks)
+            self._repeat = hashlib.sha256(repr((self._identity(), options)).encode()).digest()
+            if epoch is not None:
+                self._vary()
+            elif repeats.is_next_due(self._repeat):
+                warnings.warn(
+                    f"{self!r} is the third loader with these options in this process, and those "
+                    "before gave nothing but epoch 0, always in the same order with the same "
+                    "augmentation, as this one will: make one loader for all rounds, or pass "
+                    "epoch= (epoch=0 if that is meant), or seed=None for a fresh seed",
+                    stacklevel=2,
+                )
         # What a copy is made with: not with paths, which lead elsewhere tomorrow, nor with
         # iterators, which are used up.
         self._arguments = arguments | {
@@ -218,6 +253,8 @@ class Loader:
         """Set what is not an option: these cannot be changed, for all else was made for them."""
         if name in _OPTIONS and name in self.__dict__:
             raise ArgumentError(f"{name} of a Loader cannot be changed: make a new Loader")
+        if name == "epoch":
+            raise ArgumentError("epoch of a Loader is not assigned: call set_epoch()")
         super().__setattr__(name, value)
 
     def __len__(self) -> int:
@@ -233,7 +270,7 @@ class Loader:
         with self._lock:
             if running := self._running():
                 running.close()
-            position = _Position(*(self._start or (self._position.epoch + 1, 0)))
+            position = _Position(*self._following())
             iterator = _Epoch(self, position)
             # In this order, since another thread may be in `_place`.
             self._position = position
@@ -242,7 +279,27 @@ class Loader:
         if self._closed:
             # Meanwhile, by another thread, which may not have seen the iterator.
             self.close()
+        if position.epoch:
+            self._vary()
         return iterator
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the running iterator, else that of the next ``iter()``.
+
+        An iterator runs until ``next()`` has found no further batch, or until it is closed or
+        dropped.
+
+        >>> loader = cinicpack.Loader("cinic10.pack", epoch=3)  # doctest: +SKIP
+        >>> for images, labels in loader:  # doctest: +SKIP
+        ...     assert loader.epoch == 3
+        >>> loader.epoch  # doctest: +SKIP
+        4
+        """
+        current = None if self._current is None else self._current()
+        if current is not None and not current.over:
+            return self._position.epoch
+        return self._following()[0]
 
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the next epoch; those after it count on from there.
@@ -254,6 +311,7 @@ class Loader:
             if self._start is None or self._start[0] != epoch:
                 self._start = (epoch, 0)
             self._then = None
+        self._vary()
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the epoch is, as JSON can hold it, in less than 600 bytes.
@@ -267,7 +325,8 @@ class Loader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state: the next ``iter()`` gives exactly what would have come.
 
-        Batch size, world size and number of threads may be others than when it was saved.
+        Batch size, world size and number of threads may be others than when it was saved. A loader
+        made with ``seed=None`` takes the state's seed.
 
         Raises:
             StateError: the state is of another pack or other options; they are named.
@@ -284,16 +343,21 @@ class Loader:
         different = [
             f"{key} {_shorten(state[key])} (here {_shorten(value)})"
             for key, value in identity.items()
-            if state[key] != value
+            if state[key] != value and not (key == "seed" and self._draws_seed)
         ]
         if different:
             raise StateError(f"the state is of another loader: {', '.join(different)}")
         try:
             epoch = _check_int("epoch", state["epoch"], 0, 2**32)
             samples = _check_int("samples", state["samples"], 0, len(self._samples) + 1)
+            seed = _check_int("seed", state["seed"], 0, 2**64)
         except ArgumentError as error:
             raise StateError(f"the state is damaged: {error}") from None
+        if seed != self.seed:
+            self._reseed(seed)
+        self._seed_is_own = False
         self._start, self._then = (epoch, samples), None
+        self._vary()
 
     def close(self) -> None:
         """End the running iterator with its threads and give back the memory."""
@@ -308,6 +372,7 @@ class Loader:
         with self._lock:
             return {
                 "arguments": self._arguments | {"seed": self.seed},
+                "draws_seed": self._draws_seed,
                 "start": self._place(),
                 "then": self._start if self._running() else self._then,
                 "closed": self._closed,
@@ -318,6 +383,7 @@ class Loader:
         vars(self).update(state["others"])
         # Not that of a subclass, whose arguments are others.
         Loader.__init__(self, **state["arguments"])
+        self._draws_seed = state["draws_seed"]
         self._start, self._then = state["start"], state["then"]
         if state["closed"]:
             self.close()
@@ -372,6 +438,21 @@ class Loader:
         position = self._position
         return position.epoch, position.consumed
 
+    def _following(self) -> tuple[int, int]:
+        """Say where the next iterator starts."""
+        return self._start or (self._position.epoch + 1, 0)
+
+    def _vary(self) -> None:
+        """Note that whoever uses loaders with these options knows of epochs."""
+        if self._repeat is not None:
+            repeats.excuse(self._repeat)
+
+    def _reseed(self, seed: int) -> None:
+        # What was made ahead has the old seed.
+        self._close_pipeline()
+        self._samples.seed = np.uint64(seed)
+        super().__setattr__("seed", seed)
+
     def _identity(self) -> dict[str, Any]:
         """Collect what makes the samples of this loader what they are."""
         return {
@@ -388,6 +469,11 @@ class Loader:
 
     def _share(self) -> Share:
         rank, world_size = self._resolve_ranks()
+        if world_size > 1 and self._seed_is_own:
+            raise LoaderError(
+                "seed=None drew a seed before torch.distributed was initialised, so every rank has "
+                "another: make the loader after init_process_group(), or pass seed="
+            )
         return Share(self.batch_size, rank, world_size, self.drop_last)
 
     def _open_pipeline(self, share: Share, epoch: int, consumed: int) -> Pipeline[Slab]:
@@ -426,11 +512,8 @@ class Loader:
         """Find rank and world size: as given, as torch.distributed has them, or one alone."""
         if self._given_ranks is not None:
             return self._given_ranks
-        if "torch" in sys.modules:
-            from torch import distributed
-
-            if distributed.is_available() and distributed.is_initialized():
-                return distributed.get_rank(), distributed.get_world_size()
+        if (distributed := _find_group()) is not None:
+            return distributed.get_rank(), distributed.get_world_size()
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise LoaderError(
                 f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not "
@@ -456,10 +539,13 @@ class _Epoch(Unique):
         # Of those who are in next(), one after the other.
         self._lock = threading.RLock()
         _have_locks.add(self)
+        # Only after the last batch is done with, where `running` ends when it is handed out.
+        self.over = False
         self._loader = loader
         self._position = position
         self._share = loader._share()
         self._step = self._share.step
+        self._repeat = None if position.epoch else loader._repeat
         self._batches_left = self._share.batches(len(loader._samples) - position.consumed)
         self._ready: list[Batch] = []
         self._receive: Callable[[Batch], None] | None = None
@@ -483,6 +569,8 @@ class _Epoch(Unique):
                     self._position.consumed += self._step
                 else:
                     self._finish()
+                if self._repeat is not None and self._position.consumed > self._step:
+                    self._count()
             except StopIteration:
                 raise
             except BaseException:
@@ -501,6 +589,7 @@ class _Epoch(Unique):
         # Without the lock: the garbage collector may get here on one of our threads, and whoever
         # has the lock may wait for that thread.
         was_running, self.running = self.running, False
+        self.over = True
         self._ready = []
         self._batches_left = -1
         if was_running:
@@ -511,6 +600,7 @@ class _Epoch(Unique):
         if not self._batches_left:
             # Also where there is no batch at all.
             self._finish()
+            self.over = True
             raise StopIteration
         slab = next(self._pipeline, None) if self.running else None
         if slab is not None:
@@ -529,6 +619,12 @@ class _Epoch(Unique):
         if self._reading is not None:
             self._reading.close()
 
+    def _count(self) -> None:
+        """Let it be known that the loader gave epoch 0: all of it, or more than a first batch."""
+        if self._repeat is not None:
+            repeats.count(self._repeat)
+            self._repeat = None
+
     def _finish(self) -> None:
         loader = self._loader
         with loader._lock:
@@ -540,6 +636,7 @@ class _Epoch(Unique):
                     loader._start = following
         self.running = False
         self._stop_reading()
+        self._count()
 
 
 _have_locks: weakref.WeakSet[Loader | _Epoch] = weakref.WeakSet()
@@ -558,6 +655,37 @@ def _open_locks() -> None:
 
 
 os.register_at_fork(after_in_child=_open_locks)
+
+
+def _find_group() -> Any:
+    """Return torch.distributed if that is initialised."""
+    if "torch" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            return distributed
+    return None
+
+
+def _draw_seed(given_ranks: tuple[int, int] | None) -> int:
+    """Draw a seed, on rank 0 for all ranks."""
+    seed = secrets.randbits(64)
+    if given_ranks is not None:
+        if given_ranks[1] > 1:
+            raise ArgumentError(
+                "with rank= and world_size= each rank would draw a seed of its own: pass seed="
+            )
+    elif (distributed := _find_group()) is not None:
+        seeds = [seed]
+        distributed.broadcast_object_list(seeds)
+        (seed,) = seeds
+    elif os.environ.get("WORLD_SIZE", "1") != "1":
+        raise LoaderError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not initialised, "
+            "so each rank would draw a seed of its own: call init_process_group() first, or pass "
+            "seed="
+        )
+    return seed
 
 
 def _share_cores() -> int:

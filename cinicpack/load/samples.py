@@ -99,7 +99,7 @@ class Samples(Unique):
         self._image_bytes = 3 * height * width
         self._step = max(1, _READ_BYTES // self._image_bytes)
         self._labels = split.labels[rows].astype(np.int64)
-        self._seed = np.uint64(seed)
+        self.seed = np.uint64(seed)
         if batch_format.dtype == "uint8":
             filler: NDArray[Any] = np.round(255 * np.array(mean)).astype(np.uint8)
         else:
@@ -150,7 +150,7 @@ class Samples(Unique):
     def draw(self, rows: NDArray[np.int64], epoch: int, out: NDArray[np.int32]) -> None:
         """Write what is drawn for the samples of these rows: (n, 5), see `kernels.draw`."""
         height, width, crop_padding, _, flip, cutout, *_ = self.transform
-        draw(rows, self._seed, np.uint64(epoch), height, width, crop_padding, flip, cutout, out)
+        draw(rows, self.seed, np.uint64(epoch), height, width, crop_padding, flip, cutout, out)
 
     def _read(self, addresses: NDArray[np.uint64], number: int) -> int:
         """Read a step of the images; a method, so that its thread keeps the files mapped."""
@@ -161,7 +161,7 @@ class Samples(Unique):
     ) -> None:
         kernel, transform = prepared
         tables = (self._addresses, self._rows, self._labels)
-        kernel(positions, *tables, self._seed, np.uint64(epoch), *transform, *block)
+        kernel(positions, *tables, self.seed, np.uint64(epoch), *transform, *block)
 
 
 def _prepare(dtype: str, channels_last: bool, transform: Transform) -> _Prepared:

@@ -81,7 +81,7 @@ def measure_growth(path: Path) -> float:
         return int(text.split("Anonymous:")[1].split()[0]) / 1e3
 
     before = measure_own()
-    loader = Loader(path, batch_size=8, num_workers=1, augment=Augment())
+    loader = Loader(path, batch_size=8, num_workers=1, augment=Augment(), epoch=0)
     for _ in loader:
         pass
     return measure_own() - before
@@ -106,7 +106,8 @@ def work(rank: int, path: Path, large: Path, folder: Path) -> None:
         result = {
             "epochs": [[record(loader), record(loader)] for loader in loaders],
             "lengths": [len(loader) for loader in loaders],
-            "overridden": record(make_loader(pack, 0, rank=1, world_size=3)),
+            "overridden": record(make_loader(pack, 0, epoch=0, rank=1, world_size=3)),
+            "seeds": [make_loader(pack, 0, seed=None).seed for _ in range(2)],
         }
         result["chain"], state = take_turn(pack, world_size, folder)
         states: list[Any] = [None] * world_size
@@ -225,6 +226,13 @@ def test_global_batches_are_those_of_one_process(results, pack, world_size):
 def test_given_ranks_override_the_group(results, pack, world_size):
     expected = record(make_loader(pack, 0, rank=1, world_size=3))
     assert all(result["overridden"] == expected for result in results[world_size])
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+def test_ranks_have_the_seed_that_the_first_one_drew(results, world_size):
+    (first, second), *others = [result["seeds"] for result in results[world_size]]
+    assert first != second
+    assert all(seeds == [first, second] for seeds in others)
 
 
 def test_an_epoch_goes_on_in_larger_and_larger_groups(results, pack):

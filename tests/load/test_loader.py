@@ -458,6 +458,124 @@ def test_epochs_count_on(pack):
     assert loader.state_dict()["epoch"] == 11
 
 
+@pytest.mark.parametrize("epoch", [0, 1, 7, 2**32 - 1])
+def test_a_loader_can_start_at_any_epoch(pack, epoch):
+    loader = Loader(pack, augment=Augment(), return_index=True, epoch=epoch)
+    other = Loader(pack, augment=Augment(), return_index=True)
+    other.set_epoch(epoch)
+    assert loader.state_dict() == other.state_dict()
+    for _ in range(2 if epoch < 2**32 - 1 else 1):
+        for batch, expected in zip(loader, other, strict=True):
+            assert all(map(torch.equal, batch, expected))
+
+
+@pytest.mark.parametrize("batch_size", [16, 1000])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_epoch_is_that_of_the_running_iterator_or_of_the_next(pack, batch_size, num_workers):
+    loader = Loader(pack, batch_size=batch_size, num_workers=num_workers, epoch=3)
+    assert loader.epoch == 3
+    for expected in (3, 4):
+        # Also with the last batch.
+        assert [loader.epoch for _ in loader] == [expected] * len(loader)
+        assert loader.epoch == expected + 1
+    loader.set_epoch(1)
+    assert loader.epoch == 1
+    iterator = iter(loader)
+    loader.set_epoch(9)
+    assert loader.epoch == 1
+    list(iterator)
+    assert loader.epoch == 9
+    for leave in (lambda: None, iterator.close, loader.close):
+        iterator = iter(loader)
+        epoch = loader.epoch
+        del iterator
+        leave()
+        assert loader.epoch == epoch + 1
+    loader = Loader(pack, batch_size=16)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 5, "samples": 16})
+    assert loader.epoch == 5
+    assert [loader.epoch for _ in loader] == [5] * (len(loader) - 1)
+    with pytest.raises(ArgumentError, match="set_epoch"):
+        loader.epoch = 3  # type: ignore[misc]
+
+
+def test_epoch_is_the_next_where_there_are_no_batches(pack):
+    loader = Loader(pack, batch_size=1000, drop_last=True)
+    iterator = iter(loader)
+    assert loader.epoch == 0
+    assert list(iterator) == []
+    assert loader.epoch == 1
+
+
+def test_without_a_seed_one_is_drawn(pack):
+    loaders = [Loader(pack, seed=None, return_index=True) for _ in range(8)]
+    assert len({loader.seed for loader in loaders}) == 8
+    for loader in loaders:
+        assert 0 <= loader.seed < 2**64
+        same = Loader(pack, seed=loader.seed, return_index=True)
+        assert loader.state_dict() == same.state_dict()
+        assert digest(loader) == digest(same)
+    with pytest.raises(ArgumentError, match="seed of a Loader cannot be changed"):
+        loaders[0].seed = 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_workers": 0}, {"num_workers": 2}, {"augment_on": "device"}]
+)
+def test_a_state_brings_its_seed_where_one_was_drawn(pack, options):
+    options = {"augment": Augment(), "batch_size": 16, "return_index": True, **options}
+    source = Loader(pack, seed=2**64 - 1, **options)
+    list(source)
+    iterator = iter(source)
+    next(iterator)
+    state = json.loads(json.dumps(source.state_dict()))
+    expected = [*iterator, *source]
+    loader = Loader(pack, seed=None, **options)
+    # What has been made ahead of the same place, with the seed that was drawn, is not given.
+    list(loader)
+    for _ in range(2):
+        loader.load_state_dict(state)
+        assert loader.seed == source.seed
+        assert loader.state_dict() == state
+        for batch, other in zip([*loader, *loader], expected, strict=True):
+            assert all(map(torch.equal, batch, other))
+    start = {**state, "epoch": 1, "samples": 0, "seed": 5}
+    loader.set_epoch(0)
+    list(loader)
+    loader.load_state_dict(start)
+    assert digest(loader) == digest(Loader(pack, **options | {"seed": 5, "epoch": 1}))
+    with pytest.raises(StateError, match="seed 5"):
+        Loader(pack, **options).load_state_dict(start)
+    for seed in (None, -1, 2**64, "1", 1.5):
+        with pytest.raises(StateError, match="damaged: expected seed"):
+            loader.load_state_dict({**state, "seed": seed})
+    assert loader.seed == 5
+
+
+def test_a_seed_is_not_drawn_by_each_rank_for_itself(pack, monkeypatch):
+    from torch import distributed
+
+    with pytest.raises(ArgumentError, match="pass seed="):
+        Loader(pack, seed=None, rank=0, world_size=2)
+    alone = Loader(pack, seed=None, rank=0, world_size=1)
+    loader = Loader(pack, seed=None)
+    state = Loader(pack, seed=3).state_dict()
+    with monkeypatch.context() as patched:
+        patched.setenv("WORLD_SIZE", "2")
+        with pytest.raises(LoaderError, match="pass seed="):
+            Loader(pack, seed=None)
+    # The other ranks come later.
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 3)
+    for ask in (iter, len):
+        with pytest.raises(LoaderError, match="pass seed="):
+            ask(loader)
+    loader.load_state_dict(state)
+    assert iter(loader)
+    assert iter(alone)
+
+
 @pytest.mark.parametrize("batch_size", [5, 16])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_resume_at_every_batch(pack, batch_size, drop_last):
@@ -574,6 +692,9 @@ def test_a_state_is_not_loaded_into_a_running_iterator(pack):
         ({"batch_size": True}, ArgumentError, "batch_size"),
         ({"seed": -1}, ArgumentError, "seed"),
         ({"seed": 2**64}, ArgumentError, "seed"),
+        ({"epoch": -1}, ArgumentError, "epoch"),
+        ({"epoch": 2**32}, ArgumentError, "epoch"),
+        ({"epoch": 1.5}, ArgumentError, "epoch"),
         ({"num_workers": -1}, ArgumentError, "num_workers"),
         ({"dtype": "float64"}, ArgumentError, "float64"),
         ({"dtype": torch.int32}, ArgumentError, "int32"),
