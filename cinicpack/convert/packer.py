@@ -69,6 +69,9 @@ def pack(
 ) -> Pack:
     """Convert a tree or an archive of equally sized PNG images into a pack, and open it.
 
+    Its mean and std are those published for CINIC-10 if `cinic10.is_cinic10` says that the images
+    are of it, else those of the images of train, or of the first split.
+
     The same images give the same bytes, from any kind of source and with any number of workers.
     ``destination`` appears at once when all is done; if anything fails it stays as it was.
 
@@ -350,9 +353,13 @@ def _judge(images: Images, source: str, whole: bool, expect: str | None) -> None
     differences = list(_differences(images, whole))
     if expect == "cinic10" and differences:
         raise SourceError(f"{source}: expected CINIC-10, found {'; '.join(differences)}")
-    resembles = images.classes == cinic10.CLASSES and images.sources["origin"].any()
+    origins = images.origins()
+    resembles = images.classes == cinic10.CLASSES and cinic10.Origin.IMAGENET in origins
     if resembles and differences:
-        warnings.warn(f"{source}: like CINIC-10, but with {'; '.join(differences)}", stacklevel=3)
+        text = f"{source}: like CINIC-10, but with {'; '.join(differences)}"
+        if not cinic10.is_cinic10(images.classes, origins):
+            text += "; so mean and std are its own, not the published ones"
+        warnings.warn(text, stacklevel=3)
 
 
 def _differences(images: Images, whole: bool) -> Iterator[str]:
@@ -366,6 +373,8 @@ def _differences(images: Images, whole: bool) -> Iterator[str]:
     if images.image_shape != cinic10.IMAGE_SHAPE:
         height, width, _ = images.image_shape
         yield f"images of {height}x{width} pixels"
+    if cinic10.Origin.IMAGENET not in images.origins():
+        yield "no image that is named as one of ImageNet"
     if whole and (missing := [name for name in cinic10.SPLITS if name not in images.splits]):
         yield f"no split {' or '.join(missing)}"
     spans: dict[tuple[int, int], list[str]] = {}

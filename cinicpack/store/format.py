@@ -32,7 +32,9 @@ A JSON object:
     image_shape     [H, W, 3]
     classes         class names, in the order of their labels
     normalization   mean and std (per channel, pixels in [0, 1]) and their origin: "published"
-                    (CINIC-10's constants) or the name of the split they were computed on
+                    (CINIC-10's constants, if the images are of CINIC-10: `cinic10.is_cinic10`) or
+                    the name of the split they were computed on, train or the first. Older packs of
+                    other images in CINIC-10's ten classes, as of CIFAR-10, have the constants too
     splits          by name: shards (rows of each), name_bytes (longest name), fingerprint, and
                     groups: [label, origin, count, sum r, g, b, sum of squares r, g, b] for every
                     class and origin that occurs, exact integers over pixels in 0..255
@@ -65,6 +67,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
+from cinicpack import cinic10
 from cinicpack.errors import FormatVersionError, PackError
 
 __all__ = [
@@ -152,6 +155,12 @@ class Manifest:
     arrays: dict[str, tuple[str, ...]]
     skipped: tuple[tuple[str, str], ...] = ()
     file_bytes: int | None = None
+
+    @property
+    def is_cinic10(self) -> bool:
+        """Whether the images are of CINIC-10, as far as the names of classes and files tell."""
+        groups = [group for info in self.splits.values() for group in info.groups]
+        return cinic10.is_cinic10(self.classes, [group.origin for group in groups])
 
     def specs(self) -> Iterator[ArraySpec]:
         """Iterate over the arrays of the pack, in the order in which they are written."""

@@ -135,7 +135,9 @@ class Pack:
         classes: class names in label order, as torchvision's datasets have them.
         class_to_idx: label of every class name.
         image_shape: (height, width, 3).
-        mean: per channel, pixels in [0, 1], used by ``normalize=True``.
+        mean: per channel, pixels in [0, 1], used by ``normalize=True``: CINIC-10's published one if
+            the images are of CINIC-10, else that of train, or of the first split. It is the same
+            for every split and selection. ``manifest.normalization.origin`` says which it is.
         std: likewise.
         fingerprint: SHA-256 over all images, the same for every container and kind of source.
         manifest: everything that the pack says of itself.
@@ -271,6 +273,8 @@ class Split:
         indices: ArrayLike | None = None,
     ) -> "Split":
         """Narrow to some of the images, without copying them.
+
+        A loader normalises a selection as it does the whole: with the pack's mean and std.
 
         Args:
             source: "cifar10" or "imagenet".

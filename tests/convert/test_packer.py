@@ -507,8 +507,9 @@ def test_what_differs_from_cinic10_is_told(cinic, tmp_path, change, found):
     assert os.listdir(tmp_path) == ["cinic"]
     with pytest.warns(UserWarning, match=r"like CINIC-10") as warned:
         pack(cinic, tmp_path / "a")
+    own = "; so mean and std are its own, not the published ones" if "not named" in found else ""
     assert [str(warning.message) for warning in warned] == [
-        f"{cinic}: like CINIC-10, but with {found}"
+        f"{cinic}: like CINIC-10, but with {found}{own}"
     ]
     assert warned[0].filename == __file__
 
@@ -522,11 +523,17 @@ def test_other_classes_and_sizes_are_not_cinic10(tree, tmp_path, monkeypatch):
         pack(tmp_path / "large", tmp_path / "a", expect="cinic10")
 
 
-def test_of_other_trees_nothing_is_expected(tmp_path):
-    # CINIC-10's classes, but with names that say that the images are others.
-    put(tmp_path / "tree", {f"{name}/a.png": WHOLE for name in cinic10.CLASSES})
+@pytest.mark.parametrize("name", ["a.png", "cifar10-train-{}.png"])
+def test_of_other_trees_nothing_is_expected(tmp_path, monkeypatch, name):
+    # CINIC-10's classes, but with names that say that the images are others, or CIFAR-10's.
+    files = [f"{class_name}/{name}".format(n) for n, class_name in enumerate(cinic10.CLASSES)]
+    put(tmp_path / "tree", dict.fromkeys(files, WHOLE))
     one = pack(tmp_path / "tree", tmp_path / "a")
     assert one.classes == cinic10.CLASSES
+    assert one.manifest.normalization.origin == "train"
+    monkeypatch.setattr(cinic10, "PER_CLASS", 1)
+    with pytest.raises(SourceError, match=r"found .*no image that is named as one of ImageNet"):
+        pack(tmp_path / "tree", tmp_path / "b", expect="cinic10")
 
 
 def test_files_that_are_not_png_are_ignored_and_counted(tree, tmp_path, npy_pack):
