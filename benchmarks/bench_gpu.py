@@ -29,7 +29,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.report import format_json, say
 from cinicpack.cores import usable_cores
 from cinicpack.load.fused import augment_pixels, place_constants
-from cinicpack.store.reader import Split, is_pack
+from cinicpack.store.reader import Split
 from cinicpack.synthetic import write_tree
 
 _HERE = Path(__file__).parent
@@ -123,11 +123,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="few images: does everything work?")
     options = parser.parse_args(arguments)
-    if options.pack and not is_pack(options.pack):
-        parser.error(
-            f"argument --pack: {options.pack}: expected a pack, found none; name another, or leave "
-            "--pack out to have one made"
-        )
+    if options.pack:
+        try:
+            cinicpack.open_pack(options.pack)
+        except (cinicpack.PackError, OSError) as error:
+            parser.error(
+                f"argument --pack: {options.pack}: expected a pack, found none ({error}); name "
+                "another, or leave --pack out to have one made"
+            )
     if options.device == "cpu" and not options.quick:
         parser.error("a CPU shows nothing but that this runs: add --quick")
     if options.device == "cuda" and not torch.cuda.is_available():

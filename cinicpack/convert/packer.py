@@ -39,7 +39,7 @@ from cinicpack.errors import (
 from cinicpack.store import hdf5, npy
 from cinicpack.store.format import is_split_name
 from cinicpack.store.publish import publishing
-from cinicpack.store.reader import Pack, is_pack, open_pack
+from cinicpack.store.reader import Pack, find_other, open_pack
 
 __all__ = ["pack"]
 
@@ -86,7 +86,9 @@ def pack(
             process decodes.
         skip_bad: leave out the images that cannot be read or have another size than most, and
             record them in the manifest, instead of raising.
-        overwrite: replace a pack at ``destination``.
+        overwrite: replace a pack at ``destination``, be it damaged or of another version, if there
+            is nothing else in it. What is not a pack, or has any file, dataset, attribute or link
+            beside the pack's own, is refused and stays. A link that leads to a pack is kept.
         expect: "cinic10": raise unless the images are CINIC-10's in number, class and name.
         progress: show a bar, if standard error is a terminal.
 
@@ -94,7 +96,8 @@ def pack(
         FileNotFoundError: there is nothing at ``source``.
         SourceError: ``source`` has another structure, or is damaged.
         BadImagesError: some images cannot be packed; all are listed.
-        DestinationError: ``destination`` exists, cannot be written, or is being written.
+        DestinationError: ``destination`` exists and is not to be overwritten or not only a pack, is
+            a mount point, cannot be written, or is being written.
         ArgumentError: an option is out of its domain, or ``shard_rows`` makes more files than a
             process may have open.
 
@@ -104,7 +107,7 @@ def pack(
     """
     destination = Path(destination)
     _check_options(destination, format, shard_rows, num_workers, expect)
-    with publishing(destination, overwrite=overwrite, is_pack=is_pack) as new:
+    with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
         container = _CONTAINERS[format]
         images, reservation = _convert(
             Path(source), new.parent, splits, container, shard_rows, num_workers, progress

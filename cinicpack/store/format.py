@@ -59,6 +59,7 @@ bytes). Fingerprints depend on the images alone: not on container, shards, order
 import hashlib
 import json
 import math
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,7 @@ __all__ = [
     "image_header",
     "is_folder_name",
     "is_split_name",
+    "list_others",
     "plan_arrays",
 ]
 
@@ -95,6 +97,11 @@ MANIFEST_NAME: Final = "pack.json"
 PIECE_BYTES: Final = 16 << 20
 SOURCE_DTYPE: Final = np.dtype([("origin", "u1"), ("synset", "<u4"), ("number", "<u4")])
 CHANNELS: Final = 3
+
+_START: Final = re.compile(rb'\s*\{\s*"format":\s*"cinicpack"')
+_ARRAY: Final = re.compile(r"images-\d{5,}|labels|sources|names")
+# A split has at least these arrays.
+_WHOLE: Final = ("images-00000", "labels", "sources", "names")
 
 
 class ArraySpec(NamedTuple):
@@ -264,6 +271,45 @@ class Manifest:
             if len(manifest.arrays[spec.name]) != -(-spec.nbytes // PIECE_BYTES):
                 raise ValueError(f"number of digests of {spec.name}")
         return manifest
+
+
+def list_others(text: bytes, found: Iterable[str], suffix: str = "") -> list[str]:
+    """Name what keeps a container from being a pack and nothing else; nothing, if it is that.
+
+    A container is a pack, of any version and be it damaged, if its manifest begins as one. Nothing
+    else is in it if the rest are arrays of the manifest, some of which may be missing. Where the
+    manifest cannot be read, these are all that are called as arrays in whole splits.
+
+    Args:
+        text: what stands in the manifest's place.
+        found: the names of all else, arrays with ``suffix``, folders with a slash at the end.
+        suffix: what a container adds to the names of arrays.
+    """
+    if not _START.match(text):
+        return [f"a {MANIFEST_NAME} that is not a pack's"]
+    found = set(found)
+    try:
+        manifest = Manifest.from_json(text, MANIFEST_NAME)
+    except PackError:
+        splits = {name for name in found if is_split_name(name[:-1]) and name[-1] == "/"}
+        splits = {
+            name for name in splits if {f"{name}{array}{suffix}" for array in _WHOLE} <= found
+        }
+        mine = {
+            name
+            for name in found
+            if name[: name.find("/") + 1] in splits
+            and _ARRAY.fullmatch(name[name.find("/") + 1 :].removesuffix(suffix))
+        }
+    else:
+        splits = {f"{name}/" for name in manifest.splits}
+        mine = {f"{spec.name}{suffix}" for spec in manifest.specs()}
+    others: list[str] = []
+    for name in sorted(found - mine - splits):
+        # What is in a folder is named with the folder.
+        if not (others and others[-1].endswith("/") and name.startswith(others[-1])):
+            others.append(name)
+    return others
 
 
 def is_split_name(name: str) -> bool:

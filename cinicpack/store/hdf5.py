@@ -6,7 +6,7 @@ HDF5 is asked where the datasets lie and then left alone: reading and writing go
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 
 from cinicpack.errors import PackError
-from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest
+from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest, list_others
 from cinicpack.store.region import Region, allocate, write_all
 
-__all__ = ["create_arrays", "has_manifest", "locate_arrays", "read_manifest", "write_manifest"]
+__all__ = ["create_arrays", "find_others", "locate_arrays", "read_manifest", "write_manifest"]
 
 _SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 # Datasets of a page and more start on a page.
@@ -61,13 +61,7 @@ def write_manifest(file: Path, manifest: Manifest) -> None:
 def read_manifest(file: Path) -> Manifest:
     """Read and check the manifest; raises `PackError` where the file is no pack."""
     with _open(file) as h5:
-        if MANIFEST_NAME not in h5:
-            raise PackError(f"{file}: expected a pack, found HDF5 without {MANIFEST_NAME}")
-        size = h5[MANIFEST_NAME].size
-        _, _, offset = _region_of(h5, file, ArraySpec(MANIFEST_NAME, np.dtype("u1"), (size,)))
-    with open(file, "rb") as stream:
-        stream.seek(offset)
-        text = stream.read(size)
+        text = _read_text(h5, file)
     manifest = Manifest.from_json(text, f"{file}:{MANIFEST_NAME}")
     if (found := file.stat().st_size) != manifest.file_bytes:
         raise PackError(
@@ -77,13 +71,62 @@ def read_manifest(file: Path) -> Manifest:
     return manifest
 
 
-def has_manifest(file: Path) -> bool:
-    """Tell whether the file is HDF5 with a manifest in it, be it damaged."""
+def find_others(file: Path) -> list[str]:
+    """Name what keeps a file from being a pack and nothing else, as `format.list_others` does.
+
+    Links, attributes and what follows on the HDF5 are something else, too.
+    """
     try:
         with _open(file) as h5:
-            return MANIFEST_NAME in h5
+            text, found = _read_text(h5, file), [*_name_all(h5)]
     except PackError:
-        return False
+        return ["no HDF5 that can be read as a pack"]
+    others = list_others(text, found)
+    with suppress(PackError):
+        size = Manifest.from_json(text, MANIFEST_NAME).file_bytes
+        if size is not None and (extra := file.stat().st_size - size) > 0:
+            others.append(f"{extra} bytes at the end")
+    return others
+
+
+def _name_all(h5: Any) -> Iterator[str]:
+    """Name everything in the file but the manifest, groups with a slash at the end.
+
+    A pack has datasets in groups and nothing below; what else there is gets a name of another kind.
+    """
+    import h5py
+
+    objects = [("", h5)]
+    for name in h5:
+        objects.append((name, h5[name] if _is_in(h5, name) else None))
+        if isinstance(group := objects[-1][1], h5py.Group):
+            inner = ((f"{name}/{key}", group[key] if _is_in(group, key) else None) for key in group)
+            objects += inner
+    for name, item in objects:
+        is_group = isinstance(item, h5py.Group)
+        if item is not None and len(item.attrs):
+            yield f"{name or '/'} (attributes)"
+        if is_group and name:
+            yield f"{name}/"
+        elif not is_group and name != MANIFEST_NAME:
+            yield name if isinstance(item, h5py.Dataset) else f"{name} (not a dataset)"
+
+
+def _is_in(group: Any, name: str) -> bool:
+    """Tell whether a member of a group is in it, not elsewhere where a link leads."""
+    import h5py
+
+    return isinstance(group.get(name, getlink=True), h5py.HardLink)
+
+
+def _read_text(h5: Any, file: Path) -> bytes:
+    if MANIFEST_NAME not in h5:
+        raise PackError(f"{file}: expected a pack, found HDF5 without {MANIFEST_NAME}")
+    size = h5[MANIFEST_NAME].size
+    _, _, offset = _region_of(h5, file, ArraySpec(MANIFEST_NAME, np.dtype("u1"), (size,)))
+    with open(file, "rb") as stream:
+        stream.seek(offset)
+        return stream.read(size)
 
 
 def locate_arrays(file: Path, manifest: Manifest) -> list[Region]:

@@ -26,7 +26,7 @@ __all__ = [
     "Images",
     "Pack",
     "Split",
-    "is_pack",
+    "find_other",
     "locate_pack",
     "open_pack",
     "read_steadily",
@@ -44,6 +44,8 @@ Result = TypeVar("Result")
 
 # Images are fetched and hashed so many at a time where all of them would not fit the cache.
 _BLOCK: Final = 512
+# So many names are listed in an error.
+_SHOWN: Final = 5
 
 
 def open_pack(path: PathLike) -> "Pack":
@@ -120,9 +122,16 @@ def locate_pack(path: Path) -> tuple[Manifest, list[Region]]:
     return manifest, container.locate_arrays(path, manifest)
 
 
-def is_pack(path: Path) -> bool:
-    """Tell whether ``path`` looks like a pack, be it damaged, and has nothing else in it."""
-    return npy.has_only_a_pack(path) if path.is_dir() else hdf5.has_manifest(path)
+def find_other(path: Path) -> str | None:
+    """Describe what would be lost at ``path`` besides a pack, were it removed; None: nothing.
+
+    What is to be lost without asking has to be a pack, be it damaged or of another version, and
+    nothing else: its manifest begins as one, and there are no files, datasets, attributes or links
+    but its own (`format.list_others`).
+    """
+    others = (npy if path.is_dir() else hdf5).find_others(path)
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return ", ".join(others[:_SHOWN]) + more if others else None
 
 
 class Pack:

@@ -31,6 +31,7 @@ from cinicpack.errors import (
     ArgumentError,
     BadImagesError,
     DestinationError,
+    PackError,
     SelectionError,
     SourceError,
 )
@@ -630,38 +631,87 @@ def test_an_existing_destination(tree, npy_pack, tmp_path):
     assert bytes_of(tmp_path / "a") == bytes_of(npy_pack)
 
 
-def test_a_damaged_pack_can_be_overwritten(tree, npy_pack, tmp_path):
-    shutil.copytree(npy_pack, tmp_path / "a")
-    (tmp_path / "a/pack.json").write_bytes(b"{")
-    shutil.rmtree(tmp_path / "a/train")
-    pack(tree, tmp_path / "a", overwrite=True)
-    assert bytes_of(tmp_path / "a") == bytes_of(npy_pack)
-
-
-def test_what_is_no_pack_is_never_overwritten(tree, tmp_path):
-    put(tmp_path, {"thesis/chapter.tex": b"years", "notes.txt": b"of work"})
-    put(tmp_path / "resources", {"pack.json": b'{"name": "mine"}', "train/cat.txt": b"tabby"})
-    with h5py.File(tmp_path / "results.h5", "w") as h5:
-        h5["data"] = 1
-    (tmp_path / "empty").mkdir()
+@pytest.mark.parametrize("container", ["npy", "hdf5"])
+def test_a_damaged_pack_can_be_overwritten(tree, tmp_path, container):
+    pack(tree, tmp_path / "a", format=container)
     before = bytes_of(tmp_path)
-    for name in ("thesis", "notes.txt", "results.h5", "empty", "resources"):
-        with pytest.raises(DestinationError, match=r"exists and is not a pack, or has other files"):
-            pack(tree, tmp_path / name, overwrite=True, format="hdf5")
+    file = tmp_path / "a/pack.json" if container == "npy" else tmp_path / "a"
+    # In the manifest, so that it cannot be opened.
+    file.write_bytes(
+        file.read_bytes().replace(b'"classes": ["airplane"', b'"classes": ["airplana"')
+    )
+    with pytest.raises(PackError):
+        cinicpack.open_pack(tmp_path / "a")
+    with pytest.raises(DestinationError, match=r"already exists; choose another name"):
+        pack(tree, tmp_path / "a", format=container)
+    pack(tree, tmp_path / "a", overwrite=True, format=container)
     assert bytes_of(tmp_path) == before
 
 
-def test_files_beside_those_of_a_pack_are_never_lost(tree, npy_pack, tmp_path):
-    shutil.copytree(npy_pack, tmp_path / "a.pack")
-    put(tmp_path / "a.pack", {"notes.txt": b"of work"})
-    with pytest.raises(DestinationError, match=r"or has other files in it"):
-        pack(tree, tmp_path / "a.pack", overwrite=True)
-    (tmp_path / "a.pack/notes.txt").unlink()
-    # A damaged one is still a pack.
-    (tmp_path / "a.pack/pack.json").write_bytes(b"{")
-    (tmp_path / "a.pack/train/labels.npy").unlink()
-    pack(tree, tmp_path / "a.pack", overwrite=True)
-    assert bytes_of(tmp_path / "a.pack") == bytes_of(npy_pack)
+@pytest.mark.parametrize("container", ["npy", "hdf5"])
+@pytest.mark.filterwarnings("ignore:.*like CINIC-10:UserWarning")
+def test_what_is_no_pack_or_not_only_one_is_never_overwritten(
+    tree, npy_pack, hdf5_pack, tmp_path, container
+):
+    put(tmp_path, {"thesis/chapter.tex": b"years", "notes.txt": b"of work"})
+    put(tmp_path / "resources", {"pack.json": b'{"name": "mine"}', "train/cat.txt": b"tabby"})
+    put(tmp_path / "tool", {"pack.json": b"{}", "runs/labels.npy": b"results"})
+    put(tmp_path / "bare", {"pack.json": b"{}"})
+    put(tmp_path / "runs", {"pack.json": b"{", "runs/labels.npy": b"results"})
+    (tmp_path / "empty").mkdir()
+    with h5py.File(tmp_path / "results.h5", "w") as h5:
+        h5["data"] = 1
+    with h5py.File(tmp_path / "mine.h5", "w") as h5:
+        h5["pack.json"], h5["data"] = np.frombuffer(b"{}", np.uint8), np.arange(9)
+    shutil.copy(hdf5_pack, tmp_path / "more.h5")
+    with h5py.File(tmp_path / "more.h5", "r+") as h5:
+        h5["predictions"] = np.arange(9)
+    shutil.copy(hdf5_pack, tmp_path / "inner.h5")
+    with h5py.File(tmp_path / "inner.h5", "r+") as h5:
+        h5["train/predictions"] = np.arange(9)
+    for name, extra in {
+        "beside": "notes.txt",
+        "below": "train/a.npy",
+        "folder": "runs/labels.npy",
+    }.items():
+        shutil.copytree(npy_pack, tmp_path / name)
+        put(tmp_path / name, {extra: b"of work"})
+    shutil.copytree(npy_pack, tmp_path / "kept")
+    (tmp_path / "kept/checkpoints").mkdir()
+    (tmp_path / "link.pack").symlink_to("thesis")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    found = {
+        "thesis": "no pack.json in it",
+        "link.pack": "no pack.json in it",
+        "empty": "no pack.json in it",
+        "resources": "a pack.json that is not a pack's",
+        "tool": "a pack.json that is not a pack's",
+        "bare": "a pack.json that is not a pack's",
+        "runs": "a pack.json that is not a pack's",
+        "beside": "notes.txt",
+        "below": "train/a.npy",
+        "folder": "runs/",
+        "kept": "checkpoints/",
+        "notes.txt": "no HDF5 that can be read as a pack",
+        "results.h5": "no HDF5 that can be read as a pack",
+        "loop": "no HDF5 that can be read as a pack",
+        "pipe": "no HDF5 that can be read as a pack",
+        "mine.h5": "a pack.json that is not a pack's",
+        "more.h5": "predictions, ",
+        "inner.h5": "train/predictions, ",
+    }
+    assert found.keys() == set(os.listdir(tmp_path))
+    before = {name: bytes_of(tmp_path / name) for name in found if name not in ("loop", "pipe")}
+    for name, other in found.items():
+        if container == "npy" and name.endswith(".h5"):
+            continue
+        with pytest.raises(DestinationError) as caught:
+            pack(tree, tmp_path / name, overwrite=True, format=container)
+        expected = f": already exists and is not a pack and nothing else: found {other}"
+        assert expected in str(caught.value)
+    assert before == {name: bytes_of(tmp_path / name) for name in before}
+    assert found.keys() == set(os.listdir(tmp_path))
 
 
 def test_a_link_stays_and_what_it_leads_to_is_written(tree, npy_pack, tmp_path):
@@ -726,7 +776,7 @@ def test_one_that_is_being_written(tree, tmp_path):
         new.mkdir()
         with pytest.raises(DestinationError, match=r"another process is writing it"):
             pack(tree, tmp_path / "a")
-        assert list(new.parent.iterdir()) == [new]
+        assert sorted(os.listdir(new.parent)) == ["cinicpack.lock", "new"]
 
 
 @contextlib.contextmanager
@@ -882,7 +932,7 @@ def test_after_a_kill_the_next_run_sweeps(long_tree, tree, npy_pack, tmp_path):
     assert (out, errors) == ("", "")
     # The workers notice and end, without a word.
     wait_until_gone(children)
-    assert sorted(os.listdir(tmp_path)) == [".a.pack.lock", ".a.pack.tmp", "a.pack"]
+    assert sorted(os.listdir(tmp_path)) == [".a.pack.tmp", "a.pack"]
     assert bytes_of(destination) == bytes_of(npy_pack)
     pack(tree, destination, overwrite=True, splits=["test"])
     assert os.listdir(tmp_path) == ["a.pack"]

@@ -60,7 +60,7 @@ def test_what_is_no_hdf5_is_refused(tmp_path, content):
         )
     with pytest.raises(PackError, match=expected):
         cinicpack.open_pack(path)
-    assert not hdf5.has_manifest(path)
+    assert hdf5.find_others(path) == ["no HDF5 that can be read as a pack"]
 
 
 def test_other_hdf5_is_refused(tmp_path):
@@ -69,11 +69,60 @@ def test_other_hdf5_is_refused(tmp_path):
         h5["data"] = np.arange(10)
     with pytest.raises(PackError, match=r"expected a pack, found HDF5 without pack\.json"):
         cinicpack.open_pack(path)
-    assert not hdf5.has_manifest(path)
+    assert hdf5.find_others(path) == ["no HDF5 that can be read as a pack"]
 
 
-def test_a_pack_is_told_from_other_hdf5(hdf5_pack):
-    assert hdf5.has_manifest(hdf5_pack)
+def test_what_is_beside_a_pack_is_named(copy):
+    assert hdf5.find_others(copy) == []
+    with h5py.File(copy, "r+") as h5:
+        h5["results"] = np.arange(3)
+        h5["runs/a/labels"] = np.arange(3)
+        h5["train/mine"] = np.arange(3)
+        h5["train/type"] = np.dtype("u1")
+        h5["valid/labels-2"] = h5py.SoftLink("/valid/labels")
+        h5["elsewhere"] = h5py.ExternalLink("no.h5", "/nowhere")
+        h5.attrs["mine"] = h5["test"].attrs["mine"] = h5["test/labels"].attrs["mine"] = 1
+    assert hdf5.find_others(copy) == [
+        "/ (attributes)",
+        "elsewhere (not a dataset)",
+        "results",
+        "runs/",
+        "test (attributes)",
+        "test/labels (attributes)",
+        "train/mine",
+        "train/type (not a dataset)",
+        "valid/labels-2 (not a dataset)",
+        f"{copy.stat().st_size - hdf5_bytes(copy)} bytes at the end",
+    ]
+
+
+def hdf5_bytes(path: Path) -> int:
+    with h5py.File(path, "r") as h5:
+        content = json.loads(h5[MANIFEST_NAME][()].tobytes())
+    return int(content["file_bytes"])
+
+
+def test_what_follows_on_a_pack_is_named(copy):
+    with open(copy, "ab") as stream:
+        stream.write(b"thesis")
+    assert hdf5.find_others(copy) == ["6 bytes at the end"]
+
+
+def test_a_damaged_pack_or_a_newer_one_is_a_pack_still(copy):
+    with h5py.File(copy, "r+") as h5:
+        h5["train/images-00000"][0] = 0
+        content = json.loads(h5[MANIFEST_NAME][()].tobytes())
+        text = resign({**content, "version": 2}).ljust(region_size(h5))
+        for damage in (text, text[:30].ljust(len(text))):
+            h5[MANIFEST_NAME][...] = np.frombuffer(damage, np.uint8)
+            h5.flush()
+            assert hdf5.find_others(copy) == []
+        h5["runs/labels"] = np.arange(3)
+        h5.flush()
+        assert hdf5.find_others(copy) == ["runs/"]
+        h5[MANIFEST_NAME][...] = np.frombuffer(b"{}".ljust(len(text)), np.uint8)
+        h5.flush()
+        assert hdf5.find_others(copy) == ["a pack.json that is not a pack's"]
 
 
 @pytest.mark.parametrize(
