@@ -109,7 +109,9 @@ def pack(parser: argparse.ArgumentParser) -> Run:
         "--shard-rows", type=whole_number(1), metavar="N", help="images in one file at most"
     )
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that are bad")
-    parser.add_argument("--overwrite", action="store_true", help="replace the pack that is there")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a pack with nothing else in it"
+    )
     parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
 
     def run(arguments: argparse.Namespace) -> int:

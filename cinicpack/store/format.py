@@ -45,7 +45,9 @@ A JSON object:
     file_bytes      HDF5 only: the size of the file
     digest          SHA-256 of the canonical JSON (sorted keys, no spaces, ASCII) of all the rest
 
-Sizes, types and file names follow from it and are stored nowhere else: they cannot disagree.
+Sizes, types and file names follow from it and are stored nowhere else: they cannot disagree. It
+begins with its format, by which a pack is known that is damaged or of another version
+(`list_others`).
 
 Fingerprints
 ------------
