@@ -30,7 +30,6 @@ from benchmarks.machine import describe_machine
 from benchmarks.report import format_json, say
 from cinicpack import cinic10
 from cinicpack.cores import usable_cores
-from cinicpack.store.reader import is_pack
 
 _ROOT = Path(__file__).parents[1]
 _REAL = _ROOT.parent / "shared" / "real" / "cifar10-jpeg.tar.xz"
@@ -97,11 +96,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tests", action="store_true", help="run the GPU tests, write the results")
     parser.add_argument("--quick", action="store_true", help="few images: does everything work?")
     options = parser.parse_args(arguments)
-    if options.pack and not is_pack(options.pack):
-        parser.error(
-            f"argument --pack: {options.pack}: expected a pack, found none; name another, or leave "
-            "--pack out to have one made"
-        )
+    if options.pack:
+        try:
+            cinicpack.open_pack(options.pack)
+        except (cinicpack.PackError, OSError) as error:
+            parser.error(
+                f"argument --pack: {options.pack}: expected a pack, found none ({error}); name "
+                "another, or leave --pack out to have one made"
+            )
     if options.device == "cpu" and not options.quick:
         parser.error("a CPU shows nothing but that this runs: add --quick")
     if options.device == "cuda" and not torch.cuda.is_available():

@@ -24,6 +24,7 @@ __all__ = [
     "Origin",
     "Provenance",
     "format_name",
+    "is_cinic10",
     "parse_name",
     "parse_names",
 ]
@@ -48,7 +49,8 @@ CIFAR10_PER_CLASS: Final = 2_000
 IMAGENET_PER_CLASS: Final = 7_000
 PER_CLASS: Final = CIFAR10_PER_CLASS + IMAGENET_PER_CLASS
 
-# Published channel statistics (red, green, blue) over pixels in [0, 1].
+# Published channel statistics (red, green, blue) over pixels in [0, 1], of CINIC-10 and of no other
+# data set: whether images are CINIC-10's, `is_cinic10` tells.
 MEAN: Final = (0.47889522, 0.47227842, 0.43047404)
 STD: Final = (0.24205776, 0.23828046, 0.25874835)
 
@@ -120,6 +122,26 @@ def _read_groups(matches: Iterable[Sequence[str]]) -> list[tuple[int, int, int]]
         (_ORIGINS[part], int(synset or 0), int(number)) if number else (0, 0, 0)
         for synset, part, number in matches
     ]
+
+
+def is_cinic10(classes: Iterable[str], origins: Iterable[int]) -> bool:
+    """Tell whether images are of CINIC-10, all or some of it, as far as names tell.
+
+    They are if the classes are CINIC-10's ten, every image has one of CINIC-10's file names, and at
+    least one an ImageNet name. So CIFAR-10, which has the same ten classes, is not, whatever its
+    files are called.
+
+    Args:
+        classes: class names, in the order of their labels.
+        origins: the ``Origin`` of every image, or those that occur.
+
+    >>> is_cinic10(CLASSES, [Origin.CIFAR10_TRAIN, Origin.IMAGENET])
+    True
+    >>> is_cinic10(CLASSES, [Origin.CIFAR10_TRAIN])
+    False
+    """
+    found = set(origins)
+    return tuple(classes) == CLASSES and Origin.IMAGENET in found and Origin.UNKNOWN not in found
 
 
 def format_name(provenance: Provenance) -> str:

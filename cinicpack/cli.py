@@ -120,7 +120,9 @@ def pack(parser: argparse.ArgumentParser) -> Run:
         help="accept classes without images, which keep their labels, and images that are not PNG, "
         "which are left out",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace the pack that is there")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a pack with nothing else in it"
+    )
     parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
 
     def run(arguments: argparse.Namespace) -> int:

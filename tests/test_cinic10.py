@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cinicpack import cinic10
-from cinicpack.cinic10 import Origin, Provenance, format_name, parse_name, parse_names
+from cinicpack.cinic10 import (
+    CLASSES,
+    Origin,
+    Provenance,
+    format_name,
+    is_cinic10,
+    parse_name,
+    parse_names,
+)
 
 DESIGN = Path(__file__).parents[2] / "shared" / "design.md"
 numbers = st.integers(0, 999_999_999)
@@ -121,3 +129,20 @@ def test_any_text_is_a_name(name):
 def test_the_unknown_has_no_name():
     with pytest.raises(ValueError, match=r"expected a known origin, found Origin\.UNKNOWN"):
         format_name(Provenance(Origin.UNKNOWN, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("classes", "origins", "expected"),
+    [
+        (CLASSES, [Origin.IMAGENET], True),
+        (list(CLASSES), [1, 2, 3, 3], True),
+        (CLASSES, [Origin.CIFAR10_TRAIN, Origin.CIFAR10_TEST], False),
+        (CLASSES, [Origin.IMAGENET, Origin.UNKNOWN], False),
+        (CLASSES, [Origin.UNKNOWN], False),
+        (CLASSES, [], False),
+        (CLASSES[:9], [Origin.IMAGENET], False),
+        (CLASSES[::-1], [Origin.IMAGENET], False),
+    ],
+)
+def test_cinic10_is_told_from_data_sets_with_its_classes(classes, origins, expected):
+    assert is_cinic10(classes, origins) == expected

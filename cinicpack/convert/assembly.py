@@ -74,6 +74,12 @@ class Images:
         height, width = self.shapes[next(iter(self.splits.values())).order[0]].tolist()
         return height, width, 3
 
+    def origins(self) -> list[int]:
+        """Return the origins that occur among the rows of all splits, ascending."""
+        rows = np.concatenate([rows.order for rows in self.splits.values()])
+        found: list[int] = np.unique(self.sources["origin"][rows]).tolist()
+        return found
+
 
 def write_pack(
     images: Images,
@@ -137,7 +143,7 @@ def _describe(
             fingerprint=fingerprint_images(_rows_of(images.digests[order])),
             groups=tuple(_groups(images, images.splits[name])),
         )
-    if images.classes == cinic10.CLASSES:
+    if cinic10.is_cinic10(images.classes, images.origins()):
         normalization = Normalization(cinic10.MEAN, cinic10.STD, "published")
     else:
         origin = "train" if "train" in splits else next(iter(splits))

@@ -39,7 +39,7 @@ from cinicpack.errors import (
 from cinicpack.store import hdf5, npy
 from cinicpack.store.format import is_folder_name, is_split_name
 from cinicpack.store.publish import publishing
-from cinicpack.store.reader import Pack, is_pack, open_pack
+from cinicpack.store.reader import Pack, find_other, open_pack
 
 __all__ = ["pack"]
 
@@ -70,6 +70,9 @@ def pack(
 ) -> Pack:
     """Convert a tree or an archive of equally sized PNG images into a pack, and open it.
 
+    Its mean and std are those published for CINIC-10 if `cinic10.is_cinic10` says that the images
+    are of it, else those of the images of train, or of the first split.
+
     The same images give the same bytes, from any kind of source and with any number of workers.
     ``destination`` appears at once when all is done; if anything fails it stays as it was.
 
@@ -91,7 +94,11 @@ def pack(
             ``ImageFolder(SPLIT, allow_empty=True)``. Where all files are named as in CINIC-10, and
             all classes are its, the classes are its ten, whichever are there. A split without
             images is left out.
-        overwrite: replace a pack at ``destination``.
+        overwrite: replace a pack at ``destination``, be it damaged or of another version, if there
+            is nothing else in it. What is not a pack, or has any file, dataset, attribute or link
+            beside the pack's own, is refused and stays; so is an HDF5 pack that is damaged outside
+            of its images, which may be one with something added. A link that leads to a pack is
+            kept.
         expect: "cinic10": raise unless the images are CINIC-10's in number, class and name.
         progress: show a bar, if standard error is a terminal.
 
@@ -100,7 +107,8 @@ def pack(
         SourceError: ``source`` has another structure, lacks what ``allow_missing`` is about, is
             damaged, or a file of it cannot be read.
         BadImagesError: some images cannot be packed; all are listed.
-        DestinationError: ``destination`` exists, cannot be written, or is being written.
+        DestinationError: ``destination`` exists and is not to be overwritten or not only a pack, is
+            a mount point, cannot be written, or is being written.
         ArgumentError: an option is out of its domain, or ``shard_rows`` makes more files than a
             process may have open.
 
@@ -110,7 +118,7 @@ def pack(
     """
     destination = Path(destination)
     _check_options(destination, format, shard_rows, num_workers, expect)
-    with publishing(destination, overwrite=overwrite, is_pack=is_pack) as new:
+    with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
         container = _CONTAINERS[format]
         images, reservation = _convert(
             Path(source),
@@ -399,9 +407,13 @@ def _judge(images: Images, source: str, whole: bool, expect: str | None) -> None
     differences = list(_differences(images, whole))
     if expect == "cinic10" and differences:
         raise SourceError(f"{source}: expected CINIC-10, found {'; '.join(differences)}")
-    resembles = images.classes == cinic10.CLASSES and images.sources["origin"].any()
+    origins = images.origins()
+    resembles = images.classes == cinic10.CLASSES and cinic10.Origin.IMAGENET in origins
     if resembles and differences:
-        warnings.warn(f"{source}: like CINIC-10, but with {'; '.join(differences)}", stacklevel=3)
+        text = f"{source}: like CINIC-10, but with {'; '.join(differences)}"
+        if not cinic10.is_cinic10(images.classes, origins):
+            text += "; so mean and std are its own, not the published ones"
+        warnings.warn(text, stacklevel=3)
 
 
 def _differences(images: Images, whole: bool) -> Iterator[str]:
@@ -415,6 +427,8 @@ def _differences(images: Images, whole: bool) -> Iterator[str]:
     if images.image_shape != cinic10.IMAGE_SHAPE:
         height, width, _ = images.image_shape
         yield f"images of {height}x{width} pixels"
+    if cinic10.Origin.IMAGENET not in images.origins():
+        yield "no image that is named as one of ImageNet"
     if whole and (missing := [name for name in cinic10.SPLITS if name not in images.splits]):
         yield f"no split {' or '.join(missing)}"
     spans: dict[tuple[int, int], list[str]] = {}

@@ -91,7 +91,8 @@ class Loader:
         batch_size: images in a batch, per rank.
         shuffle: draw a new order for every epoch; else rows in their order.
         augment: what is done to training images; None: nothing.
-        normalize: True: with the pack's mean and std; False: pixels in [0, 1]; or (mean, std).
+        normalize: True: with the pack's mean and std, whatever part of it is loaded; False: pixels
+            in [0, 1]; or (mean, std).
         dtype: of the images: "float32", "float16", "bfloat16"; "uint8": pixels as they are, cropped
             and mirrored, but not normalised.
         channels_last: torch tensors keep their shape with that memory format; NumPy arrays are

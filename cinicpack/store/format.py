@@ -47,7 +47,9 @@ A JSON object:
     image_shape     [H, W, 3]
     classes         class names, in the order of their labels
     normalization   mean and std (per channel, pixels in [0, 1]) and their origin: "published"
-                    (CINIC-10's constants) or the name of the split they were computed on
+                    (CINIC-10's constants, if the images are of CINIC-10: `cinic10.is_cinic10`) or
+                    the name of the split they were computed on, train or the first. Older packs of
+                    other images in CINIC-10's ten classes, as of CIFAR-10, have the constants too
     splits          by name: shards (rows of each), name_bytes (longest name), fingerprint, and
                     groups: [label, origin, count, sum r, g, b, sum of squares r, g, b] for every
                     class and origin that occurs, exact integers over pixels in 0..255
@@ -58,7 +60,9 @@ A JSON object:
     offsets         HDF5 only: by name, the byte of the file at which the array begins
     digest          SHA-256 of the canonical JSON (sorted keys, no spaces, ASCII) of all the rest
 
-Sizes, types and file names follow from it and are stored nowhere else: they cannot disagree.
+Sizes, types and file names follow from it and are stored nowhere else: they cannot disagree. It
+begins with its format, by which a pack is known that is damaged or of another version
+(`list_others`).
 
 Fingerprints
 ------------
@@ -82,6 +86,7 @@ from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
+from cinicpack import cinic10
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import FormatVersionError, PackError
 
@@ -103,6 +108,7 @@ __all__ = [
     "image_header",
     "is_folder_name",
     "is_split_name",
+    "list_others",
     "plan_arrays",
 ]
 
@@ -124,6 +130,10 @@ _MEMBERS: Final = frozenset(
 
 # What the items of lists are called in errors.
 _KINDS: Final[dict[type, str]] = {int: "whole numbers", str: "texts", list: "lists"}
+_START: Final = re.compile(rb'\s*\{\s*"format":\s*"cinicpack"')
+_ARRAY: Final = re.compile(r"images-\d{5,}|labels|sources|names")
+# A split has at least these arrays.
+_WHOLE: Final = ("images-00000", "labels", "sources", "names")
 
 
 class ArraySpec(NamedTuple):
@@ -184,6 +194,12 @@ class Manifest:
     arrays: dict[str, tuple[str, ...]]
     skipped: tuple[tuple[str, str], ...] = ()
     offsets: dict[str, int] | None = None
+
+    @property
+    def is_cinic10(self) -> bool:
+        """Whether the images are of CINIC-10, as far as the names of classes and files tell."""
+        groups = [group for info in self.splits.values() for group in info.groups]
+        return cinic10.is_cinic10(self.classes, [group.origin for group in groups])
 
     def specs(self) -> Iterator[ArraySpec]:
         """Iterate over the arrays of the pack, in the order in which they are written."""
@@ -286,6 +302,45 @@ class Manifest:
             offsets = _check_members(content["offsets"], "offsets", arrays.keys())
             _check_list([*offsets.values()], "offsets", int)
         return replace(manifest, arrays=arrays, offsets=offsets)
+
+
+def list_others(text: bytes, found: Iterable[str], suffix: str = "") -> list[str]:
+    """Name what keeps a container from being a pack and nothing else; nothing, if it is that.
+
+    A container is a pack, of any version and be it damaged, if its manifest begins as one. Nothing
+    else is in it if the rest are arrays of the manifest, some of which may be missing. Where the
+    manifest cannot be read, these are all that are called as arrays in whole splits.
+
+    Args:
+        text: what stands in the manifest's place.
+        found: the names of all else, arrays with ``suffix``, folders with a slash at the end.
+        suffix: what a container adds to the names of arrays.
+    """
+    if not _START.match(text):
+        return [f"a {MANIFEST_NAME} that is not a pack's"]
+    found = set(found)
+    try:
+        manifest = Manifest.from_json(text, MANIFEST_NAME)
+    except PackError:
+        splits = {name for name in found if is_split_name(name[:-1]) and name[-1] == "/"}
+        splits = {
+            name for name in splits if {f"{name}{array}{suffix}" for array in _WHOLE} <= found
+        }
+        mine = {
+            name
+            for name in found
+            if name[: name.find("/") + 1] in splits
+            and _ARRAY.fullmatch(name[name.find("/") + 1 :].removesuffix(suffix))
+        }
+    else:
+        splits = {f"{name}/" for name in manifest.splits}
+        mine = {f"{spec.name}{suffix}" for spec in manifest.specs()}
+    others: list[str] = []
+    for name in sorted(found - mine - splits):
+        # What is in a folder is named with the folder.
+        if not (others and others[-1].endswith("/") and name.startswith(others[-1])):
+            others.append(name)
+    return others
 
 
 def is_split_name(name: str) -> bool:

@@ -9,7 +9,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from struct import Struct
@@ -21,7 +21,7 @@ from cinicpack.errors import FormatVersionError, PackError
 from cinicpack.store.format import HDF5_VERSION, MANIFEST_NAME, ArraySpec, Manifest
 from cinicpack.store.region import Region, allocate, hash_span, open_file, write_all
 
-__all__ = ["create_arrays", "has_only_a_pack", "locate_arrays", "read_manifest", "write_manifest"]
+__all__ = ["create_arrays", "find_others", "locate_arrays", "read_manifest", "write_manifest"]
 
 _SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 # Datasets of a page and more start on a page.
@@ -88,17 +88,30 @@ def read_manifest(file: Path) -> Manifest:
     return Manifest.from_json(text, f"{file}:{MANIFEST_NAME}", version=HDF5_VERSION)
 
 
-def has_only_a_pack(file: Path) -> bool:
-    """Tell whether the file ends as a pack does, be it damaged: what HDF5 adds comes after that."""
+def find_others(file: Path) -> list[str]:
+    """Name what keeps a file from being a pack and nothing else; nothing, if it is that.
+
+    What is added to the file lies behind the footer, and what is changed in HDF5's structures has
+    another digest. Packs of another version, and with damaged images, are packs still.
+    """
     try:
-        with _open(file) as stream:
-            try:
-                _read_footer(stream, file)
-            except FormatVersionError:
-                return _find_former(stream) == os.fstat(stream.fileno()).st_size
+        stream = _open(file)
     except PackError:
-        return False
-    return True
+        return ["no HDF5 that can be read as a pack"]
+    changed = ["HDF5 that is not as a pack was written (something was added, or it is damaged)"]
+    with stream:
+        try:
+            _read_footer(stream, file)
+        except FormatVersionError:
+            return [] if _find_former(stream) == os.fstat(stream.fileno()).st_size else changed
+        except PackError:
+            return changed
+    try:
+        with suppress(FormatVersionError):
+            locate_arrays(file, read_manifest(file))
+    except PackError:
+        return changed
+    return []
 
 
 def locate_arrays(file: Path, manifest: Manifest) -> list[Region]:

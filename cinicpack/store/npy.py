@@ -1,7 +1,6 @@
 """The npy container: a directory with one npy file per array and ``pack.json``."""
 
 import os
-import re
 import resource
 from pathlib import Path
 from typing import Any, Final
@@ -9,12 +8,12 @@ from typing import Any, Final
 import numpy as np
 
 from cinicpack.errors import ArgumentError, PackError
-from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest
+from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest, list_others
 from cinicpack.store.region import Region, allocate, open_file
 
 __all__ = [
     "create_arrays",
-    "has_only_a_pack",
+    "find_others",
     "locate_arrays",
     "npy_header",
     "read_manifest",
@@ -23,7 +22,6 @@ __all__ = [
 
 # Data starts on a cache line, as NumPy's own files have it.
 _ALIGNMENT: Final = 64
-_ARRAY_FILE: Final = re.compile(r"[^/]+/(images-\d{5,}|labels|sources|names)\.npy")
 
 
 def npy_header(spec: ArraySpec) -> bytes:
@@ -80,10 +78,25 @@ def read_manifest(root: Path) -> Manifest:
     return Manifest.from_json(text, str(file))
 
 
-def has_only_a_pack(root: Path) -> bool:
-    """Tell whether the directory has a manifest, be it damaged, and only what a pack has."""
-    found = {file.relative_to(root).as_posix() for file in root.rglob("*") if not file.is_dir()}
-    return MANIFEST_NAME in found and all(map(_ARRAY_FILE.fullmatch, found - {MANIFEST_NAME}))
+def find_others(root: Path) -> list[str]:
+    """Name what keeps a directory from being a pack and nothing else, as `format.list_others` does.
+
+    Links are something else, too.
+    """
+    try:
+        text = (root / MANIFEST_NAME).read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        return [f"no {MANIFEST_NAME} in it"]
+    found = []
+    for path in root.rglob("*"):
+        name = path.relative_to(root).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            name += " (not a file)"
+        elif path.is_dir():
+            name += "/"
+        if name != MANIFEST_NAME:
+            found.append(name)
+    return list_others(text, found, ".npy")
 
 
 def locate_arrays(root: Path, manifest: Manifest) -> list[Region]:

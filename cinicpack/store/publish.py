@@ -1,13 +1,15 @@
 """Publishing: what is written becomes visible by one rename, or not at all.
 
-For a destination NAME, three neighbours can exist for a while:
+A destination NAME has a neighbour for a while, the folder .NAME.tmp, and in it are
 
-    .NAME.lock   held with flock by the one process that writes NAME; gone when it is done
-    .NAME.tmp    the folder that it works in
-    .NAME.old    the former NAME, while a file system without atomic exchange swaps the two
+    cinicpack.lock   held with flock by the one process that writes NAME
+    new              what NAME is to be
+    old              the former NAME, while a file system without atomic exchange swaps the two
 
-A process that dies leaves them behind without the lock; the next writer of NAME sweeps them, and
-the next reader of NAME puts .NAME.old back if NAME itself is gone.
+and what else the writer needs. A process that dies leaves the folder behind without the lock; the
+next writer of NAME sweeps it, and the next reader of NAME puts ``old`` back if NAME itself is gone.
+The lock file is the first in the folder and the last: where there are others without it, they are
+not ours and stay.
 """
 
 import contextlib
@@ -26,6 +28,7 @@ from cinicpack.errors import DestinationError
 
 __all__ = ["publishing", "recover", "sync"]
 
+_LOCK: Final = "cinicpack.lock"
 _PATIENCE_SECONDS: Final = 0.5
 
 _AT_FDCWD: Final = -100
@@ -36,7 +39,10 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextlib.contextmanager
 def publishing(
-    destination: Path, *, overwrite: bool, is_pack: Callable[[Path], bool] | None = None
+    destination: Path,
+    *,
+    overwrite: bool,
+    find_other: Callable[[Path], str | None] | None = None,
 ) -> Iterator[Path]:
     """Give a path at which to make what ``destination`` is to be, and publish it at the end.
 
@@ -44,9 +50,10 @@ def publishing(
     to ``destination``. If it raises, ``destination`` stays as it was. Either way the folder of that
     path is removed, with all else that the block has put into it.
 
-    Raises `DestinationError` if ``destination`` exists and ``overwrite`` is false or ``is_pack``
-    says that it is none, if its folder does not exist or cannot be written, and if another process
-    is writing it.
+    Raises `DestinationError` if ``destination`` exists and ``overwrite`` is false or ``find_other``
+    finds something there that must not be lost, which it describes; if ``destination`` is a mount
+    point; if its folder does not exist, cannot be written, or has something else under the name of
+    our own; and if another process is writing it.
     """
     # Where a link leads, since a rename would replace the link.
     destination = Path(os.path.realpath(destination))
@@ -56,19 +63,22 @@ def publishing(
         raise DestinationError(
             f"{destination}: the folder {destination.parent} does not exist; create it first"
         )
-    work = _neighbour(destination, "tmp")
+    if os.path.ismount(destination):
+        raise DestinationError(
+            f"{destination}: expected what a rename can replace, found a mount point; choose a "
+            "name within it"
+        )
+    work = _work_of(destination)
     with _locked(destination, wait=False):
         _put_back(destination)
-        _remove(work)
-        _remove(_neighbour(destination, "old"))
-        _refuse_existing(destination, overwrite, is_pack)
+        _sweep(work)
+        _refuse_existing(destination, overwrite, find_other)
         try:
-            work.mkdir()
             new = work / "new"
             yield new
             sync(new)
             # Something else may be there by now.
-            _refuse_existing(destination, overwrite, is_pack)
+            _refuse_existing(destination, overwrite, find_other)
             _replace(new, destination)
             _sync_path(destination.parent)
         except OSError as error:
@@ -85,8 +95,10 @@ def publishing(
                 error.errno, f"{destination}: it could not be made: {error.strerror}"
             ) from error
         finally:
+            # If the second of two renames has failed.
+            _put_back(destination)
             # After an exchange the former destination is in there too.
-            _remove(work)
+            _sweep(work)
 
 
 def recover(destination: Path) -> bool:
@@ -95,7 +107,10 @@ def recover(destination: Path) -> bool:
     A living writer is waited for: it is about to do the second. Says whether ``destination`` is
     there now.
     """
-    if not os.path.lexists(destination) and os.path.lexists(_neighbour(destination, "old")):
+    work = _work_of(destination)
+    if not os.path.lexists(destination) and all(
+        os.path.lexists(work / name) for name in ("old", _LOCK)
+    ):
         with _locked(destination, wait=True):
             _put_back(destination)
     return os.path.lexists(destination)
@@ -104,25 +119,28 @@ def recover(destination: Path) -> bool:
 def _put_back(destination: Path) -> None:
     if not os.path.lexists(destination):
         with contextlib.suppress(FileNotFoundError):
-            os.rename(_neighbour(destination, "old"), destination)
+            os.rename(_work_of(destination) / "old", destination)
 
 
-def _neighbour(destination: Path, kind: str) -> Path:
-    return destination.with_name(f".{destination.name}.{kind}")
+def _work_of(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.tmp")
 
 
 @contextlib.contextmanager
 def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
-    lock = _neighbour(destination, "lock")
+    work = _work_of(destination)
     # A reader that has waited for the last writer holds the lock for a moment.
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
+        _make_folder(work)
+        lock = work / _LOCK
         try:
-            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:
+            # The former holder has removed the folder since we made sure of it.
+            continue
         except OSError as error:
-            raise DestinationError(
-                error.errno, f"cannot write in {destination.parent}: {error.strerror}"
-            ) from None
+            raise DestinationError(error.errno, f"cannot write {lock}: {error.strerror}") from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -134,8 +152,7 @@ def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
                 f"{destination}: another process is writing it; wait for it to end"
             ) from None
         except OSError as error:
-            os.close(descriptor)
-            lock.unlink(missing_ok=True)
+            _leave_folder(work, descriptor)
             raise DestinationError(
                 error.errno,
                 f"cannot lock {lock}: {error.strerror}; choose a folder on a file system that can",
@@ -148,19 +165,64 @@ def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        os.close(descriptor)
+        _leave_folder(work, descriptor)
+
+
+def _make_folder(work: Path) -> None:
+    """Make the folder of a writer, if it is not there; refuse what is not a writer's."""
+    try:
+        work.mkdir()
+    except FileExistsError:
+        if not _is_ours(work):
+            raise DestinationError(
+                f"{work}: expected nothing there, or what cinicpack left there, found something "
+                "else; move it elsewhere, or choose another name for what is to be written"
+            ) from None
+    except OSError as error:
+        raise DestinationError(
+            error.errno, f"cannot write in {work.parent}: {error.strerror}"
+        ) from None
+
+
+def _is_ours(work: Path) -> bool:
+    """Tell whether a folder is that of a writer, alive or dead, or empty, or gone by now."""
+    try:
+        names = os.listdir(work)
+    except FileNotFoundError:
+        return not work.is_symlink()
+    except NotADirectoryError:
+        return False
+    return not work.is_symlink() and (not names or _LOCK in names)
+
+
+def _leave_folder(work: Path, descriptor: int) -> None:
+    """Give the lock back; remove the lock file and the folder unless something is left in it."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.listdir(work) == [_LOCK]:
+            (work / _LOCK).unlink()
+    os.close(descriptor)
+    # Another writer may be in it by now.
+    with contextlib.suppress(OSError):
+        work.rmdir()
+
+
+def _sweep(work: Path) -> None:
+    """Remove everything from the folder of a writer but the lock file."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(work):
+            if name != _LOCK:
+                _remove(work / name)
 
 
 def _refuse_existing(
-    destination: Path, overwrite: bool, is_pack: Callable[[Path], bool] | None
+    destination: Path, overwrite: bool, find_other: Callable[[Path], str | None] | None
 ) -> None:
     if not os.path.lexists(destination):
         return
-    if is_pack is not None and not is_pack(destination):
+    if find_other is not None and (other := find_other(destination)):
         raise DestinationError(
-            f"{destination}: already exists and is not a pack, or has other files in it, so it is "
-            "not overwritten; choose another name or remove it yourself"
+            f"{destination}: already exists and is not a pack and nothing else: found {other}; it "
+            "is not overwritten: choose another name, or move or remove that yourself"
         )
     if not overwrite:
         raise DestinationError(
@@ -179,10 +241,8 @@ def _replace(temporary: Path, destination: Path) -> None:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise
     if not _exchange(temporary, destination):
-        old = _neighbour(destination, "old")
-        os.rename(destination, old)
+        os.rename(destination, temporary.with_name("old"))
         os.rename(temporary, destination)
-        _remove(old)
 
 
 def _exchange(first: Path, second: Path) -> bool:

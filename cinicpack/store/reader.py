@@ -28,7 +28,7 @@ __all__ = [
     "Pack",
     "Split",
     "check_labels",
-    "is_pack",
+    "find_other",
     "locate_pack",
     "open_pack",
     "read_steadily",
@@ -46,6 +46,8 @@ Result = TypeVar("Result")
 
 # Images are fetched and hashed so many at a time where all of them would not fit the cache.
 _BLOCK: Final = 512
+# So many names are listed in an error.
+_SHOWN: Final = 5
 
 
 def open_pack(path: PathLike) -> "Pack":
@@ -144,9 +146,16 @@ def locate_pack(path: Path) -> tuple[Manifest, list[Region]]:
     return manifest, container.locate_arrays(path, manifest)
 
 
-def is_pack(path: Path) -> bool:
-    """Tell whether ``path`` looks like a pack, be it damaged, and has nothing else in it."""
-    return npy.has_only_a_pack(path) if path.is_dir() else hdf5.has_only_a_pack(path)
+def find_other(path: Path) -> str | None:
+    """Describe what would be lost at ``path`` besides a pack, were it removed; None: nothing.
+
+    What is to be lost without asking has to be a pack, be it damaged or of another version, and
+    nothing else: its manifest begins as one, and there are no files, datasets, attributes or links
+    but its own (`format.list_others`).
+    """
+    others = (npy if path.is_dir() else hdf5).find_others(path)
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return ", ".join(others[:_SHOWN]) + more if others else None
 
 
 class Pack:
@@ -159,7 +168,9 @@ class Pack:
         classes: class names in label order, as torchvision's datasets have them.
         class_to_idx: label of every class name.
         image_shape: (height, width, 3).
-        mean: per channel, pixels in [0, 1], used by ``normalize=True``.
+        mean: per channel, pixels in [0, 1], used by ``normalize=True``: CINIC-10's published one if
+            the images are of CINIC-10, else that of train, or of the first split. It is the same
+            for every split and selection. ``manifest.normalization.origin`` says which it is.
         std: likewise.
         fingerprint: SHA-256 over all images, the same for every container and kind of source.
         manifest: everything that the pack says of itself.
@@ -295,6 +306,8 @@ class Split:
         indices: ArrayLike | None = None,
     ) -> "Split":
         """Narrow to some of the images, without copying them.
+
+        A loader normalises a selection as it does the whole: with the pack's mean and std.
 
         Args:
             source: "cifar10" or "imagenet".

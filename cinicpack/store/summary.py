@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cinicpack.cinic10 import Origin
+from cinicpack.cinic10 import MEAN, STD, Origin
 from cinicpack.store.format import channel_statistics
 from cinicpack.store.reader import Pack
 
@@ -19,6 +19,7 @@ _ORIGIN_NAMES = {
 def describe_pack(pack: Pack) -> dict[str, Any]:
     """Collect what a pack holds, as JSON has it; nothing but the manifest is read.
 
+    ``is_cinic10`` says whether the images are of CINIC-10, as `cinic10.is_cinic10` has it.
     Per split: images, shards, fingerprint, images per class and per source, and the population mean
     and std of each channel for pixels in [0, 1].
     """
@@ -48,6 +49,7 @@ def describe_pack(pack: Pack) -> dict[str, Any]:
         "fingerprint": pack.fingerprint,
         "image_shape": manifest.image_shape,
         "bytes": sum(spec.nbytes for spec in manifest.specs()),
+        "is_cinic10": manifest.is_cinic10,
         "normalization": manifest.normalization._asdict(),
         "splits": splits,
         "skipped": [{"path": path, "reason": reason} for path, reason in manifest.skipped],
@@ -59,8 +61,12 @@ def format_summary(summary: dict[str, Any]) -> str:
     height, width, _ = summary["image_shape"]
     total = sum(split["images"] for split in summary["splits"].values())
     normalization = summary["normalization"]
-    origin = normalization["origin"]
-    where = "published for CINIC-10" if origin == "published" else f"computed on {origin}"
+    where = f"computed on {normalization['origin']}"
+    # By the figures, since a split may be called "published".
+    if (tuple(normalization["mean"]), tuple(normalization["std"])) == (MEAN, STD):
+        where = "published for CINIC-10"
+        if not summary["is_cinic10"]:
+            where += ", which these images are not of; pack again to have their own"
     lines = [
         f"{summary['path']}: {summary['format']} pack, {total:,} images of {height}x{width}, "
         f"{summary['bytes']:,} bytes",

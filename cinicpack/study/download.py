@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import sys
 import time
 import urllib.error
@@ -51,7 +52,8 @@ def download(
     What has come is kept in ``NAME.part``: when a connection breaks, and in a later call, the
     download goes on from there, or from the start where the server cannot do that. A server whose
     name is not known is not tried again, unless something has come from it. An archive that is
-    there already is checked.
+    there already is checked. A ``NAME.part`` of another file is refused once that is seen, and left
+    as it was, unless the server can only begin at the start.
 
     Address, size and MD5 are those of https://datashare.ed.ac.uk/handle/10283/3192 (README of
     BayesWatch/cinic-10, "Download").
@@ -86,6 +88,11 @@ def download(
         _check_existing(destination, nbytes, md5)
         return destination
     with _opening(destination.with_name(f"{destination.name}.part")) as part:
+        if part.size > nbytes:
+            raise DestinationError(
+                f"{part.path}: expected the first of {nbytes:,} bytes, found {part.size:,}: "
+                "another file; move or remove it, and run again"
+            )
         _check_space(part, nbytes)
         bar = tqdm(
             total=nbytes,
@@ -98,23 +105,36 @@ def download(
         with bar:
             _fill(part, url, nbytes, pauses, bar, print_tries=progress)
         if (found := part.digest.hexdigest()) != md5:
+            if part.found:
+                os.truncate(part.descriptor, part.found)
+                raise DestinationError(
+                    f"{part.path}: expected MD5 {md5} of its {part.found:,} bytes with the rest "
+                    f"from {url}, found {found}: one of the two is another file, or damaged; the "
+                    "first is as it was: move or remove it, and run again"
+                )
             os.unlink(part.path)
             raise SourceError(
                 f"{url}: expected MD5 {md5}, found {found}: another file, or damaged on the way; "
                 f"it is deleted; run again, or get it elsewhere with --url (url=)"
             )
         os.fsync(part.descriptor)
+        if os.path.lexists(destination):
+            raise DestinationError(
+                f"{destination}: expected nothing there, found what has come meanwhile; move or "
+                f"remove it, and run again: {part.path} is whole"
+            )
         os.rename(part.path, destination)
     return destination
 
 
 @dataclass
 class _Part:
-    """What has come so far."""
+    """What has come so far, the first ``found`` bytes of it before this call."""
 
     path: Path
     descriptor: int
     size: int
+    found: int
     digest: "hashlib._Hash"
 
     def append(self, block: bytes) -> None:
@@ -133,7 +153,7 @@ class _Part:
 
     def clear(self) -> None:
         os.truncate(self.descriptor, 0)
-        self.size = 0
+        self.size = self.found = 0
         self.digest = _md5()
 
 
@@ -145,6 +165,8 @@ def _opening(path: Path) -> Iterator[_Part]:
     except OSError as error:
         raise DestinationError(error.errno, f"cannot write {path}: {error.strerror}") from None
     with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise DestinationError(f"{path}: expected a file or nothing, found something else")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -152,7 +174,7 @@ def _opening(path: Path) -> Iterator[_Part]:
                 f"{path}: another process is downloading to it; wait for it to end"
             ) from None
         digest = hashlib.file_digest(file, _md5)
-        part = _Part(path, descriptor, file.tell(), digest)
+        part = _Part(path, descriptor, file.tell(), file.tell(), digest)
         try:
             yield part
         finally:
@@ -166,8 +188,6 @@ def _fill(
     """Fetch what is lacking, in as many requests as it takes while something comes."""
     waiting = iter(pauses)
     any_came = False
-    if part.size > nbytes:
-        part.clear()
     while part.size < nbytes:
         before = part.size
         error = _fetch(part, url, nbytes, bar)

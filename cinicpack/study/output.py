@@ -23,11 +23,12 @@ def require_suffix(path: str | os.PathLike[str], *suffixes: str) -> str:
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Write ``path``, replacing the file that is there when everything is written.
 
-    Raises `DestinationError` for a directory or where nothing can be written.
+    Raises `DestinationError` for a directory, a device or a pipe, and where nothing can be written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise DestinationError(f"{path}: expected a file to write, found a directory")
+    if path.exists() and not path.is_file():
+        kind = "a directory" if path.is_dir() else "a device, a pipe or a socket"
+        raise DestinationError(f"{path}: expected a file to write, found {kind}")
     with publishing(path, overwrite=True) as new:
         new.write_bytes(content)
 

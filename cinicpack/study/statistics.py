@@ -99,11 +99,12 @@ def compute_statistics(
 def describe_statistics(table: StatisticsTable, pack: Pack) -> dict[str, Any]:
     """Collect a table as JSON has it, with the published values and the differences from them.
 
-    ``published`` and ``difference`` (of the total) are None where the classes of the pack are not
-    CINIC-10's.
+    ``published`` and ``difference`` (of the total) are None where the pack is not of CINIC-10
+    (`cinic10.is_cinic10`). Where it is, a part of it is compared with the published values of the
+    whole.
     """
     published = difference = None
-    if pack.classes == cinic10.CLASSES:
+    if pack.manifest.is_cinic10:
         published = {"mean": cinic10.MEAN, "std": cinic10.STD}
         difference = {
             "mean": _subtract(table.total.mean, cinic10.MEAN),

@@ -33,8 +33,8 @@ def building(destination: str | os.PathLike[str]) -> Iterator[Path]:
 
     Its files are not synced to disk one by one, which would take minutes for 270,000.
 
-    Raises `DestinationError` if ``destination`` is there and is no empty directory, or if its
-    parent is not there or cannot be written.
+    Raises `DestinationError` if ``destination`` is there and is no empty directory, or a mount
+    point, or if its parent is not there or cannot be written.
     """
     destination = Path(os.path.abspath(destination))
     if not destination.parent.is_dir():
@@ -45,6 +45,11 @@ def building(destination: str | os.PathLike[str]) -> Iterator[Path]:
         raise DestinationError(
             f"{destination}: expected nothing there, or an empty directory; choose another name, "
             "or remove it yourself"
+        )
+    if os.path.ismount(destination):
+        raise DestinationError(
+            f"{destination}: expected what a rename can replace, found a mount point; choose a "
+            "name within it"
         )
     try:
         temporary = tempfile.mkdtemp(".tmp", f".{destination.name}.", destination.parent)

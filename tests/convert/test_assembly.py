@@ -1,5 +1,7 @@
 import hashlib
 import struct
+import tarfile
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,15 +11,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
 
 import cinicpack
 from cinicpack import cinic10
+from cinicpack.cinic10 import Origin
 from cinicpack.convert import assembly
 from cinicpack.convert.assembly import Images, Rows, write_pack
 from cinicpack.store import hdf5, npy
 from cinicpack.store.format import SOURCE_DTYPE, digest_image, image_header
 from cinicpack.store.verify import verify_pack
+from cinicpack.synthetic import write_images
 
+REAL = Path(__file__).parents[3] / "shared" / "real" / "cifar10-jpeg.tar.xz"
 CLASSES = ("cat", "dog", "\udcff")
 HEIGHT, WIDTH = 3, 5
 SHAPE = (HEIGHT, WIDTH, 3)
@@ -211,12 +218,62 @@ def test_normalization_is_that_of_train_or_of_the_first_split(tmp_path, splits, 
     np.testing.assert_allclose(pack.std, values.std(0), rtol=1e-12)
 
 
-def test_normalization_of_cinic10s_classes_is_the_published_one(tmp_path):
-    source = Source(tmp_path, 5, seed=4)
-    images = replace(source.images({"valid": [0, 1, 2]}), classes=cinic10.CLASSES)
-    write_pack(images, tmp_path / "a", npy, None, 1)
-    pack = cinicpack.open_pack(tmp_path / "a")
-    assert pack.manifest.normalization == (cinic10.MEAN, cinic10.STD, "published")
+@settings(max_examples=40)
+@given(
+    origins=st.lists(st.sampled_from(Origin), min_size=4, max_size=4),
+    classes=st.sampled_from([cinic10.CLASSES, cinic10.CLASSES[::-1], CLASSES]),
+)
+def test_normalization_is_the_published_one_only_of_cinic10(origins, classes):
+    with TemporaryDirectory() as name:
+        source = Source(Path(name), 6, seed=4)
+        # The last two are in no split, so it is not asked what they are.
+        source.sources["origin"] = [*origins, Origin.IMAGENET, Origin.UNKNOWN]
+        images = replace(source.images({"valid": [0, 1, 2], "test": [3]}), classes=classes)
+        write_pack(images, Path(name, "a"), npy, None, 1)
+        pack = cinicpack.open_pack(Path(name, "a"))
+    normal = pack.manifest.normalization
+    named = Origin.IMAGENET in origins and Origin.UNKNOWN not in origins
+    assert pack.manifest.is_cinic10 == (named and classes == cinic10.CLASSES)
+    if pack.manifest.is_cinic10:
+        assert normal == (cinic10.MEAN, cinic10.STD, "published")
+    else:
+        assert normal.origin == "valid"
+        values = source.pixels[:3].reshape(-1, 3) / 255
+        np.testing.assert_allclose(normal.mean, values.mean(0), rtol=1e-12)
+        np.testing.assert_allclose(normal.std, values.std(0), rtol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def some_of_cifar10() -> dict[str, NDArray[np.uint8]]:
+    """Real images of CIFAR-10's training set, fifty of every class: (50, 32, 32, 3)."""
+    if not REAL.exists():
+        pytest.skip(f"{REAL} is not part of the project")
+    images: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in cinic10.CLASSES}
+    with tarfile.open(REAL) as archive:
+        for member in archive:
+            # train/CLASS/NNNN.jpg
+            split, *place = member.name.split("/")
+            if split == "train" and len(place) == 2 and int(Path(place[1]).stem) % 100 == 0:
+                content = archive.extractfile(member)
+                assert content is not None
+                images[place[0]].append(np.asarray(Image.open(content).convert("RGB")))
+    return {name: np.stack(found) for name, found in images.items()}
+
+
+@pytest.mark.parametrize("name", ["{}.png", "cifar10-train-{}.png"])
+def test_cifar10_is_normalized_by_its_own_statistics(some_of_cifar10, tmp_path, name):
+    for number, (class_name, images) in enumerate(some_of_cifar10.items()):
+        names = [name.format(100 * number + row) for row in range(len(images))]
+        write_images(tmp_path / "tree" / "train" / class_name, names, images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pack = cinicpack.pack(tmp_path / "tree", tmp_path / "a.pack", progress=False)
+    values = np.concatenate([*some_of_cifar10.values()]).reshape(-1, 3) / 255
+    assert pack.manifest.normalization.origin == "train"
+    np.testing.assert_allclose(pack.mean, values.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(pack.std, values.std(0), rtol=1e-9)
+    # Of all 50,000 images; CINIC-10's blue is 0.430.
+    np.testing.assert_allclose(pack.mean, (0.491, 0.482, 0.447), atol=0.012)
 
 
 def test_labels_have_two_bytes_above_256_classes(tmp_path):

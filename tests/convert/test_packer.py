@@ -31,10 +31,12 @@ from cinicpack.errors import (
     ArgumentError,
     BadImagesError,
     DestinationError,
+    PackError,
     SelectionError,
     SourceError,
 )
 from cinicpack.store.publish import publishing
+from cinicpack.store.reader import locate_pack
 from cinicpack.store.summary import describe_pack
 from cinicpack.store.verify import verify_pack
 from cinicpack.study.unpack import unpack
@@ -545,8 +547,9 @@ def test_what_differs_from_cinic10_is_told(cinic, tmp_path, change, found):
     assert os.listdir(tmp_path) == ["cinic"]
     with pytest.warns(UserWarning, match=r"like CINIC-10") as warned:
         pack(cinic, tmp_path / "a")
+    own = "; so mean and std are its own, not the published ones" if "not named" in found else ""
     assert [str(warning.message) for warning in warned] == [
-        f"{cinic}: like CINIC-10, but with {found}"
+        f"{cinic}: like CINIC-10, but with {found}{own}"
     ]
     assert warned[0].filename == __file__
 
@@ -560,11 +563,17 @@ def test_other_classes_and_sizes_are_not_cinic10(tree, tmp_path, monkeypatch):
         pack(tmp_path / "large", tmp_path / "a", expect="cinic10")
 
 
-def test_of_other_trees_nothing_is_expected(tmp_path):
-    # CINIC-10's classes, but with names that say that the images are others.
-    put(tmp_path / "tree", {f"{name}/a.png": WHOLE for name in cinic10.CLASSES})
+@pytest.mark.parametrize("name", ["a.png", "cifar10-train-{}.png"])
+def test_of_other_trees_nothing_is_expected(tmp_path, monkeypatch, name):
+    # CINIC-10's classes, but with names that say that the images are others, or CIFAR-10's.
+    files = [f"{class_name}/{name}".format(n) for n, class_name in enumerate(cinic10.CLASSES)]
+    put(tmp_path / "tree", dict.fromkeys(files, WHOLE))
     one = pack(tmp_path / "tree", tmp_path / "a")
     assert one.classes == cinic10.CLASSES
+    assert one.manifest.normalization.origin == "train"
+    monkeypatch.setattr(cinic10, "PER_CLASS", 1)
+    with pytest.raises(SourceError, match=r"found .*no image that is named as one of ImageNet"):
+        pack(tmp_path / "tree", tmp_path / "b", expect="cinic10")
 
 
 def test_files_that_are_no_images_are_ignored_and_counted(tree, tmp_path, npy_pack):
@@ -765,38 +774,89 @@ def test_an_existing_destination(tree, npy_pack, tmp_path):
     assert bytes_of(tmp_path / "a") == bytes_of(npy_pack)
 
 
-def test_a_damaged_pack_can_be_overwritten(tree, npy_pack, tmp_path):
-    shutil.copytree(npy_pack, tmp_path / "a")
-    (tmp_path / "a/pack.json").write_bytes(b"{")
-    shutil.rmtree(tmp_path / "a/train")
-    pack(tree, tmp_path / "a", overwrite=True)
-    assert bytes_of(tmp_path / "a") == bytes_of(npy_pack)
-
-
-def test_what_is_no_pack_is_never_overwritten(tree, tmp_path):
-    put(tmp_path, {"thesis/chapter.tex": b"years", "notes.txt": b"of work"})
-    put(tmp_path / "resources", {"pack.json": b'{"name": "mine"}', "train/cat.txt": b"tabby"})
-    with h5py.File(tmp_path / "results.h5", "w") as h5:
-        h5["data"] = 1
-    (tmp_path / "empty").mkdir()
+@pytest.mark.parametrize("container", ["npy", "hdf5"])
+def test_a_damaged_pack_can_be_overwritten(tree, tmp_path, container):
+    pack(tree, tmp_path / "a", format=container)
     before = bytes_of(tmp_path)
-    for name in ("thesis", "notes.txt", "results.h5", "empty", "resources"):
-        with pytest.raises(DestinationError, match=r"exists and is not a pack, or has other files"):
-            pack(tree, tmp_path / name, overwrite=True, format="hdf5")
+    if container == "npy":
+        file = tmp_path / "a" / "pack.json"
+        file.write_bytes(file.read_bytes().replace(b'"airplane"', b'"airplana"'))
+        with pytest.raises(PackError):
+            cinicpack.open_pack(tmp_path / "a")
+    else:
+        _, [region, *_] = locate_pack(tmp_path / "a")
+        content = bytearray(region.file.read_bytes())
+        content[region.offset] ^= 1
+        region.file.write_bytes(content)
+        assert verify_pack(tmp_path / "a").problems
+    with pytest.raises(DestinationError, match=r"already exists; choose another name"):
+        pack(tree, tmp_path / "a", format=container)
+    pack(tree, tmp_path / "a", overwrite=True, format=container)
     assert bytes_of(tmp_path) == before
 
 
-def test_files_beside_those_of_a_pack_are_never_lost(tree, npy_pack, tmp_path):
-    shutil.copytree(npy_pack, tmp_path / "a.pack")
-    put(tmp_path / "a.pack", {"notes.txt": b"of work"})
-    with pytest.raises(DestinationError, match=r"or has other files in it"):
-        pack(tree, tmp_path / "a.pack", overwrite=True)
-    (tmp_path / "a.pack/notes.txt").unlink()
-    # A damaged one is still a pack.
-    (tmp_path / "a.pack/pack.json").write_bytes(b"{")
-    (tmp_path / "a.pack/train/labels.npy").unlink()
-    pack(tree, tmp_path / "a.pack", overwrite=True)
-    assert bytes_of(tmp_path / "a.pack") == bytes_of(npy_pack)
+@pytest.mark.parametrize("container", ["npy", "hdf5"])
+@pytest.mark.filterwarnings("ignore:.*like CINIC-10:UserWarning")
+def test_what_is_no_pack_or_not_only_one_is_never_overwritten(
+    tree, npy_pack, hdf5_pack, tmp_path, container
+):
+    put(tmp_path, {"thesis/chapter.tex": b"years", "notes.txt": b"of work"})
+    put(tmp_path / "resources", {"pack.json": b'{"name": "mine"}', "train/cat.txt": b"tabby"})
+    put(tmp_path / "tool", {"pack.json": b"{}", "runs/labels.npy": b"results"})
+    put(tmp_path / "bare", {"pack.json": b"{}"})
+    put(tmp_path / "runs", {"pack.json": b"{", "runs/labels.npy": b"results"})
+    (tmp_path / "empty").mkdir()
+    with h5py.File(tmp_path / "results.h5", "w") as h5:
+        h5["data"] = 1
+    with h5py.File(tmp_path / "mine.h5", "w") as h5:
+        h5["pack.json"], h5["data"] = np.frombuffer(b"{}", np.uint8), np.arange(9)
+    shutil.copy(hdf5_pack, tmp_path / "more.h5")
+    with h5py.File(tmp_path / "more.h5", "r+") as h5:
+        h5["predictions"] = np.arange(9)
+    shutil.copy(hdf5_pack, tmp_path / "inner.h5")
+    with h5py.File(tmp_path / "inner.h5", "r+") as h5:
+        h5["train/predictions"] = np.arange(9)
+    for name, extra in {
+        "beside": "notes.txt",
+        "below": "train/a.npy",
+        "folder": "runs/labels.npy",
+    }.items():
+        shutil.copytree(npy_pack, tmp_path / name)
+        put(tmp_path / name, {extra: b"of work"})
+    shutil.copytree(npy_pack, tmp_path / "kept")
+    (tmp_path / "kept/checkpoints").mkdir()
+    (tmp_path / "link.pack").symlink_to("thesis")
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "pipe")
+    found = {
+        "thesis": "no pack.json in it",
+        "link.pack": "no pack.json in it",
+        "empty": "no pack.json in it",
+        "resources": "a pack.json that is not a pack's",
+        "tool": "a pack.json that is not a pack's",
+        "bare": "a pack.json that is not a pack's",
+        "runs": "a pack.json that is not a pack's",
+        "beside": "notes.txt",
+        "below": "train/a.npy",
+        "folder": "runs/",
+        "kept": "checkpoints/",
+        "notes.txt": "no HDF5 that can be read as a pack",
+        "results.h5": "HDF5 that is not as a pack was written (something was added, or ",
+        "loop": "no HDF5 that can be read as a pack",
+        "pipe": "no HDF5 that can be read as a pack",
+        **dict.fromkeys(("mine.h5", "more.h5", "inner.h5"), "HDF5 that is not as a pack was"),
+    }
+    assert found.keys() == set(os.listdir(tmp_path))
+    before = {name: bytes_of(tmp_path / name) for name in found if name not in ("loop", "pipe")}
+    for name, other in found.items():
+        if container == "npy" and name.endswith(".h5"):
+            continue
+        with pytest.raises(DestinationError) as caught:
+            pack(tree, tmp_path / name, overwrite=True, format=container)
+        expected = f": already exists and is not a pack and nothing else: found {other}"
+        assert expected in str(caught.value)
+    assert before == {name: bytes_of(tmp_path / name) for name in before}
+    assert found.keys() == set(os.listdir(tmp_path))
 
 
 def test_a_link_stays_and_what_it_leads_to_is_written(tree, npy_pack, tmp_path):
@@ -869,7 +929,7 @@ def test_one_that_is_being_written(tree, tmp_path):
         new.mkdir()
         with pytest.raises(DestinationError, match=r"another process is writing it"):
             pack(tree, tmp_path / "a")
-        assert list(new.parent.iterdir()) == [new]
+        assert sorted(os.listdir(new.parent)) == ["cinicpack.lock", "new"]
 
 
 @contextlib.contextmanager
@@ -1025,7 +1085,7 @@ def test_after_a_kill_the_next_run_sweeps(long_tree, tree, npy_pack, tmp_path):
     assert (out, errors) == ("", "")
     # The workers notice and end, without a word.
     wait_until_gone(children)
-    assert sorted(os.listdir(tmp_path)) == [".a.pack.lock", ".a.pack.tmp", "a.pack"]
+    assert sorted(os.listdir(tmp_path)) == [".a.pack.tmp", "a.pack"]
     assert bytes_of(destination) == bytes_of(npy_pack)
     pack(tree, destination, overwrite=True, splits=["test"])
     assert os.listdir(tmp_path) == ["a.pack"]

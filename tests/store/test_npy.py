@@ -1,17 +1,21 @@
 import io
+import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import cinicpack
 from cinicpack.errors import PackError
 from cinicpack.store import npy
 from cinicpack.store.format import SOURCE_DTYPE, ArraySpec
+from tests.store.manifests import resign
 
 DTYPES = [np.dtype("u1"), np.dtype("<u2"), SOURCE_DTYPE, np.dtype("S1"), np.dtype("S255")]
 
@@ -154,3 +158,65 @@ def test_a_split_that_the_manifest_has_and_the_disk_has_not(npy_pack, tmp_path):
     splits = {**manifest.splits, "extra": manifest.splits["train"]}
     with pytest.raises(PackError, match=r"extra/images-00000\.npy: missing"):
         npy.locate_arrays(npy_pack, replace(manifest, splits=splits))
+
+
+NAME = st.sampled_from(["train", "runs", "labels.npy", "pack.json", "images-00001.npy", "a", ".x"])
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(NAME, min_size=1, max_size=3).map("/".join),
+    st.sampled_from(["file", "folder", "link"]),
+    st.booleans(),
+)
+def test_anything_beside_a_pack_is_named(npy_pack, path, kind, damaged):
+    with TemporaryDirectory() as name:
+        copy = Path(name, "a")
+        shutil.copytree(npy_pack, copy)
+        if damaged:
+            text = (copy / "pack.json").read_bytes()
+            (copy / "pack.json").write_bytes(text[:100])
+        assert npy.find_others(copy) == []
+        extra = copy / path
+        try:
+            extra.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "link":
+                extra.symlink_to(npy_pack)
+            elif kind == "folder":
+                extra.mkdir()
+            else:
+                extra.touch(exist_ok=False)
+        except OSError:
+            # There is such a file or folder in the pack.
+            reject()
+        # Only a further shard may be of a pack, as far as can be told when the manifest is gone.
+        if damaged and kind == "file" and path == "train/images-00001.npy":
+            assert npy.find_others(copy) == []
+        else:
+            [found] = npy.find_others(copy)
+            assert path.startswith(found.removesuffix(" (not a file)").rstrip("/"))
+
+
+def test_a_damaged_pack_or_a_newer_one_is_a_pack_still(copy):
+    manifest = copy / "pack.json"
+    text = manifest.read_bytes()
+    newer = resign({**json.loads(text), "version": 2})
+    for damage in (newer, text[:100], text.replace(b"airplane", b"airplana")):
+        manifest.write_bytes(damage)
+        assert npy.find_others(copy) == []
+    (copy / "train/labels.npy").write_bytes(b"")
+    assert npy.find_others(copy) == []
+    # Without a manifest that can be read, a folder with one array may be of anything.
+    (copy / "train/names.npy").unlink()
+    assert npy.find_others(copy) == ["train/"]
+    manifest.write_bytes(text)
+    assert npy.find_others(copy) == []
+    shutil.rmtree(copy / "valid")
+    assert npy.find_others(copy) == []
+    for other in (b"", b"{}", b'{"name": "cinicpack"}', b'{"format": "cinicpacks"}', b"\0" * 99):
+        manifest.write_bytes(other)
+        assert npy.find_others(copy) == ["a pack.json that is not a pack's"]
+    manifest.unlink()
+    assert npy.find_others(copy) == ["no pack.json in it"]
+    manifest.mkdir()
+    assert npy.find_others(copy) == ["no pack.json in it"]

@@ -1,7 +1,9 @@
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -27,6 +29,14 @@ def put(path: Path, text: str, *, folder: bool = True) -> None:
         (path / "text").write_text(text)
     else:
         path.write_text(text)
+
+
+def leave(work: Path, **folders: str) -> None:
+    """Leave what a writer does that dies."""
+    work.mkdir()
+    (work / "cinicpack.lock").touch()
+    for name, text in folders.items():
+        put(work / name, text)
 
 
 def read(path: Path) -> str:
@@ -119,7 +129,9 @@ def test_a_folder_that_cannot_lock_is_named(tmp_path, monkeypatch):
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for _ in range(3):
         with (
-            pytest.raises(DestinationError, match=r"cannot lock .*\.x\.lock: Function not impl"),
+            pytest.raises(
+                DestinationError, match=r"cannot lock .*/cinicpack\.lock: Function not impl"
+            ),
             publishing(tmp_path / "x", overwrite=True),
         ):
             pass
@@ -128,22 +140,22 @@ def test_a_folder_that_cannot_lock_is_named(tmp_path, monkeypatch):
 
 
 def test_what_is_of_another_kind_is_refused_in_the_end_too(tmp_path):
-    def is_pack(path):
-        return path.read_text() == "pack"
+    def find_other(path):
+        return None if path.read_text() == "pack" else "years of work"
 
     put(tmp_path / "x", "pack", folder=False)
-    with publishing(tmp_path / "x", overwrite=True, is_pack=is_pack) as new:
+    with publishing(tmp_path / "x", overwrite=True, find_other=find_other) as new:
         put(new, "new", folder=False)
-    expected = r"already exists and is not a pack"
+    expected = r"already exists and is not a pack and nothing else: found years of work; it is not"
     for overwrite in (False, True):
         with (
             pytest.raises(DestinationError, match=expected),
-            publishing(tmp_path / "x", overwrite=overwrite, is_pack=is_pack),
+            publishing(tmp_path / "x", overwrite=overwrite, find_other=find_other),
         ):
             pass
 
     def make() -> None:
-        with publishing(tmp_path / "y", overwrite=True, is_pack=is_pack) as new:
+        with publishing(tmp_path / "y", overwrite=True, find_other=find_other) as new:
             put(new, "new", folder=False)
             put(tmp_path / "y", "thesis", folder=False)
 
@@ -270,13 +282,13 @@ def test_a_lock_file_that_is_removed_meanwhile_locks_nothing(
         calls.append(operation)
         if len(calls) == 1:
             # What the former holder does at its end.
-            (tmp_path / ".x.lock").unlink()
+            shutil.rmtree(tmp_path / ".x.tmp")
         flock(descriptor, operation)
 
     monkeypatch.setattr(fcntl, "flock", lose_first)
     with publishing(tmp_path / "x", overwrite=False) as new:
         put(new, "new")
-        assert (tmp_path / ".x.lock").exists()
+        assert (tmp_path / ".x.tmp/cinicpack.lock").exists()
         assert len(calls) == 2
     assert names(tmp_path) == ["x"]
 
@@ -292,7 +304,7 @@ def test_a_lock_is_removed_before_it_is_released(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "close", note_close)
     with publishing(tmp_path / "x", overwrite=False) as new:
         put(new, "new")
-    assert closed[-1] == f"{tmp_path / '.x.lock'} (deleted)"
+    assert closed[-1] == f"{tmp_path / '.x.tmp/cinicpack.lock'} (deleted)"
 
 
 def _exchange_fails(code: int) -> Any:
@@ -336,12 +348,10 @@ def test_an_exchange_that_fails_is_an_error(tmp_path, monkeypatch):
 
 def test_litter_of_the_dead_is_swept(tmp_path):
     put(tmp_path / "x", "old")
-    (tmp_path / ".x.lock").write_text("")
-    put(tmp_path / ".x.tmp", "half of it")
-    put(tmp_path / ".x.old", "the one before")
+    leave(tmp_path / ".x.tmp", new="half of it", old="the one before", scratch="planes")
     put(tmp_path / ".y.tmp", "someone else's")
     with publishing(tmp_path / "x", overwrite=True) as new:
-        assert not names(new.parent)
+        assert names(new.parent) == ["cinicpack.lock"]
         put(new, "new")
     assert read(tmp_path / "x") == "new"
     assert names(tmp_path) == [".y.tmp", "x"]
@@ -349,22 +359,86 @@ def test_litter_of_the_dead_is_swept(tmp_path):
 
 def test_litter_is_swept_where_it_is_refused_too(tmp_path):
     put(tmp_path / "x", "old")
-    put(tmp_path / ".x.tmp", "half of it")
+    leave(tmp_path / ".x.tmp", new="half of it")
     with pytest.raises(DestinationError), publishing(tmp_path / "x", overwrite=False):
         raise AssertionError
     assert names(tmp_path) == ["x"]
 
 
 def test_a_writer_that_died_between_two_renames(tmp_path):
-    put(tmp_path / ".x.old", "old")
-    (tmp_path / ".x.lock").write_text("")
+    leave(tmp_path / ".x.tmp", old="old")
     recover(tmp_path / "x")
     assert read(tmp_path / "x") == "old"
     assert names(tmp_path) == ["x"]
-    put(tmp_path / ".y.old", "old")
+    leave(tmp_path / ".y.tmp", old="old", new="half of it")
     with pytest.raises(DestinationError), publishing(tmp_path / "y", overwrite=False):
         raise AssertionError
     assert read(tmp_path / "y") == "old"
+
+
+@pytest.mark.parametrize("place", [".x.tmp", ".x.old", ".x.lock"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_what_is_not_ours_is_neither_swept_nor_put_back(tmp_path, place, folder):
+    put(tmp_path / place, "of another program", folder=folder)
+    if folder:
+        put(tmp_path / place / "old", "of another program")
+    assert not recover(tmp_path / "x")
+    assert names(tmp_path) == [place]
+    refused: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if place == ".x.tmp":
+        expected = r"\.x\.tmp: expected nothing there, or what cinicpack left there, found someth"
+        refused = pytest.raises(DestinationError, match=expected)
+    for _ in range(2):
+        with refused, publishing(tmp_path / "x", overwrite=True) as new:
+            put(new, "new")
+    assert read(tmp_path / place) == "of another program"
+    assert names(tmp_path) == ([place] if place == ".x.tmp" else [place, "x"])
+
+
+def test_a_link_in_the_place_of_our_folder_is_not_followed(tmp_path):
+    leave(tmp_path / "elsewhere", old="old")
+    for leads_to in ("elsewhere", "nowhere"):
+        (tmp_path / ".x.tmp").symlink_to(leads_to)
+        with (
+            pytest.raises(DestinationError, match=r"x\.tmp: expected nothing there, or what cinic"),
+            publishing(tmp_path / "x", overwrite=True),
+        ):
+            raise AssertionError
+        (tmp_path / ".x.tmp").unlink()
+    assert names(tmp_path / "elsewhere") == ["cinicpack.lock", "old"]
+
+
+def test_an_empty_folder_in_the_place_of_ours_is_taken(tmp_path):
+    # As one is left by a writer that dies at once.
+    (tmp_path / ".x.tmp").mkdir()
+    with publishing(tmp_path / "x", overwrite=False) as new:
+        put(new, "new")
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_mount_point_is_refused_before_anything_is_done():
+    with (
+        pytest.raises(DestinationError, match=r"/proc: expected .*, found a mount point; choose a"),
+        publishing(Path("/proc"), overwrite=True),
+    ):
+        raise AssertionError
+
+
+def test_the_former_one_is_put_back_if_the_second_rename_fails(tmp_path, monkeypatch):
+    put(tmp_path / "x", "old")
+    rename = os.rename
+
+    def fail_second(first: Path, second: Path) -> None:
+        if Path(first).name == "new" and not (tmp_path / "x").exists():
+            raise OSError(errno.EIO, "the disk is gone")
+        rename(first, second)
+
+    monkeypatch.setattr(publish, "_exchange", lambda first, second: False)
+    monkeypatch.setattr(os, "rename", fail_second)
+    with pytest.raises(OSError, match=r"gone"), publishing(tmp_path / "x", overwrite=True) as new:
+        put(new, "new")
+    assert read(tmp_path / "x") == "old"
+    assert names(tmp_path) == ["x"]
 
 
 def test_a_writer_between_two_renames_is_waited_for(tmp_path, monkeypatch):
@@ -374,7 +448,7 @@ def test_a_writer_between_two_renames_is_waited_for(tmp_path, monkeypatch):
 
     def rename_slowly(first: Path, second: Path) -> None:
         rename(first, second)
-        if Path(second).name == ".x.old":
+        if Path(second).name == "old":
             between.set()
             finish.wait(10)
 
@@ -445,7 +519,7 @@ def test_a_killed_writer_leaves_the_old_one_and_the_next_sweeps(tmp_path):
     put(tmp_path / "x", "old")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "x")], check=False)
     assert killed.returncode == -9
-    assert names(tmp_path) == [".x.lock", ".x.tmp", "x"]
+    assert names(tmp_path) == [".x.tmp", "x"]
     assert read(tmp_path / "x") == "old"
     with publishing(tmp_path / "x", overwrite=True) as new:
         put(new, "new")

@@ -14,7 +14,7 @@ from PIL import Image
 import cinicpack
 from cinicpack.cinic10 import Origin, parse_name
 from cinicpack.errors import PackError, SelectionError
-from cinicpack.store.reader import Images, is_pack, locate_pack
+from cinicpack.store.reader import Images, find_other, locate_pack
 
 SPLITS = ("train", "valid", "test")
 
@@ -292,12 +292,15 @@ def test_a_pack_between_the_two_renames_of_a_writer_is_there(
         if path != tmp_path / "a" or opened:
             return real_open(path, *arguments, **options)
         opened.append(path)
-        os.rename(path, tmp_path / ".a.old")
+        (tmp_path / ".a.tmp").mkdir()
+        (tmp_path / ".a.tmp/cinicpack.lock").touch()
+        os.rename(path, tmp_path / ".a.tmp/old")
         try:
             return real_open(path, *arguments, **options)
         finally:
             if alive:
-                os.rename(tmp_path / ".a.old", path)
+                os.rename(tmp_path / ".a.tmp/old", path)
+                shutil.rmtree(tmp_path / ".a.tmp")
 
     monkeypatch.setattr(os, "open", open_in_between)
     assert len(cinicpack.open_pack(tmp_path / "a")["train"]) == 12
@@ -317,7 +320,7 @@ def test_what_is_no_pack_is_refused(tree, tmp_path, monkeypatch):
             with pytest.raises(PackError) as caught:
                 cinicpack.open_pack(path)
             assert str(caught.value).startswith(f"{path}: ")
-            assert not is_pack(path)
+            assert find_other(path) is not None
 
 
 def test_a_label_of_no_class_is_refused(any_pack, tmp_path):
@@ -334,10 +337,14 @@ def test_a_label_of_no_class_is_refused(any_pack, tmp_path):
     )
 
 
-def test_damaged_packs_are_packs_still(npy_pack, tmp_path):
-    (tmp_path / "pack.json").write_text("{")
-    assert is_pack(tmp_path)
-    assert is_pack(npy_pack)
+def test_only_a_pack_is_nothing_else(any_pack, tmp_path):
+    assert find_other(any_pack) is None
+    assert find_other(tmp_path) == "no pack.json in it"
+    (tmp_path / "pack.json").write_bytes(b'{"format": "cinicpack"}')
+    assert find_other(tmp_path) is None
+    for number in range(7):
+        (tmp_path / f"{number}.txt").touch()
+    assert find_other(tmp_path) == "0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more"
 
 
 def test_paths_can_be_of_any_kind(npy_pack, tmp_path, monkeypatch):

@@ -8,6 +8,8 @@ import cinicpack
 from cinicpack.cinic10 import CLASSES, MEAN, STD
 from cinicpack.store.summary import describe_pack, format_summary
 from cinicpack.synthetic import write_tree
+from tests.png_images import png
+from tests.store.manifests import resign
 
 
 def test_a_description_says_what_the_arrays_hold(any_pack):
@@ -77,7 +79,36 @@ def test_the_published_statistics_are_called_that(tmp_path):
     assert pack.classes == CLASSES
     assert (pack.mean, pack.std) == (MEAN, STD)
     text = format_summary(describe_pack(pack))
-    assert "mean 0.478895 0.472278 0.430474  std 0.242058 0.238280 0.258748  (published for" in text
+    figures = "mean 0.478895 0.472278 0.430474  std 0.242058 0.238280 0.258748"
+    assert f"{figures}  (published for CINIC-10)\n" in text
+    assert describe_pack(pack)["is_cinic10"]
+
+
+def test_older_packs_keep_the_published_statistics_and_it_is_told(tmp_path):
+    # Older packs of other images in CINIC-10's ten classes have them.
+    for name in CLASSES:
+        (tmp_path / "tree" / name).mkdir(parents=True)
+        (tmp_path / "tree" / name / "a.png").write_bytes(png(np.full((2, 2, 3), 51, np.uint16)))
+    cinicpack.pack(tmp_path / "tree", tmp_path / "a.pack", progress=False)
+    content = json.loads((tmp_path / "a.pack/pack.json").read_bytes())
+    content["normalization"] = {"mean": MEAN, "std": STD, "origin": "published"}
+    (tmp_path / "a.pack/pack.json").write_bytes(resign(content))
+    pack = cinicpack.open_pack(tmp_path / "a.pack")
+    assert (pack.mean, pack.std) == (MEAN, STD)
+    assert cinicpack.Loader(pack, num_workers=0).pack.mean == MEAN
+    text = format_summary(describe_pack(pack))
+    expected = (
+        "(published for CINIC-10, which these images are not of; pack again to have their own)"
+    )
+    assert expected in text
+
+
+def test_a_split_may_be_called_published(tree, tmp_path):
+    shutil.copytree(tree / "train", tmp_path / "tree" / "published")
+    pack = cinicpack.pack(
+        tmp_path / "tree", tmp_path / "a.pack", allow_missing=True, progress=False
+    )
+    assert "(computed on published)" in format_summary(describe_pack(pack))
 
 
 def test_images_that_were_left_out_are_listed(tree, tmp_path):

@@ -163,15 +163,42 @@ def test_too_much_is_cut_off(server, tmp_path):
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("size", [300_000, 300_001])
-def test_what_is_there_of_another_file_is_not_kept(server, tmp_path, size):
+@pytest.mark.parametrize("size", [9, 300_000, 300_001])
+def test_what_is_there_of_another_file_is_left_as_it_was(server, tmp_path, size):
     part = tmp_path / "CINIC-10.tar.gz.part"
     part.write_bytes(bytes(size))
-    if size == 300_000:
-        with pytest.raises(SourceError, match="expected MD5"):
+    expected = r"first of 300,000 bytes, found 300,001: another file; move or remove it"
+    if size <= 300_000:
+        expected = (
+            rf"part: expected MD5 .* of its {size:,} bytes with .* the first is as it was: move or"
+        )
+    for _ in range(2):
+        with pytest.raises(DestinationError, match=expected):
             fetch(server, tmp_path)
-        assert not part.exists()
+        assert part.read_bytes() == bytes(size)
+    part.unlink()
     assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_what_comes_to_the_same_place_meanwhile_is_kept(server, tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def write_another(descriptor: int) -> None:
+        fsync(descriptor)
+        (tmp_path / "CINIC-10.tar.gz").write_bytes(b"of another program")
+
+    monkeypatch.setattr(os, "fsync", write_another)
+    with pytest.raises(DestinationError, match=r"found what has come meanwhile; .* is whole"):
+        fetch(server, tmp_path)
+    assert (tmp_path / "CINIC-10.tar.gz").read_bytes() == b"of another program"
+    assert (tmp_path / "CINIC-10.tar.gz.part").read_bytes() == CONTENT
+
+
+def test_what_is_no_file_is_not_written_to(server, tmp_path):
+    os.mkfifo(tmp_path / "CINIC-10.tar.gz.part")
+    with pytest.raises(DestinationError, match=r"part: expected a file or nothing, found someth"):
+        fetch(server, tmp_path)
+    assert os.listdir(tmp_path) == ["CINIC-10.tar.gz.part"]
 
 
 def test_all_is_there_but_the_name(server, tmp_path):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from cinicpack.errors import ArgumentError, DestinationError
@@ -27,6 +29,24 @@ def test_directory_is_not_replaced(tmp_path):
     assert (tmp_path / "a.csv" / "kept").exists()
     with pytest.raises(DestinationError, match="does not exist; create it first"):
         write_file(tmp_path / "b" / "a.csv", b"")
+
+
+def test_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DestinationError, match=r"a.csv: expected a file to write, found a device"):
+        write_file(tmp_path / "a.csv", b"")
+    assert (tmp_path / "a.csv").is_fifo()
+
+
+@pytest.mark.parametrize("name", [".a.csv.tmp", ".a.csv.old", ".a.csv.lock"])
+def test_files_of_others_beside_it_are_kept(tmp_path, name):
+    (tmp_path / name).write_bytes(b"of another program")
+    if name == ".a.csv.tmp":
+        with pytest.raises(DestinationError, match=r"a.csv.tmp: expected nothing there, or what"):
+            write_file(tmp_path / "a.csv", b"")
+    else:
+        write_file(tmp_path / "a.csv", b"")
+    assert (tmp_path / name).read_bytes() == b"of another program"
 
 
 def test_text_is_utf8_and_names_that_are_not_are_as_they_were(tmp_path):

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 import warnings
@@ -189,6 +190,26 @@ def test_links_into_a_tree_without_the_files_are_refused(tree, pack, tmp_path):
     with pytest.raises(SourceError, match=r"found no "):
         unpack(pack, tmp_path / "made", link=tmp_path / "nowhere", progress=False)
     assert sorted(os.listdir(tmp_path)) == ["part"]
+
+
+def test_destination_is_no_mount_point(pack, tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == tmp_path / "disk")
+    with pytest.raises(DestinationError, match=r"disk: expected .*, found a mount point; choose"):
+        unpack(pack, tmp_path / "disk", progress=False)
+    assert os.listdir(tmp_path) == ["disk"]
+
+
+def test_folders_of_others_beside_it_are_kept(pack, tmp_path):
+    for name in (".out.tmp", ".out.old", ".out.a.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    for link in (None, tmp_path / "nowhere", tmp_path / "out"):
+        with contextlib.suppress(SourceError, DestinationError):
+            unpack(pack, tmp_path / "out", link=link, progress=False)
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == [".out.a.tmp", ".out.old", ".out.tmp", "out"]
+    assert len(list(tmp_path.glob(".out.*/mine"))) == 3
 
 
 def test_destination_must_be_free(pack, tmp_path):
