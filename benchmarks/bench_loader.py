@@ -23,7 +23,7 @@ from benchmarks.data import Places, add_arguments, make_data
 from benchmarks.machine import describe_machine, use_cores
 from benchmarks.report import format_json, say
 from cinicpack.bench import make_bound
-from cinicpack.store.reader import Split
+from cinicpack.store.pack import Split
 
 _ROOT = Path(__file__).parents[1]
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cinicpack.load.augment import Augment
     from cinicpack.load.dataset import PackedDataset
     from cinicpack.load.loader import Loader
-    from cinicpack.store.reader import Pack, Split, open_pack
+    from cinicpack.store.pack import Pack, Split, open_pack
 
 __all__ = [
     "ArgumentError",
@@ -58,10 +58,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Augment": "cinicpack.load.augment",
     "Loader": "cinicpack.load.loader",
-    "Pack": "cinicpack.store.reader",
+    "Pack": "cinicpack.store.pack",
     "PackedDataset": "cinicpack.load.dataset",
-    "Split": "cinicpack.store.reader",
-    "open_pack": "cinicpack.store.reader",
+    "Split": "cinicpack.store.pack",
+    "open_pack": "cinicpack.store.pack",
     "pack": "cinicpack.convert.packer",
 }
 

@@ -21,10 +21,10 @@ from cinicpack.convert.sources import Tree
 from cinicpack.cores import usable_cores
 from cinicpack.jit import jit
 from cinicpack.load.augment import Augment
-from cinicpack.load.kernels import bytes_at
+from cinicpack.load.kernels.fill import bytes_at
 from cinicpack.load.loader import Loader
 from cinicpack.load.pipeline import Pipeline
-from cinicpack.store.reader import Pack, Split
+from cinicpack.store.pack import Pack, Split
 
 __all__ = ["Bench", "FileDataset", "format_bench", "make_bound", "run_bench"]
 

@@ -16,7 +16,7 @@ from cinicpack.errors import ArgumentError
 
 __all__ = [
     "SYNSETS",
-    "ImageSource",
+    "DrawImages",
     "fade_some",
     "name_images",
     "synthesize_images",
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 # (split, class, file names) -> as many uint8 images of shape (size, size, 3), in that order.
-ImageSource = Callable[[str, str, Sequence[str]], Iterable[NDArray[np.uint8]]]
+DrawImages = Callable[[str, str, Sequence[str]], Iterable[NDArray[np.uint8]]]
 
 _Fields = NDArray[np.float32]
 
@@ -271,7 +271,7 @@ def write_tree(
     classes: Sequence[str] = cinic10.CLASSES,
     seed: int = 0,
     size: int = 32,
-    images: ImageSource | None = None,
+    images: DrawImages | None = None,
 ) -> int:
     """Write a tree ``ROOT/SPLIT/CLASS/NAME.png`` shaped like CINIC-10.
 

@@ -60,7 +60,7 @@ def test_want_of_memory_is_told(monkeypatch, capsys):
     def fail(_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("cinicpack.store.reader.open_pack", fail)
+    monkeypatch.setattr("cinicpack.store.pack.open_pack", fail)
     assert main(["info", "a.pack"]) == 1
     assert capsys.readouterr().err == "cinicpack: error: not enough memory\n"
 
@@ -352,7 +352,7 @@ def test_ctrl_c(monkeypatch, capsys):
     def interrupt(path: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cinicpack.store.reader.open_pack", interrupt)
+    monkeypatch.setattr("cinicpack.store.pack.open_pack", interrupt)
     assert main(["info", "a"]) == 130
     assert capsys.readouterr().err == "cinicpack: interrupted\n"
 

@@ -12,8 +12,8 @@ from torch.nn import functional
 import cinicpack
 from benchmarks.bench_loader import Case
 from benchmarks.gpu.setting import PIXELS, Row, Setting
-from cinicpack.load.fused import augment_with_torch, choose_augment, place_constants
-from cinicpack.store.reader import Split
+from cinicpack.load.on_torch import augment_with_torch, choose_augment, place_constants
+from cinicpack.store.pack import Split
 
 __all__ = ["compare_memory", "list_rows"]
 

@@ -8,7 +8,7 @@ import torch
 
 import cinicpack
 from benchmarks.bench_loader import Case
-from cinicpack.store.reader import Split
+from cinicpack.store.pack import Split
 
 __all__ = ["PIXELS", "Row", "Setting", "Sizes"]
 

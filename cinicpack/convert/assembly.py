@@ -35,7 +35,7 @@ from cinicpack.store.publish import sync
 from cinicpack.store.region import Region, map_file, write_all
 from cinicpack.store.verify import hash_regions
 
-__all__ = ["Images", "Rows", "write_pack"]
+__all__ = ["ConvertedImages", "Rows", "write_pack"]
 
 _COPY_BYTES: Final = 8 << 20
 
@@ -48,7 +48,7 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Images:
+class ConvertedImages:
     """All images of a source, converted, in the order in which they came.
 
     ``splits`` has for every split the numbers of its images in that order, and their labels.
@@ -82,7 +82,7 @@ class Images:
 
 
 def write_pack(
-    images: Images,
+    images: ConvertedImages,
     new: Path,
     container: ModuleType,
     shard_rows: int | None,
@@ -132,7 +132,9 @@ def write_pack(
 
 
 def _describe(
-    images: Images, names: dict[str, NDArray[np.bytes_]], shards: dict[str, tuple[int, ...]]
+    images: ConvertedImages,
+    names: dict[str, NDArray[np.bytes_]],
+    shards: dict[str, tuple[int, ...]],
 ) -> Manifest:
     """Build the manifest, but for the digests of the arrays."""
     splits = {}
@@ -160,7 +162,7 @@ def _describe(
     )
 
 
-def _groups(images: Images, rows: Rows) -> Iterator[Group]:
+def _groups(images: ConvertedImages, rows: Rows) -> Iterator[Group]:
     origins = images.sources["origin"][rows.order]
     keys = rows.labels.astype(np.int64) * len(cinic10.Origin) + origins
     for key in np.unique(keys).tolist():
@@ -170,7 +172,7 @@ def _groups(images: Images, rows: Rows) -> Iterator[Group]:
         yield Group(label, origin, len(mine), tuple(sums[:3]), tuple(sums[3:]))
 
 
-def _is_filled(reservation: Reservation, images: Images, specs: list[ArraySpec]) -> bool:
+def _is_filled(reservation: Reservation, images: ConvertedImages, specs: list[ArraySpec]) -> bool:
     """Tell whether the reservation is of these arrays, and every image in its place."""
     if reservation.specs() != specs:
         return False
@@ -185,7 +187,7 @@ def _is_filled(reservation: Reservation, images: Images, specs: list[ArraySpec])
     return True
 
 
-def _copy_planes(images: Images, regions: list[Region], num_threads: int) -> None:
+def _copy_planes(images: ConvertedImages, regions: list[Region], num_threads: int) -> None:
     """Copy the planes of all images from the scratch files to where they belong."""
     row_bytes = math.prod(images.image_shape)
     jobs = []
@@ -197,7 +199,7 @@ def _copy_planes(images: Images, regions: list[Region], num_threads: int) -> Non
             count = region.spec.shape[0]
             jobs += [
                 (region, order[start : start + count], *piece)
-                for piece in _cut(region.offset, region.offset + count * row_bytes)
+                for piece in _cut_bytes(region.offset, region.offset + count * row_bytes)
             ]
             start += count
     # Threads that write to one file wait for each other.
@@ -257,7 +259,7 @@ def _gather(
             target[to + byte] = source[start + byte]
 
 
-def _cut(start: int, stop: int) -> Iterator[tuple[int, int]]:
+def _cut_bytes(start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Cut a part of a file into pieces that start at multiples of their size.
 
     So the operating system can keep them in huge pages, where it has any. The loader is up to a

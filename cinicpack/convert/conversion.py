@@ -11,23 +11,23 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import parse_names
 from cinicpack.convert.decode import decode_images
-from cinicpack.convert.filters import unfilter
 from cinicpack.convert.layout import file_names
 from cinicpack.convert.sources import read_files
 from cinicpack.errors import SourceError
+from cinicpack.formats.filters import unfilter
 from cinicpack.jit import jit
 from cinicpack.shortage import is_shortage
-from cinicpack.store.format import SOURCE_DTYPE, digest_image, image_header
+from cinicpack.store.format import PROVENANCE_DTYPE, digest_image, image_header
 from cinicpack.store.region import write_all
 
-__all__ = ["Converted", "Converter", "Place", "Task", "load_kernels"]
+__all__ = ["Converted", "Converter", "Target", "Task", "load_kernels"]
 
 # Above what 512 images of 32x32 have; of larger ones not all of a task are held in memory, unless
 # the task has a place, where it is written at once.
 _TRAY_BYTES: Final = 4 << 20
 
 
-class Place(NamedTuple):
+class Target(NamedTuple):
     """Where images belong, one after the other, if all of a task are good and of this shape.
 
     Attributes:
@@ -56,7 +56,7 @@ class Task(NamedTuple):
 
     paths: list[str]
     contents: list[bytes | OSError] | None
-    place: Place | None = None
+    place: Target | None = None
 
 
 class Converted(NamedTuple):
@@ -126,7 +126,9 @@ class Converter:
             np.zeros((count, 2), np.int32),
             np.zeros((count, 32), np.uint8),
             np.zeros((count, 6), np.int64),
-            np.array(parse_names([path.rpartition("/")[2] for path in task.paths]), SOURCE_DTYPE),
+            np.array(
+                parse_names([path.rpartition("/")[2] for path in task.paths]), PROVENANCE_DTYPE
+            ),
             [],
             [],
         )
@@ -160,7 +162,7 @@ class Converter:
         write_all(self._scratch.fileno(), self._tray.planes, self._size)
         self._size += self._tray.nbytes
 
-    def _put(self, place: Place, result: Converted) -> Converted:
+    def _put(self, place: Target, result: Converted) -> Converted:
         """Write what is on the tray, the whole task, where it belongs."""
         result.offsets[:] += place.offset
         data = self._tray.padded

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from cinicpack.convert.filters import unfilter
-from cinicpack.convert.png import BadImageError, Png, inflate, inflate_plain, read_chunks
+from cinicpack.formats.filters import unfilter
+from cinicpack.formats.png import BadImageError, Png, inflate, inflate_plain, read_chunks
 from cinicpack.shortage import is_shortage
 
 __all__ = ["Decoded", "decode_images"]

@@ -23,10 +23,10 @@ import numpy as np
 from tqdm import tqdm
 
 from cinicpack import cinic10
-from cinicpack.convert.assembly import Images, Rows, write_pack
+from cinicpack.convert.assembly import ConvertedImages, Rows, write_pack
 from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.layout import Layout, arrange
-from cinicpack.convert.reservation import Reservation, divide, reserve
+from cinicpack.convert.reservation import Reservation, cut_tasks, reserve
 from cinicpack.convert.sources import Archive, Tree, open_source
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.cores import usable_cores
@@ -38,8 +38,8 @@ from cinicpack.errors import (
 )
 from cinicpack.store import hdf5, npy
 from cinicpack.store.format import is_folder_name, is_split_name
+from cinicpack.store.pack import Pack, find_other, open_pack
 from cinicpack.store.publish import publishing
-from cinicpack.store.reader import Pack, find_other, open_pack
 
 __all__ = ["pack"]
 
@@ -167,7 +167,7 @@ def _convert(
     shard_rows: int | None,
     num_workers: int | None,
     progress: bool,
-) -> tuple[Images, Reservation | None]:
+) -> tuple[ConvertedImages, Reservation | None]:
     opened = open_source(source)
     reservation = None
     paths: list[str] = []
@@ -196,7 +196,7 @@ def _convert(
             bar.total = len(paths)
             place = folder / "reserved"
             reservation = reserve(source, paths, layout, place, container, shard_rows)
-            tasks = divide(paths, reservation, _TASK_IMAGES)
+            tasks = cut_tasks(paths, reservation, _TASK_IMAGES)
         else:
             tasks = _tasks_from(opened, paths)
         with closing(_run(workers, tasks)) as run:
@@ -306,13 +306,13 @@ def _run(workers: list[Worker], tasks: Iterable[Task]) -> Generator[Converted, N
             threads.shutdown(cancel_futures=True)
 
 
-def _join(paths: list[str], layout: Layout, results: list[Converted]) -> Images:
+def _join(paths: list[str], layout: Layout, results: list[Converted]) -> ConvertedImages:
     scratches = sorted({result.scratch for result in results})
     starts = np.cumsum([0, *(len(result.offsets) for result in results)]).tolist()
     of_result = [
         np.full(len(result.offsets), scratches.index(result.scratch)) for result in results
     ]
-    return Images(
+    return ConvertedImages(
         paths=paths,
         classes=layout.classes,
         splits={name: Rows(rows, layout.labels[name]) for name, rows in layout.rows.items()},
@@ -336,7 +336,9 @@ def _join(paths: list[str], layout: Layout, results: list[Converted]) -> Images:
     )
 
 
-def _drop_bad(images: Images, source: str, skip_bad: bool, allow_missing: bool) -> Images:
+def _drop_bad(
+    images: ConvertedImages, source: str, skip_bad: bool, allow_missing: bool
+) -> ConvertedImages:
     """Take out the images that cannot be decoded or have another size than most."""
     selected = np.concatenate([rows.order for rows in images.splits.values()])
     readable = selected[images.offsets[selected] >= 0]
@@ -389,7 +391,7 @@ def _name_alike(path: str) -> str:
     return "/".join(path.split("/")[-3:])
 
 
-def _judge(images: Images, source: str, whole: bool, expect: str | None) -> None:
+def _judge(images: ConvertedImages, source: str, whole: bool, expect: str | None) -> None:
     """Warn of what a user would want to know; raise if CINIC-10 is expected and not found."""
     if images.skipped:
         warnings.warn(
@@ -416,7 +418,7 @@ def _judge(images: Images, source: str, whole: bool, expect: str | None) -> None
         warnings.warn(text, stacklevel=3)
 
 
-def _differences(images: Images, whole: bool) -> Iterator[str]:
+def _differences(images: ConvertedImages, whole: bool) -> Iterator[str]:
     """Say in what the images differ from CINIC-10, as far as names, numbers and sizes tell.
 
     ``whole`` says that all of its splits should be there.

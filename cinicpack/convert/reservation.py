@@ -14,14 +14,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
 
-from cinicpack.convert.conversion import Converted, Place, Task
+from cinicpack.convert.conversion import Converted, Target, Task
 from cinicpack.convert.layout import Layout, file_names
-from cinicpack.convert.png import BadImageError, read_chunks
 from cinicpack.convert.sources import read_files
+from cinicpack.formats.png import BadImageError, read_chunks
 from cinicpack.store.format import ArraySpec, plan_arrays
 from cinicpack.store.region import HUGE_PAGE, Region, write_all
 
-__all__ = ["Reservation", "divide", "divide_shards", "reserve"]
+__all__ = ["Reservation", "cut_tasks", "divide_shards", "reserve"]
 
 _MAX_TASK_BYTES: Final = 8 << 20
 _SAMPLES: Final = 16
@@ -107,7 +107,7 @@ def divide_shards(rows: int, shard_rows: int | None) -> tuple[int, ...]:
     return tuple(min(step, rows - start) for start in range(0, rows, step))
 
 
-def divide(
+def cut_tasks(
     paths: Sequence[str], reservation: Reservation | None, task_images: int
 ) -> Iterator[Task]:
     """Divide the images of a tree, which are its rows in order, into tasks."""
@@ -118,14 +118,14 @@ def divide(
     for start, region in reservation.images():
         row_bytes = math.prod(region.spec.shape[1:])
         padding = 0
-        for first, last, held_back in _cut(region, task_images):
+        for first, last, held_back in _cut_rows(region, task_images):
             offset = region.offset + first * row_bytes
-            place = Place(str(region.file), offset, reservation.shape, padding, held_back)
+            place = Target(str(region.file), offset, reservation.shape, padding, held_back)
             yield Task(list(paths[start + first : start + last]), None, place)
             padding = held_back
 
 
-def _cut(region: Region, task_images: int) -> Iterator[tuple[int, int, int]]:
+def _cut_rows(region: Region, task_images: int) -> Iterator[tuple[int, int, int]]:
     """Cut the rows of a region into tasks that fill huge pages, if few enough rows do.
 
     A shuffled epoch reads one random image after the other, and takes up to a seventh longer where

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO, Final
 
 from zlib_ng import gzip_ng, zlib_ng
 
-from cinicpack.convert import tar
 from cinicpack.errors import SourceError
+from cinicpack.formats import tar
 from cinicpack.shortage import is_shortage
 
 __all__ = ["MAX_BYTES", "Archive", "Tree", "open_source", "read_files"]

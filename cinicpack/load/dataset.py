@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from cinicpack.errors import SelectionError
-from cinicpack.store.reader import Pack, PathLike, Split, open_pack
+from cinicpack.store.pack import Pack, PathLike, Split, open_pack
 
 __all__ = ["PackedDataset"]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, LoaderError
 from cinicpack.load.batches import Batch, BatchFormat, Slab
-from cinicpack.load.fused import choose_augment, place_constants
-from cinicpack.load.memory import Pool, allocate
+from cinicpack.load.memory import Pool, allocate_aligned
+from cinicpack.load.on_torch import choose_augment, place_constants
 from cinicpack.load.samples import Samples
 from cinicpack.load.unique import Unique
 
@@ -124,7 +124,7 @@ class DeviceMaker(Unique):
             nbytes += _ALIGNMENT + 4 * _DRAWS * slab_images
         else:
             nbytes = batch_format.nbytes(slab_images)
-        get = allocate if self._stream is None else _allocate_pinned
+        get = allocate_aligned if self._stream is None else _allocate_pinned
         self._pool = Pool(partial(get, nbytes), ahead + 2)
         # On our stream, so that the allocator gives their memory to nobody who could write there
         # before our last kernel has read it.
@@ -288,7 +288,7 @@ class DeviceMaker(Unique):
         form, count = self._raw, len(self._samples)
         shape = (count, 3, form.height, form.width)
         pixels = torch.empty(shape, dtype=torch.uint8, device=self._device)
-        memory = allocate(form.nbytes(min(count, _UPLOAD_IMAGES)))
+        memory = allocate_aligned(form.nbytes(min(count, _UPLOAD_IMAGES)))
         for start in range(0, count, _UPLOAD_IMAGES):
             positions = np.arange(start, min(start + _UPLOAD_IMAGES, count))
             block = form.block(memory, len(positions))

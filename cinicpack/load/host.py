@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.load.batches import DTYPES, BatchFormat, Block, Slab
-from cinicpack.load.memory import Interface, Pool, allocate
+from cinicpack.load.memory import Interface, Pool, allocate_aligned
 from cinicpack.load.samples import Samples
 from cinicpack.load.unique import Unique
 
@@ -54,12 +54,12 @@ class HostMaker(Unique):
         self._columns.clear()
 
     def _allocate_images(self) -> "_Memory":
-        memory = allocate(self._slab_images * self._format.image_bytes)
+        memory = allocate_aligned(self._slab_images * self._format.image_bytes)
         flat = (memory.view(DTYPES[self._format.dtype]),)
         return _Memory(flat, self._format.describe_images)
 
     def _allocate_columns(self) -> "_Memory":
-        memory = allocate(2 * 8 * self._slab_images).view(np.int64)
+        memory = allocate_aligned(2 * 8 * self._slab_images).view(np.int64)
         flat = (memory[: self._slab_images], memory[self._slab_images :])
         return _Memory(flat, self._format.describe_columns)
 

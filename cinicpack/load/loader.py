@@ -27,7 +27,7 @@ from cinicpack.load.pipeline import Pipeline
 from cinicpack.load.repeats import repeats
 from cinicpack.load.samples import Samples
 from cinicpack.load.unique import Unique
-from cinicpack.store.reader import Pack, PathLike, Split, open_pack
+from cinicpack.store.pack import Pack, PathLike, Split, open_pack
 
 __all__ = ["Loader"]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cinicpack.load.unique import Unique
 
-__all__ = ["Interface", "Loan", "Pool", "allocate"]
+__all__ = ["Interface", "Loan", "Pool", "allocate_aligned"]
 
 T = TypeVar("T")
 Interface: TypeAlias = dict[str, Any]
@@ -58,13 +58,13 @@ class Loan(Unique, Generic[T]):
 
     def array(self, interface: Interface) -> NDArray[Any]:
         """Return the array that NumPy's array interface describes, in memory that was lent."""
-        return np.asarray(_Part(interface, self))
+        return np.asarray(_Lent(interface, self))
 
     def __del__(self) -> None:
         self._spares.append(self.lent)
 
 
-class _Part:
+class _Lent:
     """What an array of a loan is based on."""
 
     __slots__ = ("__array_interface__", "_loan")
@@ -74,7 +74,7 @@ class _Part:
         self._loan = loan
 
 
-def allocate(nbytes: int) -> NDArray[np.uint8]:
+def allocate_aligned(nbytes: int) -> NDArray[np.uint8]:
     """Allocate bytes that start on a cache line, or for 1 MiB and more on a huge page.
 
     A kernel writes 12 kB for an image, each plane to another page: with pages of 4 kB the loader

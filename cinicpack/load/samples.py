@@ -10,10 +10,17 @@ from numpy.typing import NDArray
 from cinicpack.errors import ArgumentError
 from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat, Block
-from cinicpack.load.kernels import ALTERNATING_FLIP, NO_FLIP, RANDOM_FLIP, draw, fill_kernel, touch
+from cinicpack.load.kernels.fill import (
+    ALTERNATING_FLIP,
+    NO_FLIP,
+    RANDOM_FLIP,
+    draw,
+    fill_kernel,
+    touch,
+)
 from cinicpack.load.pipeline import Pipeline
 from cinicpack.load.unique import Unique
-from cinicpack.store.reader import Split
+from cinicpack.store.pack import Split
 
 __all__ = ["Samples", "Transform"]
 

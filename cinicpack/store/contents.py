@@ -22,7 +22,7 @@ from cinicpack.store.format import (
     fingerprint_images,
     image_header,
 )
-from cinicpack.store.reader import check_labels
+from cinicpack.store.pack import check_labels
 from cinicpack.store.region import Region, map_arrays
 
 __all__ = ["check_contents"]

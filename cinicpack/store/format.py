@@ -94,7 +94,7 @@ __all__ = [
     "HDF5_VERSION",
     "MANIFEST_NAME",
     "PIECE_BYTES",
-    "SOURCE_DTYPE",
+    "PROVENANCE_DTYPE",
     "VERSION",
     "ArraySpec",
     "Group",
@@ -116,7 +116,7 @@ VERSION: Final = 1
 HDF5_VERSION: Final = 2
 MANIFEST_NAME: Final = "pack.json"
 PIECE_BYTES: Final = 16 << 20
-SOURCE_DTYPE: Final = np.dtype([("origin", "u1"), ("synset", "<u4"), ("number", "<u4")])
+PROVENANCE_DTYPE: Final = np.dtype([("origin", "u1"), ("synset", "<u4"), ("number", "<u4")])
 CHANNELS: Final = 3
 
 _NAME_BYTES: Final = 255
@@ -387,7 +387,7 @@ def plan_arrays(
             shape = (rows, channels, height, width)
             yield ArraySpec(f"{split}/images-{number:05d}", np.dtype("u1"), shape)
         yield ArraySpec(f"{split}/labels", label_dtype, (sum(shards),))
-        yield ArraySpec(f"{split}/sources", SOURCE_DTYPE, (sum(shards),))
+        yield ArraySpec(f"{split}/sources", PROVENANCE_DTYPE, (sum(shards),))
         yield ArraySpec(f"{split}/names", np.dtype(("S", name_bytes)), (sum(shards),))
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from cinicpack.errors import FormatVersionError, PackError
 from cinicpack.store.format import HDF5_VERSION, MANIFEST_NAME, ArraySpec, Manifest
-from cinicpack.store.region import Region, allocate, hash_span, open_file, write_all
+from cinicpack.store.region import Region, hash_span, open_file, reserve_space, write_all
 
 __all__ = ["create_arrays", "find_others", "locate_arrays", "read_manifest", "write_manifest"]
 
@@ -54,7 +54,7 @@ def create_arrays(file: Path, specs: list[ArraySpec]) -> list[Region]:
     with _writing(file, "x") as h5:
         regions = [Region(spec, file, _create_dataset(h5, spec)) for spec in specs]
     with open(file, "r+b", buffering=0) as stream:
-        allocate(stream.fileno(), os.fstat(stream.fileno()).st_size)
+        reserve_space(stream.fileno(), os.fstat(stream.fileno()).st_size)
     return regions
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cinicpack.errors import ArgumentError, PackError
 from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest, list_others
-from cinicpack.store.region import Region, allocate, open_file
+from cinicpack.store.region import Region, open_file, reserve_space
 
 __all__ = [
     "create_arrays",
@@ -54,7 +54,7 @@ def create_arrays(root: Path, specs: list[ArraySpec]) -> list[Region]:
         with open(file, "xb") as stream:
             stream.write(header)
             stream.flush()
-            allocate(stream.fileno(), len(header) + spec.nbytes)
+            reserve_space(stream.fileno(), len(header) + spec.nbytes)
         regions.append(Region(spec, file, len(header)))
     return regions
 

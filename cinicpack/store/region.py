@@ -18,11 +18,11 @@ from cinicpack.store.format import ArraySpec
 __all__ = [
     "HUGE_PAGE",
     "Region",
-    "allocate",
     "hash_span",
     "map_arrays",
     "map_file",
     "open_file",
+    "reserve_space",
     "write_all",
 ]
 
@@ -68,7 +68,7 @@ def map_arrays(regions: list[Region]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def allocate(descriptor: int, size: int) -> None:
+def reserve_space(descriptor: int, size: int) -> None:
     """Give a file its full size on disk, so that a full disk is found before the work is done."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)

@@ -4,7 +4,7 @@ from typing import Any
 
 from cinicpack.cinic10 import MEAN, STD, Origin
 from cinicpack.store.format import channel_statistics
-from cinicpack.store.reader import Pack
+from cinicpack.store.pack import Pack
 
 __all__ = ["describe_pack", "format_summary"]
 

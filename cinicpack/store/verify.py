@@ -11,7 +11,7 @@ from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError
 from cinicpack.store.contents import check_contents
 from cinicpack.store.format import PIECE_BYTES
-from cinicpack.store.reader import locate_pack, read_steadily
+from cinicpack.store.pack import locate_pack, read_steadily
 from cinicpack.store.region import Region, hash_span, open_file
 
 __all__ = ["Verification", "hash_regions", "verify_pack"]

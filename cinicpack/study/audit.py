@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import Origin
 from cinicpack.jit import jit
-from cinicpack.store.reader import Pack
+from cinicpack.store.pack import Pack
 from cinicpack.study.duplicates import find_duplicates
 from cinicpack.study.planes import map_planes
-from cinicpack.study.statistics import SOURCE_NAMES
+from cinicpack.study.statistics import SOURCE_OF_ORIGIN
 
 __all__ = [
     "FLAT_BELOW",
@@ -221,7 +221,7 @@ def _count_images(pack: Pack, split: str) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for group in pack.manifest.splits[split].groups:
         of_source = counts.setdefault(
-            SOURCE_NAMES[Origin(group.origin)], dict.fromkeys(pack.classes, 0)
+            SOURCE_OF_ORIGIN[Origin(group.origin)], dict.fromkeys(pack.classes, 0)
         )
         of_source[pack.classes[group.label]] += group.rows
     return counts

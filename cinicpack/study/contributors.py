@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.store.reader import Pack
+from cinicpack.store.pack import Pack
 from cinicpack.study.synsets import Synset
 
 __all__ = [

@@ -128,7 +128,7 @@ def download(
 
 
 @dataclass
-class _Part:
+class _PartialFile:
     """What has come so far, the first ``found`` bytes of it before this call."""
 
     path: Path
@@ -158,7 +158,7 @@ class _Part:
 
 
 @contextlib.contextmanager
-def _opening(path: Path) -> Iterator[_Part]:
+def _opening(path: Path) -> Iterator[_PartialFile]:
     """Open a file for as long as no other process does, and read what is in it."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -174,7 +174,7 @@ def _opening(path: Path) -> Iterator[_Part]:
                 f"{path}: another process is downloading to it; wait for it to end"
             ) from None
         digest = hashlib.file_digest(file, _md5)
-        part = _Part(path, descriptor, file.tell(), file.tell(), digest)
+        part = _PartialFile(path, descriptor, file.tell(), file.tell(), digest)
         try:
             yield part
         finally:
@@ -183,7 +183,13 @@ def _opening(path: Path) -> Iterator[_Part]:
 
 
 def _fill(
-    part: _Part, url: str, nbytes: int, pauses: Sequence[float], bar: Bar, *, print_tries: bool
+    part: _PartialFile,
+    url: str,
+    nbytes: int,
+    pauses: Sequence[float],
+    bar: Bar,
+    *,
+    print_tries: bool,
 ) -> None:
     """Fetch what is lacking, in as many requests as it takes while something comes."""
     waiting = iter(pauses)
@@ -213,7 +219,7 @@ def _fill(
             time.sleep(pause)
 
 
-def _fetch(part: _Part, url: str, nbytes: int, bar: Bar) -> Exception | None:
+def _fetch(part: _PartialFile, url: str, nbytes: int, bar: Bar) -> Exception | None:
     """Append what one request gives; return the error that ended it, if there was one."""
     try:
         with _request(url, part.size, nbytes) as response:
@@ -290,7 +296,7 @@ def _check_existing(path: Path, nbytes: int, md5: str) -> None:
         )
 
 
-def _check_space(part: _Part, nbytes: int) -> None:
+def _check_space(part: _PartialFile, nbytes: int) -> None:
     free = shutil.disk_usage(part.path.parent).free
     if free < nbytes - part.size:
         raise DestinationError(

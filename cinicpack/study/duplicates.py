@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.jit import jit
-from cinicpack.store.reader import Split
+from cinicpack.store.pack import Split
 from cinicpack.study.planes import map_planes
 
 __all__ = ["find_duplicates", "hash_images"]

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import CinicPackError
 from cinicpack.jit import jit
-from cinicpack.store.reader import Pack
+from cinicpack.store.pack import Pack
 from cinicpack.study.output import require_suffix, write_file
 from cinicpack.study.planes import map_planes
-from cinicpack.study.statistics import SOURCE_NAMES
+from cinicpack.study.statistics import SOURCE_OF_ORIGIN
 
 __all__ = ["Histograms", "count_intensities", "draw_histograms"]
 
@@ -53,7 +53,7 @@ def count_intensities(pack: Pack, split: str | None = None) -> dict[str, NDArray
     counts = np.sum(map_planes(splits, count), axis=0)
     found = {}
     for name in _STYLES:
-        of_source = counts[[origin for origin in Origin if SOURCE_NAMES[origin] == name]].sum(0)
+        of_source = counts[[origin for origin in Origin if SOURCE_OF_ORIGIN[origin] == name]].sum(0)
         if of_source.any():
             found[name] = of_source
     return found

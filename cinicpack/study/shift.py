@@ -10,17 +10,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError
-from cinicpack.store.reader import SOURCES, Pack, Split
+from cinicpack.store.pack import ORIGINS_OF_SOURCE, Pack, Split
 
 __all__ = ["Accuracy", "Exchange", "exchange_sources", "format_accuracies", "measure_accuracies"]
 
 # What is measured apart, in the order of the table.
 _GROUPS: Final[dict[str | None, tuple[Origin, ...]]] = {
     None: tuple(Origin),
-    "cifar10": SOURCES["cifar10"],
+    "cifar10": ORIGINS_OF_SOURCE["cifar10"],
     "cifar10 train": (Origin.CIFAR10_TRAIN,),
     "cifar10 test": (Origin.CIFAR10_TEST,),
-    "imagenet": SOURCES["imagenet"],
+    "imagenet": ORIGINS_OF_SOURCE["imagenet"],
     "unknown": (Origin.UNKNOWN,),
 }
 _CLASS_COLUMNS: Final = (None, "cifar10", "imagenet", "unknown")

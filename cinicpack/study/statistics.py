@@ -6,10 +6,10 @@ from cinicpack import cinic10
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError
 from cinicpack.store.format import Group, channel_statistics
-from cinicpack.store.reader import SOURCES, Pack
+from cinicpack.store.pack import ORIGINS_OF_SOURCE, Pack
 
 __all__ = [
-    "SOURCE_NAMES",
+    "SOURCE_OF_ORIGIN",
     "Statistics",
     "StatisticsTable",
     "compute_statistics",
@@ -18,9 +18,9 @@ __all__ = [
 ]
 
 #: For every origin the ``source=`` that selects it, or "unknown".
-SOURCE_NAMES: Final = {
+SOURCE_OF_ORIGIN: Final = {
     Origin.UNKNOWN: "unknown",
-    **{origin: name for name, origins in SOURCES.items() for origin in origins},
+    **{origin: name for name, origins in ORIGINS_OF_SOURCE.items() for origin in origins},
 }
 
 _COLOURS: Final = ("red", "green", "blue")
@@ -77,16 +77,16 @@ def compute_statistics(
         (name, group)
         for name in split.split("+")
         for group in pack.manifest.splits[name].groups
-        if source is None or group.origin in SOURCES[source]
+        if source is None or group.origin in ORIGINS_OF_SOURCE[source]
     ]
     members: dict[str, list[Group]] = {}
     if by is not None:
-        order = {"class": pack.classes, "source": SOURCE_NAMES.values(), "split": pack.splits}
+        order = {"class": pack.classes, "source": SOURCE_OF_ORIGIN.values(), "split": pack.splits}
         members = {name: [] for name in order[by]}
         for name, group in chosen:
             key = {
                 "class": pack.classes[group.label],
-                "source": SOURCE_NAMES[Origin(group.origin)],
+                "source": SOURCE_OF_ORIGIN[Origin(group.origin)],
                 "split": name,
             }
             members[key[by]].append(group)

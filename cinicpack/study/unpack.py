@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, PackError, SelectionError, SourceError
-from cinicpack.store.reader import Pack, Split, open_pack
+from cinicpack.store.pack import Pack, Split, open_pack
 from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
 
 __all__ = ["unpack"]
@@ -23,7 +23,7 @@ _SHOWN: Final = 5
 _MERGED: Final = ("train", "valid")
 
 
-class _Part(NamedTuple):
+class _ClassFolder(NamedTuple):
     """The images of one class in one split, and the split folder that they go to."""
 
     split: Split
@@ -92,7 +92,7 @@ def unpack(
     parts = [
         part
         for name in names
-        for part in _divide(
+        for part in _group_by_class(
             pack[name],
             pack[name].where(source=source, classes=chosen),
             _MERGED[0] if merge_train_valid and name in _MERGED else name,
@@ -120,19 +120,19 @@ def unpack(
     return dict(counts)
 
 
-def _divide(
+def _group_by_class(
     split: Split, rows: NDArray[np.int64], target: str, classes: set[str]
-) -> Iterator[_Part]:
+) -> Iterator[_ClassFolder]:
     """Divide rows of a split into classes, some of which may have none; of no rows no parts."""
     labels = split.labels[rows]
     for label, class_name in enumerate(split.pack.classes if len(rows) else ()):
         if class_name in classes:
             mine = rows[labels == label]
             names = [os.fsdecode(name) for name in split.names[mine].tolist()]
-            yield _Part(split, mine, target, class_name, names)
+            yield _ClassFolder(split, mine, target, class_name, names)
 
 
-def _check_names(parts: list[_Part]) -> None:
+def _check_names(parts: list[_ClassFolder]) -> None:
     """Refuse names that lead elsewhere, and those that two images of a folder would share."""
     splits: dict[tuple[str, str, str], str] = {}
     shared = []
@@ -153,7 +153,7 @@ def _check_names(parts: list[_Part]) -> None:
         )
 
 
-def _write_jobs(part: _Part, work: Path) -> Iterator[Callable[[], int]]:
+def _write_jobs(part: _ClassFolder, work: Path) -> Iterator[Callable[[], int]]:
     for start in range(0, len(part.rows), _JOB_IMAGES):
         stop = start + _JOB_IMAGES
         yield partial(
@@ -170,7 +170,7 @@ def _write(split: Split, rows: NDArray[np.int64], folder: Path, names: list[str]
     return len(rows)
 
 
-def _locate(tree: Path, parts: list[_Part]) -> list[Path]:
+def _locate(tree: Path, parts: list[_ClassFolder]) -> list[Path]:
     """Find the folders of a tree that have the files, with or without a lone folder above."""
     folders = [tree / part.split.name / part.class_name for part in parts]
     if not any(map(Path.is_dir, folders)) and tree.is_dir():
@@ -189,7 +189,7 @@ def _locate(tree: Path, parts: list[_Part]) -> list[Path]:
     return folders
 
 
-def _link(part: _Part, source: Path, work: Path, final: Path) -> int:
+def _link(part: _ClassFolder, source: Path, work: Path, final: Path) -> int:
     # Links count from where they will really be, whatever links lead there.
     folder = work / part.target / part.class_name
     folder.mkdir(parents=True, exist_ok=True)

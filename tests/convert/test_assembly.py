@@ -18,9 +18,9 @@ import cinicpack
 from cinicpack import cinic10
 from cinicpack.cinic10 import Origin
 from cinicpack.convert import assembly
-from cinicpack.convert.assembly import Images, Rows, write_pack
+from cinicpack.convert.assembly import ConvertedImages, Rows, write_pack
 from cinicpack.store import hdf5, npy
-from cinicpack.store.format import SOURCE_DTYPE, digest_image, image_header
+from cinicpack.store.format import PROVENANCE_DTYPE, digest_image, image_header
 from cinicpack.store.verify import verify_pack
 from cinicpack.synthetic import write_images
 
@@ -50,7 +50,7 @@ class Source:
         self.pixels = random.integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
         self.labels = random.integers(0, len(CLASSES), count)
         self.names = [name_image(random, n) for n in range(count)]
-        self.sources = np.array(cinic10.parse_names(self.names), SOURCE_DTYPE)
+        self.sources = np.array(cinic10.parse_names(self.names), PROVENANCE_DTYPE)
         digests = [
             digest_image(
                 image_header(
@@ -75,10 +75,10 @@ class Source:
         for opened in files:
             opened.close()
 
-    def images(self, splits: dict[str, list[int]]) -> Images:
+    def images(self, splits: dict[str, list[int]]) -> ConvertedImages:
         """Take the images with these numbers, in this order, as the rows of splits."""
         flat = self.pixels.reshape(len(self.pixels), -1, 3).astype(np.int64)
-        return Images(
+        return ConvertedImages(
             paths=[f"top/{name}" for name in self.names],
             classes=CLASSES,
             splits={
@@ -162,7 +162,9 @@ def test_every_image_that_is_kept_is_in_its_place(
         assert verify_pack(folder / "a").problems == []
 
 
-def written(source: Source, name: str, images: Images, num_workers: int = 1) -> dict[str, bytes]:
+def written(
+    source: Source, name: str, images: ConvertedImages, num_workers: int = 1
+) -> dict[str, bytes]:
     write_pack(images, source.folder / name, npy, 4, num_workers)
     files = [file for file in (source.folder / name).rglob("*") if file.is_file()]
     return {str(file.relative_to(source.folder / name)): file.read_bytes() for file in files}

@@ -8,7 +8,7 @@ import pytest
 from PIL import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from cinicpack.convert.conversion import Converter, Place, Task
+from cinicpack.convert.conversion import Converter, Target, Task
 from cinicpack.errors import SourceError
 from tests.png_images import GREY, RGB, RGBA, png, random_samples
 
@@ -26,11 +26,11 @@ def convert(tmp_path) -> Iterator[Converter]:
 
 
 @pytest.fixture
-def place(tmp_path) -> Place:
+def place(tmp_path) -> Target:
     """At byte 50 of a file of 400 times 7, of which 10 bytes before and all but 20 are written."""
     file = tmp_path / "array"
     file.write_bytes(b"\7" * 400)
-    return Place(str(file), 50, (3, 5), 10, 20)
+    return Target(str(file), 50, (3, 5), 10, 20)
 
 
 def test_a_whole_task_is_written_where_it_belongs(convert, place):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from cinicpack.convert.decode import decode_images
-from cinicpack.convert.png import read_chunks
+from cinicpack.formats.png import read_chunks
 from tests.png_images import (
     BIT_DEPTHS,
     GREY,

@@ -9,7 +9,7 @@ from PIL import Image
 
 import cinicpack
 from cinicpack.convert.layout import arrange
-from cinicpack.convert.reservation import divide, reserve
+from cinicpack.convert.reservation import cut_tasks, reserve
 from cinicpack.store import hdf5, npy
 
 HUGE_PAGE = 2 << 20
@@ -44,7 +44,7 @@ def test_tasks_tile_the_arrays_at_huge_pages(
     reservation = reserve(tree, paths, arrange(paths), root, container, shard_rows)
     assert reservation is not None
     assert reservation.shape == (512, 512)
-    tasks = list(divide(paths, reservation, 2))
+    tasks = list(cut_tasks(paths, reservation, 2))
     assert [path for task in tasks for path in task.paths] == paths
     row_bytes = 3 * 512 * 512
     edges = 0
@@ -134,6 +134,6 @@ def test_nothing_is_reserved_if_the_images_are_bad(tree: Path, tmp_path: Path) -
     paths = ["cat/a.png"]
     assert reserve(tmp_path, paths, arrange(paths), tmp_path / "r", npy, None) is None
     assert not (tmp_path / "r").exists()
-    [task] = divide(paths, None, 2)
+    [task] = cut_tasks(paths, None, 2)
     assert task.paths == paths
     assert task.place is None

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import cinicpack
 from cinicpack import Augment, Loader, LoaderError, PackError
 from cinicpack.load.host import HostMaker
-from cinicpack.load.memory import Pool, allocate
+from cinicpack.load.memory import Pool, allocate_aligned
 from tests.load.threads import threads
 
 
@@ -247,7 +247,7 @@ def test_what_has_memory_or_threads_of_this_process_is_not_copied(pack, way, opt
     next(iterator)
     with pytest.raises(TypeError, match=r"cannot copy or pickle _Epoch.*copy or pickle the Loader"):
         way(iterator)
-    pool = Pool(partial(allocate, 100), 1)
+    pool = Pool(partial(allocate_aligned, 100), 1)
     for thing in (loader._samples, loader._maker, iterator._pipeline, pool, pool.lend()):
         with pytest.raises(TypeError, match=f"cannot copy or pickle {type(thing).__name__}"):
             way(thing)

@@ -19,7 +19,7 @@ import torch
 
 import cinicpack
 from cinicpack import ArgumentError, Augment, Loader
-from cinicpack.load import fused
+from cinicpack.load import on_torch
 from cinicpack.load.device import DeviceMaker
 
 AUGMENTS = [
@@ -246,12 +246,12 @@ def test_a_closed_loader_gives_its_pixels_back(pack):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_without_triton_is_told_that_it_is_slower():
     """Here Triton is not installed, or finds no GPU to compile for."""
-    fused._can_use_triton.cache_clear()
+    on_torch._can_use_triton.cache_clear()
     with pytest.warns(UserWarning, match=r"Triton .*: images are augmented .* by torch operations"):
-        augment = fused.choose_augment(torch.device("cuda", 0))
-    assert augment is fused.augment_with_torch
-    assert fused.choose_augment(torch.device("cuda", 0)) is augment
-    fused._can_use_triton.cache_clear()
+        augment = on_torch.choose_augment(torch.device("cuda", 0))
+    assert augment is on_torch.augment_with_torch
+    assert on_torch.choose_augment(torch.device("cuda", 0)) is augment
+    on_torch._can_use_triton.cache_clear()
 
 
 # In a process of its own, since Triton is told at its import to interpret. It prints the number of
@@ -265,9 +265,9 @@ import cinicpack
 from cinicpack import Augment
 from cinicpack.load.batches import BatchFormat
 from cinicpack.load.device import _DTYPES
-from cinicpack.load.fused import augment_with_torch, place_constants
+from cinicpack.load.on_torch import augment_with_torch, place_constants
 from cinicpack.load.samples import Samples
-from cinicpack.load.triton_kernel import augment_with_triton
+from cinicpack.load.on_triton import augment_with_triton
 
 # With these a pixel of 64 or 128 lies in the middle between two bfloat16.
 ties = 3 * (65536 / 65535,)

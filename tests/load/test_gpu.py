@@ -19,7 +19,7 @@ import cinicpack
 from benchmarks.gpu.images import make_noise, write_pack
 from cinicpack import Augment, Loader
 from cinicpack.cinic10 import CLASSES
-from cinicpack.load.fused import augment_with_torch, choose_augment, place_constants
+from cinicpack.load.on_torch import augment_with_torch, choose_augment, place_constants
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from cinicpack.load.memory import Pool, allocate
+from cinicpack.load.memory import Pool, allocate_aligned
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def made():
 @pytest.fixture
 def pool(made):
     def make():
-        made.append(allocate(1000))
+        made.append(allocate_aligned(1000))
         return made[-1]
 
     return Pool(make, 2)
@@ -81,6 +81,6 @@ def test_clear_lets_go_of_everything(pool, made):
 
 def test_memory_starts_on_a_cache_line():
     for nbytes in (1, 63, 64, 1000, 1 << 20):
-        memory = allocate(nbytes)
+        memory = allocate_aligned(nbytes)
         assert len(memory) == nbytes
         assert memory.ctypes.data % 64 == 0

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinicpack.load.kernels import random_words
+from cinicpack.load.kernels.fill import random_words
 from cinicpack.load.rng import CROP, CUTOUT, FLIP, ORDER, draw_words, philox
 
 # kat_vectors of Random123, the lines of philox4x32 with 10 rounds.

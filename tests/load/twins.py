@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinicpack.load.kernels import ALTERNATING_FLIP, RANDOM_FLIP
+from cinicpack.load.kernels.fill import ALTERNATING_FLIP, RANDOM_FLIP
 from cinicpack.load.rng import CROP, CUTOUT, FLIP, ORDER, draw_words
 
 __all__ = ["crop", "draw", "encode", "fill", "shuffle"]

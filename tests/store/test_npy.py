@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 import cinicpack
 from cinicpack.errors import PackError
 from cinicpack.store import npy
-from cinicpack.store.format import SOURCE_DTYPE, ArraySpec
+from cinicpack.store.format import PROVENANCE_DTYPE, ArraySpec
 from tests.store.manifests import resign
 
-DTYPES = [np.dtype("u1"), np.dtype("<u2"), SOURCE_DTYPE, np.dtype("S1"), np.dtype("S255")]
+DTYPES = [np.dtype("u1"), np.dtype("<u2"), PROVENANCE_DTYPE, np.dtype("S1"), np.dtype("S255")]
 
 
 @given(st.sampled_from(DTYPES), st.lists(st.integers(1, 10**12), min_size=1, max_size=5))

@@ -7,7 +7,7 @@ import pytest
 
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
-from cinicpack.store.region import Region, allocate, map_arrays, open_file, write_all
+from cinicpack.store.region import Region, map_arrays, open_file, reserve_space, write_all
 
 
 def test_regions_are_mapped_read_only(tmp_path):
@@ -59,7 +59,7 @@ def test_files_get_their_size(tmp_path, monkeypatch, there):
     file = tmp_path / "data"
     file.write_bytes(b"x")
     with open(file, "r+b") as stream:
-        allocate(stream.fileno(), 10_000)
+        reserve_space(stream.fileno(), 10_000)
     assert file.read_bytes() == b"x" + bytes(9_999)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cinicpack.errors import ArgumentError, PackError
 from cinicpack.store import verify
 from cinicpack.store.format import ArraySpec
-from cinicpack.store.reader import locate_pack
+from cinicpack.store.pack import locate_pack
 from cinicpack.store.region import Region
 from cinicpack.store.verify import hash_regions, verify_pack
 

@@ -102,7 +102,7 @@ def interval(hits: int, images: int, confidence: float = 0.95) -> tuple[float, f
     class One:
         pack = Pretended()
         labels = np.zeros(images, np.uint8)
-        sources = np.zeros(images, cinicpack.store.format.SOURCE_DTYPE)
+        sources = np.zeros(images, cinicpack.store.format.PROVENANCE_DTYPE)
 
         def __len__(self) -> int:
             return images

@@ -28,12 +28,12 @@ from cinicpack.cinic10 import (
 )
 from cinicpack.convert.packer import pack
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
-from cinicpack.study.batches import Cifar10, read_batches
+from cinicpack.formats.cifar10 import Cifar10, read_batches
 from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, format_synset, reduce_jpeg
 from cinicpack.study.synsets import read_synsets
 from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
 
-__all__ = ["Compilation", "compile_dataset"]
+__all__ = ["Composition", "compose_dataset"]
 
 _JOB_IMAGES: Final = 64
 _SHOWN: Final = 10
@@ -50,7 +50,7 @@ _Failure = tuple[_Folder, Jpeg, str]
 _Item = TypeVar("_Item")
 
 
-class Compilation(NamedTuple):
+class Composition(NamedTuple):
     """What was compiled.
 
     Attributes:
@@ -66,7 +66,7 @@ class Compilation(NamedTuple):
     left_out: list[tuple[str, str]]
 
 
-def compile_dataset(
+def compose_dataset(
     cifar10: str | os.PathLike[str],
     imagenet: str | os.PathLike[str],
     destination: str | os.PathLike[str],
@@ -77,7 +77,7 @@ def compile_dataset(
     seed: int = 0,
     num_workers: int | None = None,
     progress: bool = True,
-) -> Compilation:
+) -> Composition:
     """Make a CINIC-10 from CIFAR-10 and ImageNet: a tree, or straight a pack.
 
     Follows "Construction" in the README of BayesWatch/cinic-10. Of each class of CIFAR-10 a third
@@ -128,7 +128,7 @@ def compile_dataset(
         jobs = []
         for (split, name), origin, mine in _deal(original, seed):
             rows[split] += len(mine)
-            jobs += _divide(partial(_write_rows, original, (split, name), origin, sink), mine)
+            jobs += _make_jobs(partial(_write_rows, original, (split, name), origin, sink), mine)
         for (split, name), listed in plan.items():
             jpegs[split] += len(listed)
             wanted[name] += len(listed)
@@ -137,12 +137,12 @@ def compile_dataset(
         while plan:
             failures: list[_Failure] = []
             for folder, listed in plan.items():
-                jobs += _divide(partial(_write_jpegs, folder, sink, failures), listed)
+                jobs += _make_jobs(partial(_write_jpegs, folder, sink, failures), listed)
             run_jobs(jobs, total, num_workers=num_workers, progress=progress)
             left_out += [(str(jpeg), reason) for _, jpeg, reason in failures]
             plan = _replace(failures, reserve, wanted, Path(imagenet))
             jobs, total = [], len(failures)
-    return Compilation(
+    return Composition(
         cifar10={split: rows[split] for split in SPLITS},
         imagenet={split: jpegs[split] for split in SPLITS},
         absent=[format_synset(synset) for synset in found.absent],
@@ -287,7 +287,9 @@ def _shuffle(
     return sorted(items, key=rank)
 
 
-def _divide(function: Callable[[list[_Item]], int], items: list[_Item]) -> list[Callable[[], int]]:
+def _make_jobs(
+    function: Callable[[list[_Item]], int], items: list[_Item]
+) -> list[Callable[[], int]]:
     """Make jobs that each call a function with some of the items."""
     starts = range(0, len(items), _JOB_IMAGES)
     return [partial(function, items[start : start + _JOB_IMAGES]) for start in starts]

@@ -49,7 +49,7 @@ def choose_augment(device: torch.device) -> AugmentPixels:
     """
     if device.type != "cuda" or not _can_use_triton():
         return augment_with_torch
-    from cinicpack.load.triton_kernel import augment_with_triton
+    from cinicpack.load.on_triton import augment_with_triton
 
     return augment_with_triton
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cinicpack.load import kernels
-from cinicpack.load.kernels import (
+from cinicpack.load.kernels import fill as kernels
+from cinicpack.load.kernels.fill import (
     ALTERNATING_FLIP,
     NO_FLIP,
     RANDOM_FLIP,
@@ -159,7 +159,7 @@ def test_half_precision_rounds_to_nearest_even(dtype, channels_last, scale, shif
 
 GENERIC = """
 import numpy as np
-from tests.load import test_kernels as t
+from tests.load.kernels import test_fill as t
 assert "+f16c" not in str(__import__("numba.core.registry").core.registry.cpu_target.target_context
     .codegen()._tm_features)
 images = np.ascontiguousarray(np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(1, 1, 4, 64),

@@ -14,7 +14,7 @@ from PIL import Image
 import cinicpack
 from cinicpack.cinic10 import Origin, parse_name
 from cinicpack.errors import PackError, SelectionError
-from cinicpack.store.reader import Images, find_other, locate_pack
+from cinicpack.store.pack import Images, find_other, locate_pack
 
 SPLITS = ("train", "valid", "test")
 

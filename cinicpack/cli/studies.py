@@ -128,7 +128,7 @@ def stats(parser: argparse.ArgumentParser) -> Run:
     add_json(parser)
 
     def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.store.reader import open_pack
+        from cinicpack.store.pack import open_pack
         from cinicpack.study.statistics import (
             compute_statistics,
             describe_statistics,
@@ -163,7 +163,7 @@ def contributors(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--counts", action="store_true", help="list synsets, not single images")
 
     def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.store.reader import open_pack
+        from cinicpack.store.pack import open_pack
         from cinicpack.study.contributors import (
             count_synsets,
             format_contributors,
@@ -217,7 +217,7 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
     )
 
     def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.store.reader import open_pack
+        from cinicpack.store.pack import open_pack
         from cinicpack.study.output import require_suffix
         from cinicpack.study.picture import write_picture
 
@@ -255,7 +255,7 @@ def histogram(parser: argparse.ArgumentParser) -> Run:
     _add_split(parser)
 
     def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.store.reader import open_pack
+        from cinicpack.store.pack import open_pack
         from cinicpack.study.histogram import count_intensities, draw_histograms
         from cinicpack.study.output import require_suffix
 
@@ -287,7 +287,7 @@ def audit(parser: argparse.ArgumentParser) -> Run:
     add_json(parser)
 
     def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.store.reader import open_pack
+        from cinicpack.store.pack import open_pack
         from cinicpack.study.audit import audit_pack, describe_audit, format_audit, format_findings
         from cinicpack.study.output import require_suffix, write_text
         from cinicpack.study.picture import write_picture
@@ -388,7 +388,7 @@ def cifar10(parser: argparse.ArgumentParser) -> Run:
     add_json(parser)
 
     def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.study.cifar10 import describe_recovery, format_recovery, recover_cifar10
+        from cinicpack.study.recovery import describe_recovery, format_recovery, recover_cifar10
 
         start = time.perf_counter()
         recovery = recover_cifar10(
@@ -435,7 +435,7 @@ def shift(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         import numpy as np
 
-        from cinicpack.store.reader import open_pack
+        from cinicpack.store.pack import open_pack
         from cinicpack.study.shift import format_accuracies, measure_accuracies
 
         split = open_pack(arguments.pack)[arguments.split].select(source=arguments.source)
@@ -492,10 +492,10 @@ def compile_(parser: argparse.ArgumentParser) -> Run:
     add_json(parser)
 
     def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.study.compile import compile_dataset
+        from cinicpack.study.composition import compose_dataset
 
         start = time.perf_counter()
-        made = compile_dataset(
+        made = compose_dataset(
             arguments.cifar10,
             arguments.imagenet,
             arguments.destination,

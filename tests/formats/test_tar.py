@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cinicpack.convert.tar import is_tar, read_members
+from cinicpack.formats.tar import is_tar, read_members
 
 LIMIT = 1 << 20
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinicpack.convert.png import BadImageError, Png, inflate, read_chunks
+from cinicpack.formats.png import BadImageError, Png, inflate, read_chunks
 from tests.png_images import (
     GREY,
     PALETTE,

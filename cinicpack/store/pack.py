@@ -23,7 +23,7 @@ from cinicpack.store.publish import recover
 from cinicpack.store.region import Region, map_arrays
 
 __all__ = [
-    "SOURCES",
+    "ORIGINS_OF_SOURCE",
     "Images",
     "Pack",
     "Split",
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 #: The names that ``source=`` takes, and the origins that each stands for.
-SOURCES: Final = {
+ORIGINS_OF_SOURCE: Final = {
     "cifar10": (Origin.CIFAR10_TRAIN, Origin.CIFAR10_TEST),
     "imagenet": (Origin.IMAGENET,),
 }
@@ -340,11 +340,11 @@ class Split:
         """
         chosen = np.ones(len(self), bool)
         if source is not None:
-            if not isinstance(source, str) or source not in SOURCES:
+            if not isinstance(source, str) or source not in ORIGINS_OF_SOURCE:
                 raise SelectionError(
-                    f"expected source {' or '.join(map(repr, SOURCES))}, found {source!r}"
+                    f"expected source {' or '.join(map(repr, ORIGINS_OF_SOURCE))}, found {source!r}"
                 )
-            chosen &= np.isin(self.sources["origin"], SOURCES[source])
+            chosen &= np.isin(self.sources["origin"], ORIGINS_OF_SOURCE[source])
         if classes is not None:
             names = [classes] if isinstance(classes, str) else list(classes)
             if unknown := [name for name in names if name not in self.pack.classes]:

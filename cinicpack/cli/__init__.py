@@ -2,7 +2,7 @@
 
 Each function adds the arguments of its command to a parser and returns what runs it. Its docstring
 is the help text; what it needs is imported when it runs, so that ``--help`` answers at once.
-The commands that study a pack are in `cinicpack.study.commands`.
+The commands that study a pack are in `cinicpack.cli.studies`.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from textwrap import dedent
 from typing import Any
 
 from cinicpack import __version__
+from cinicpack.cli import studies as commands_of_study
+from cinicpack.cli.studies import Run, add_json, add_workers, parse_names, whole_number
 from cinicpack.errors import BadImagesError, CinicPackError
-from cinicpack.study import commands as commands_of_study
-from cinicpack.study.commands import Run, add_json, add_workers, parse_names, whole_number
 
 __all__ = ["main"]
 
@@ -160,7 +160,7 @@ def info(parser: argparse.ArgumentParser) -> Run:
     add_json(parser)
 
     def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.store.reader import open_pack
+        from cinicpack.store.pack import open_pack
         from cinicpack.store.summary import describe_pack, format_summary
 
         summary = describe_pack(open_pack(arguments.pack))
@@ -220,7 +220,7 @@ def bench(parser: argparse.ArgumentParser) -> Run:
 
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.bench import format_bench, run_bench
-        from cinicpack.store.reader import open_pack
+        from cinicpack.store.pack import open_pack
 
         result = run_bench(
             open_pack(arguments.pack), arguments.tree, batch_size=arguments.batch_size

@@ -17,8 +17,8 @@ from cinicpack import cinic10
 from cinicpack.cinic10 import CLASSES, SPLITS, Origin
 from cinicpack.cli import main
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
-from cinicpack.study.batches import Cifar10, Part, write_batches
-from cinicpack.study.compile import compile_dataset
+from cinicpack.formats.cifar10 import Cifar10, Cifar10Set, write_batches
+from cinicpack.study.composition import compose_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*like CINIC-10, but:UserWarning")
 
@@ -66,7 +66,7 @@ def inputs(tmp_path: Path) -> Inputs:
     made.imagenet.mkdir()
     records = np.random.default_rng(0).integers(0, 256, (60, 3073), np.uint8)
     records[:, 0] = np.arange(60) % 10
-    parts = [Part(np.arange(len(part)), part, []) for part in (records[:50], records[50:])]
+    parts = [Cifar10Set(np.arange(len(part)), part, []) for part in (records[:50], records[50:])]
     write_batches(Cifar10(*parts), made.cifar10, "bin")
     lines = []
     for name, synsets in SYNSETS.items():
@@ -84,7 +84,7 @@ def inputs(tmp_path: Path) -> Inputs:
 def compiled(inputs: Inputs, destination: Path, **options: object) -> dict[str, bytes]:
     """Compile a tree, and read the pixels of all its files."""
     options = {"per_class": 9, "synsets": inputs.synsets, "progress": False} | options
-    compile_dataset(inputs.cifar10, inputs.imagenet, destination, **options)  # type: ignore[arg-type]
+    compose_dataset(inputs.cifar10, inputs.imagenet, destination, **options)  # type: ignore[arg-type]
     return read(destination)
 
 
@@ -184,7 +184,7 @@ def broken_tars(content: bytes) -> dict[str, bytes]:
 def test_broken_tars_are_left_out(inputs, tmp_path, kind):
     path = inputs.imagenet / "n00000103.tar"
     path.write_bytes(broken_tars(path.read_bytes())[kind])
-    made = compile_dataset(
+    made = compose_dataset(
         inputs.cifar10,
         inputs.imagenet,
         tmp_path / "made",
@@ -222,7 +222,7 @@ def test_unreadable_jpegs_are_replaced_and_the_others_stay(inputs, tmp_path):
                 (inputs.imagenet / f"n{synset:08d}" / name).write_bytes(content)
         else:
             (inputs.imagenet / f"n{synset:08d}.tar").write_bytes(tar_of(files))
-    made = compile_dataset(
+    made = compose_dataset(
         inputs.cifar10,
         inputs.imagenet,
         tmp_path / "after",
@@ -271,7 +271,7 @@ def test_files_with_other_names_are_left_out(inputs, tmp_path):
     tar.write_bytes(tar_of(files))
     folder = inputs.imagenet / "n00010000"
     (folder / "readme").touch()
-    made = compile_dataset(
+    made = compose_dataset(
         inputs.cifar10,
         inputs.imagenet,
         tmp_path / "made",

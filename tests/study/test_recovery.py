@@ -20,16 +20,16 @@ import cinicpack
 from cinicpack import Pack, cinic10
 from cinicpack.cli import main
 from cinicpack.errors import ArgumentError, DestinationError, SelectionError, SourceError
-from cinicpack.study.batches import (
+from cinicpack.formats.cifar10 import (
     BLOB_IDS,
     Cifar10,
-    Part,
+    Cifar10Set,
     compute_blob_id,
     read_batches,
     split_batches,
     write_batches,
 )
-from cinicpack.study.cifar10 import extract_cifar10, recover_cifar10
+from cinicpack.study.recovery import extract_cifar10, recover_cifar10
 from cinicpack.synthetic import write_tree
 from tests.torchvision_here import import_torchvision
 
@@ -206,7 +206,7 @@ def test_a_missing_tail_is_refused_too(pack, tmp_path):
 
 
 def test_a_whole_cifar10_needs_no_leave(pack, tmp_path, monkeypatch):
-    monkeypatch.setattr("cinicpack.study.cifar10._WHOLE", {"train": 50, "test": 10})
+    monkeypatch.setattr("cinicpack.study.recovery._WHOLE", {"train": 50, "test": 10})
     assert recover_cifar10(pack, tmp_path / "out").missing == {"train": [], "test": []}
 
 
@@ -279,7 +279,7 @@ def test_references_of_all_kinds_are_identical(pack, folders, tmp_path, name):
 
 @pytest.mark.parametrize("layout", ["bin", "py"])
 def test_every_other_pixel_and_label_is_found(pack, tmp_path, layout):
-    def spoil(part: Part, *places: tuple[int, int]) -> Part:
+    def spoil(part: Cifar10Set, *places: tuple[int, int]) -> Cifar10Set:
         records = part.records.copy()
         for place in places:
             records[place] ^= 1
@@ -304,8 +304,8 @@ def test_every_other_pixel_and_label_is_found(pack, tmp_path, layout):
 def test_references_with_fewer_and_more_images(pack, tmp_path):
     train, test = extract(pack)
     other = Cifar10(
-        Part(train.rows[:48], train.records[:48], []),
-        Part(np.arange(12), np.concatenate([test.records, test.records[:2]]), []),
+        Cifar10Set(train.rows[:48], train.records[:48], []),
+        Cifar10Set(np.arange(12), np.concatenate([test.records, test.records[:2]]), []),
     )
     (tmp_path / "other").mkdir()
     write_batches(other, tmp_path / "other", "bin")
@@ -320,7 +320,7 @@ def test_references_with_fewer_and_more_images(pack, tmp_path):
 
 def test_official_archives_are_known_by_their_md5(pack, folders, tmp_path, monkeypatch):
     digest = hashlib.md5((folders / "bin.tar.gz").read_bytes()).hexdigest()
-    monkeypatch.setattr("cinicpack.study.cifar10.ARCHIVE_MD5S", {digest: "the official one"})
+    monkeypatch.setattr("cinicpack.study.recovery.ARCHIVE_MD5S", {digest: "the official one"})
     reference = recover(pack, tmp_path / "out", reference=folders / "bin.tar.gz").reference
     assert reference is not None
     assert reference.official == "the official one"
@@ -380,7 +380,9 @@ def test_rows_stay_in_their_batches(count, missing):
     rows = np.setdiff1d(np.arange(count), missing)
     records = np.repeat((rows % 251).astype(np.uint8)[:, None], 3, axis=1)
     names = [b"%d" % row for row in rows.tolist()]
-    parts = split_batches(Cifar10(Part(rows, records, names), Part(rows[:0], records[:0], [])))
+    parts = split_batches(
+        Cifar10(Cifar10Set(rows, records, names), Cifar10Set(rows[:0], records[:0], []))
+    )
     assert list(parts) == list(BLOB_IDS)
     for number, part in enumerate(list(parts.values())[:5]):
         expected = rows[rows // 10_000 == number]

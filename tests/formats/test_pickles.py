@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from cinicpack import cinic10
 from cinicpack.errors import SourceError
-from cinicpack.study.pickles import Value, dump_pickle, load_pickle
+from cinicpack.formats.pickles import Value, dump_pickle, load_pickle
 
 TEXTS = st.binary(max_size=300)
 BATCHES = st.fixed_dictionaries(

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import CLASSES, IMAGE_SHAPE, Origin
 from cinicpack.errors import SelectionError
-from cinicpack.store.reader import Pack, open_pack
-from cinicpack.study.batches import (
+from cinicpack.formats.cifar10 import (
     ARCHIVE_MD5S,
     BLOB_IDS,
     RECORD_BYTES,
     Cifar10,
-    Part,
+    Cifar10Set,
     compute_blob_id,
     read_batches,
     split_batches,
     write_batches,
 )
+from cinicpack.store.pack import Pack, open_pack
 from cinicpack.study.tree import building
 
 __all__ = [
@@ -204,7 +204,7 @@ def extract_cifar10(pack: Pack, *, allow_missing: bool = False) -> Cifar10:
     return Cifar10(**parts)
 
 
-def _extract(pack: Pack, origin: Origin) -> Part:
+def _extract(pack: Pack, origin: Origin) -> Cifar10Set:
     """Collect what comes from one set of CIFAR-10, in its order; rows can be missing or double."""
     official = np.array([CLASSES.index(name) for name in pack.classes], np.uint8)
     found = [
@@ -225,10 +225,10 @@ def _extract(pack: Pack, origin: Origin) -> Part:
             records[places, 0] = official[split.labels[block]]
             records[places, 1:] = split.images[block].transpose(0, 3, 1, 2).reshape(len(block), -1)
             done += len(block)
-    return Part(rows[order].astype(np.int64), records, names[order].tolist())
+    return Cifar10Set(rows[order].astype(np.int64), records, names[order].tolist())
 
 
-def _check(name: str, part: Part, allow_missing: bool) -> Iterator[str]:
+def _check(name: str, part: Cifar10Set, allow_missing: bool) -> Iterator[str]:
     rows = part.rows
     if len(beyond := rows[rows >= _WHOLE[name]]):
         yield f"CIFAR-10 has {_WHOLE[name]:,} {name} images, these do not exist: {_show(beyond)}"

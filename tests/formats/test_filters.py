@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cinicpack.convert.filters import unfilter
+from cinicpack.formats.filters import unfilter
 from tests.png_images import filter_row
 
 

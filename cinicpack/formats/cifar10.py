@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import CLASSES, IMAGE_SHAPE
 from cinicpack.errors import ArgumentError, SourceError
-from cinicpack.study.pickles import Value, dump_pickle, load_pickle
+from cinicpack.formats.pickles import Value, dump_pickle, load_pickle
 
 __all__ = [
     "ARCHIVE_MD5S",
@@ -27,7 +27,7 @@ __all__ = [
     "LAYOUTS",
     "RECORD_BYTES",
     "Cifar10",
-    "Part",
+    "Cifar10Set",
     "compute_blob_id",
     "read_batches",
     "split_batches",
@@ -59,7 +59,7 @@ _BATCH_IMAGES: Final = 10_000
 _LABEL_NAMES: Final = [name.encode() for name in CLASSES]
 
 
-class Part(NamedTuple):
+class Cifar10Set(NamedTuple):
     """Images of CIFAR-10's training or test set.
 
     Attributes:
@@ -76,16 +76,16 @@ class Part(NamedTuple):
 class Cifar10(NamedTuple):
     """CIFAR-10: its training and its test set."""
 
-    train: Part
-    test: Part
+    train: Cifar10Set
+    test: Cifar10Set
 
 
-def split_batches(cifar10: Cifar10) -> dict[str, Part]:
+def split_batches(cifar10: Cifar10) -> dict[str, Cifar10Set]:
     """Divide CIFAR-10 into its six batches, by name; some are empty where images are missing."""
     rows, records, names = cifar10.train
     ends = np.searchsorted(rows, np.arange(len(_BATCHES)) * _BATCH_IMAGES).tolist()
     spans = [slice(*span) for span in itertools.pairwise(ends)]
-    parts = [Part(rows[span], records[span], names[span]) for span in spans]
+    parts = [Cifar10Set(rows[span], records[span], names[span]) for span in spans]
     return dict(zip(_BATCHES, [*parts, cifar10.test], strict=True))
 
 
@@ -221,6 +221,6 @@ def _check_labels(records: Records, where: str) -> Records:
     return records
 
 
-def _join(batches: list[Records]) -> Part:
+def _join(batches: list[Records]) -> Cifar10Set:
     records = np.concatenate(batches)
-    return Part(np.arange(len(records)), records, [])
+    return Cifar10Set(np.arange(len(records)), records, [])

@@ -85,7 +85,7 @@ def augment_with_triton(
     dtype: torch.dtype,
     channels_last: bool,
 ) -> torch.Tensor:
-    """Do as `fused.augment_with_torch` does, in one kernel on the current stream."""
+    """Do as `on_torch.augment_with_torch` does, in one kernel on the current stream."""
     count, height, width = len(draws), transform.height, transform.width
     layout = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.empty(

@@ -1,0 +1,1 @@
+"""Files that others invented; nothing in here knows of packs."""

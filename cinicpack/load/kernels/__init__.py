@@ -1,0 +1,1 @@
+"""The compiled code that makes orders, draws and batches."""
