@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError, PackError, SelectionError
-from cinicpack.store import hdf5, npy
+from cinicpack.store.container import Container, found_at
 from cinicpack.store.format import (
     Manifest,
     digest_image,
@@ -75,8 +75,8 @@ def open_pack(path: PathLike) -> "Pack":
             "Loader(split.pack, split)"
         )
     path = Path(path)
-    manifest, arrays = read_steadily(path, _map_pack)
-    return Pack(path, manifest, arrays)
+    container, manifest, arrays = read_steadily(path, _map_pack)
+    return Pack(path, container.name, manifest, arrays)
 
 
 def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
@@ -120,13 +120,13 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _map_pack(path: Path) -> tuple[Manifest, dict[str, NDArray[Any]]]:
-    manifest, regions = locate_pack(path)
+def _map_pack(path: Path) -> tuple[Container, Manifest, dict[str, NDArray[Any]]]:
+    container, manifest, regions = locate_pack(path)
     arrays = map_arrays(regions)
     for region in regions:
         if region.spec.name.endswith("/labels"):
             check_labels(region, arrays[region.spec.name], manifest)
-    return manifest, arrays
+    return container, manifest, arrays
 
 
 def check_labels(region: Region, labels: NDArray[Any], manifest: Manifest) -> None:
@@ -139,11 +139,10 @@ def check_labels(region: Region, labels: NDArray[Any], manifest: Manifest) -> No
         )
 
 
-def locate_pack(path: Path) -> tuple[Manifest, list[Region]]:
-    """Read and check the manifest of a pack and say where its arrays lie."""
-    container = npy if path.is_dir() else hdf5
-    manifest = container.read_manifest(path)
-    return manifest, container.locate_arrays(path, manifest)
+def locate_pack(path: Path) -> tuple[Container, Manifest, list[Region]]:
+    """Find the container of a pack, read and check its manifest, and say where its arrays lie."""
+    container = found_at(path)
+    return container, *container.open(path)
 
 
 def find_other(path: Path) -> str | None:
@@ -153,7 +152,10 @@ def find_other(path: Path) -> str | None:
     nothing else: its manifest begins as one, and there are no files, datasets, attributes or links
     but its own (`format.list_others`).
     """
-    others = (npy if path.is_dir() else hdf5).find_others(path)
+    try:
+        others = found_at(path).find_others(path)
+    except PackError:
+        others = ["no HDF5 that can be read as a pack"]
     more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
     return ", ".join(others[:_SHOWN]) + more if others else None
 
@@ -163,7 +165,7 @@ class Pack:
 
     Attributes:
         path: where it was opened.
-        format: "npy" or "hdf5".
+        format: name of its container, "npy" or "hdf5".
         splits: names of the splits.
         classes: class names in label order, as torchvision's datasets have them.
         class_to_idx: label of every class name.
@@ -176,10 +178,12 @@ class Pack:
         manifest: everything that the pack says of itself.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, arrays: dict[str, NDArray[Any]]) -> None:
+    def __init__(
+        self, path: Path, container: str, manifest: Manifest, arrays: dict[str, NDArray[Any]]
+    ) -> None:
         self.path = path
         self.manifest = manifest
-        self.format = "npy" if manifest.offsets is None else "hdf5"
+        self.format = container
         self.splits = tuple(manifest.splits)
         self.classes = manifest.classes
         self.class_to_idx = {name: label for label, name in enumerate(manifest.classes)}

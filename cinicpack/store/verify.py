@@ -39,7 +39,7 @@ def verify_pack(path: str | os.PathLike[str], *, num_workers: int | None = None)
 
 
 def _verify(path: Path, num_workers: int | None) -> Verification:
-    manifest, regions = locate_pack(path)
+    _, manifest, regions = locate_pack(path)
     found = hash_regions(regions, num_workers=num_workers)
     damaged = [
         region for region in regions if found[region.spec.name] != manifest.arrays[region.spec.name]

@@ -784,7 +784,7 @@ def test_a_damaged_pack_can_be_overwritten(tree, tmp_path, container):
         with pytest.raises(PackError):
             cinicpack.open_pack(tmp_path / "a")
     else:
-        _, [region, *_] = locate_pack(tmp_path / "a")
+        _, _, [region, *_] = locate_pack(tmp_path / "a")
         content = bytearray(region.file.read_bytes())
         content[region.offset] ^= 1
         region.file.write_bytes(content)

@@ -28,7 +28,7 @@ class Editor:
         self.path = path
         self.content = read_content(path)
         self.regions: dict[str, Region] = {
-            region.spec.name: region for region in locate_pack(path)[1]
+            region.spec.name: region for region in locate_pack(path)[2]
         }
         self._bytes = None if path.is_dir() else path.read_bytes()
 

@@ -101,7 +101,7 @@ def test_images_are_not_copied(any_pack, tmp_path):
     images = [split.images for split in splits]
     before = [np.array(array[0]) for array in images]
     # The first byte of the first image on disk changes below them.
-    _, regions = locate_pack(path)
+    _, _, regions = locate_pack(path)
     with open(regions[0].file, "r+b") as stream:
         stream.seek(regions[0].offset)
         stream.write(bytes([before[0][0, 0, 0] ^ 1]))
@@ -326,7 +326,7 @@ def test_what_is_no_pack_is_refused(tree, tmp_path, monkeypatch):
 def test_a_label_of_no_class_is_refused(any_pack, tmp_path):
     path = tmp_path / any_pack.name
     (shutil.copytree if any_pack.is_dir() else shutil.copy)(any_pack, path)
-    [region] = [r for r in locate_pack(path)[1] if r.spec.name == "valid/labels"]
+    [region] = [r for r in locate_pack(path)[2] if r.spec.name == "valid/labels"]
     with open(region.file, "r+b") as stream:
         stream.seek(region.offset + 7)
         stream.write(bytes([2]))

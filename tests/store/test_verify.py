@@ -31,7 +31,7 @@ def flip(file: Path, position: int, mask: int = 1) -> None:
 
 @pytest.mark.parametrize("num_workers", [None, 0, 1, 3])
 def test_a_whole_pack_is_whole(any_pack, num_workers):
-    manifest, _ = locate_pack(any_pack)
+    _, manifest, _ = locate_pack(any_pack)
     nbytes, problems = verify_pack(any_pack, num_workers=num_workers)
     assert problems == []
     assert (
@@ -43,7 +43,7 @@ def test_a_whole_pack_is_whole(any_pack, num_workers):
 
 def test_each_array_that_differs_is_named(any_pack, tmp_path):
     path = copy_of(any_pack, tmp_path)
-    _, regions = locate_pack(path)
+    _, _, regions = locate_pack(path)
     damaged = [region for region in regions if not region.spec.name.endswith("sources")]
     for region in damaged:
         flip(region.file, region.offset + region.spec.nbytes - 1)
