@@ -20,6 +20,7 @@ from cinicpack.convert.reservation import Reservation, divide_shards
 from cinicpack.cores import usable_cores
 from cinicpack.jit import jit
 from cinicpack.store.container import Container
+from cinicpack.store.fingerprints import fingerprint_images, fingerprint_splits
 from cinicpack.store.format import (
     ArraySpec,
     Group,
@@ -27,8 +28,6 @@ from cinicpack.store.format import (
     Normalization,
     SplitInfo,
     channel_statistics,
-    fingerprint_images,
-    fingerprint_splits,
     plan_arrays,
 )
 from cinicpack.store.publish import sync

@@ -37,8 +37,9 @@ from cinicpack.errors import (
 )
 from cinicpack.store.container import Container, for_suffix, named
 from cinicpack.store.format import is_folder_name, is_split_name
-from cinicpack.store.pack import Pack, find_other, open_pack
+from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
+from cinicpack.store.reader import find_other
 
 __all__ = ["pack"]
 

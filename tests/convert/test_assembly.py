@@ -19,7 +19,8 @@ from cinicpack.cinic10 import Origin
 from cinicpack.convert import assembly
 from cinicpack.convert.assembly import ConvertedImages, Rows, write_pack
 from cinicpack.store.container import CONTAINERS, Container
-from cinicpack.store.format import PROVENANCE_DTYPE, digest_image, image_header
+from cinicpack.store.fingerprints import digest_image, image_header
+from cinicpack.store.format import PROVENANCE_DTYPE
 from cinicpack.store.npy import Npy
 from cinicpack.store.verify import verify_pack
 from cinicpack.synthetic import write_images

@@ -35,8 +35,8 @@ from cinicpack.errors import (
     SelectionError,
     SourceError,
 )
-from cinicpack.store.pack import locate_pack
 from cinicpack.store.publish import publishing
+from cinicpack.store.reader import locate_pack
 from cinicpack.store.summary import describe_pack
 from cinicpack.store.verify import verify_pack
 from cinicpack.study.unpack import unpack
