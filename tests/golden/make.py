@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.golden.batches import collect_batches, collect_orders, open_packs
+from tests.golden.commands import collect_commands
 from tests.golden.packs import collect_packs, loose
 from tests.golden.sources import to_json, write_sources
 from tests.golden.states import make_states
 
 HERE = Path(__file__).parent
-AREAS = ("packs", "batches", "orders")
+AREAS = ("packs", "batches", "orders", "commands")
 STATES = HERE / "states.json"
 
 
@@ -50,7 +51,9 @@ class Golden:
             return collect_packs(self.folder)
         if area == "batches":
             return collect_batches(self.packs)
-        return collect_orders(self.packs)
+        if area == "orders":
+            return collect_orders(self.packs)
+        return collect_commands()
 
 
 @contextlib.contextmanager

@@ -158,7 +158,9 @@ def _write_originals(folder: Path) -> None:
         listed += [name, f"----{first}: {name}, beast", f"--------{second}: small {name}"]
         listed.append(f"----n{2_000_110 + label:08d}: {name} of ten")
         jpegs = {f"{first}_{n}.JPEG": _make_jpeg(8 * label + n) for n in range(5)}
-        jpegs[f"{first}_3.JPEG"] = b"torn" if label == 4 else jpegs[f"{first}_3.JPEG"]
+        if label == 4:
+            # One that cannot be read, and one to take instead.
+            jpegs |= {f"{first}_3.JPEG": b"torn", f"{first}_5.JPEG": _make_jpeg(5)}
         (folder / "imagenet").mkdir(exist_ok=True)
         write_tar(folder / f"imagenet/{first}.tar", jpegs)
         write_tree(folder / f"imagenet/{second}", {f"{second}_7.JPEG": _make_jpeg(label)})
@@ -167,6 +169,7 @@ def _write_originals(folder: Path) -> None:
     (folder / "contributors.csv").write_text("\n".join(contributors))
     labels = make_samples(5, 40, stop=10)
     np.save(folder / "labels.npy", labels.astype(np.int64))
+    np.save(folder / "half.npy", labels[:20].astype(np.uint8))
     np.save(folder / "scores.npy", make_samples(6, 40, 10).astype(np.float32))
 
 

@@ -23,12 +23,12 @@ def test_nothing_has_changed(golden, area, group):
         pytest.skip(f"{group}: this machine has another version")
     # JSON makes lists of tuples.
     values: dict[str, Any] = json.loads(json.dumps(found[group]))
-    other = {
-        name: f"expected {stored[group].get(name)!r}, found {values.get(name)!r}"
+    other = [
+        f"{name}: expected {stored[group].get(name)!r}, found {values.get(name)!r}"
         for name in stored[group] | values
         if stored[group].get(name) != values.get(name)
-    }
-    assert other == {}, f"{area} are not what they were: {group}"
+    ]
+    assert not other, f"{area} are not what they were: {group}\n" + "\n".join(other)
 
 
 @pytest.mark.parametrize("area", AREAS)
