@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from cinicpack.errors import ArgumentError, PackError
-from cinicpack.store.format import ArraySpec, Manifest
+from cinicpack.store.format import ArraySpec
 from cinicpack.store.hdf5 import Hdf5
+from cinicpack.store.manifest import Manifest
 from cinicpack.store.npy import Npy
 from cinicpack.store.region import Region, open_file
 

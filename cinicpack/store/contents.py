@@ -15,11 +15,7 @@ from numpy.typing import NDArray
 from cinicpack.cinic10 import MEAN, STD, Origin, parse_names
 from cinicpack.errors import PackError
 from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
-from cinicpack.store.format import (
-    Group,
-    Manifest,
-    channel_statistics,
-)
+from cinicpack.store.manifest import Group, Manifest, channel_statistics
 from cinicpack.store.reader import check_labels
 from cinicpack.store.region import Region, map_arrays, name_place
 

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from cinicpack.errors import FormatVersionError, PackError
-from cinicpack.store.format import HDF5_VERSION, MANIFEST_NAME, ArraySpec, Manifest
+from cinicpack.store.format import HDF5_VERSION, MANIFEST_NAME, ArraySpec
+from cinicpack.store.manifest import Manifest
 from cinicpack.store.region import Region, hash_span, open_file, reserve_space, write_all
 
 __all__ = ["Hdf5"]

@@ -13,8 +13,8 @@ from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError, PackError, SelectionError
 from cinicpack.store.container import Container
 from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
-from cinicpack.store.format import Manifest
 from cinicpack.store.images import ScatteredImages, Shard, address_of
+from cinicpack.store.manifest import Manifest
 from cinicpack.store.reader import check_labels, locate_pack, read_steadily
 from cinicpack.store.region import map_arrays, name_place
 

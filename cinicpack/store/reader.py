@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import PackError
 from cinicpack.store.container import Container, found_at
-from cinicpack.store.format import Manifest
+from cinicpack.store.manifest import Manifest
 from cinicpack.store.publish import recover
 from cinicpack.store.region import Region
 
@@ -74,7 +74,7 @@ def find_other(path: Path) -> str | None:
 
     What is to be lost without asking has to be a pack, be it damaged or of another version, and
     nothing else: its manifest begins as one, and there are no files, datasets, attributes or links
-    but its own (`format.list_others`).
+    but its own (`Container.find_others`).
     """
     try:
         others = found_at(path).find_others(path)

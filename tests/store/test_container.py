@@ -8,7 +8,8 @@ import pytest
 import cinicpack
 from cinicpack.errors import ArgumentError, DestinationError, PackError
 from cinicpack.store.container import CONTAINERS, for_suffix, found_at, named, register, unregister
-from cinicpack.store.format import ArraySpec, Manifest
+from cinicpack.store.format import ArraySpec
+from cinicpack.store.manifest import Manifest
 from cinicpack.store.reader import find_other
 from cinicpack.store.region import Region
 from cinicpack.store.verify import verify_pack
@@ -125,7 +126,7 @@ def test_the_table_is_asked_by_name_by_suffix_and_by_what_is_there(
 def test_a_name_or_suffix_that_is_taken_is_refused(tape):
     class Other(Tape):
         name = "other"
-        suffixes = (".x", ".tape")
+        suffixes: tuple[str, ...] = (".x", ".tape")
 
     for container in (tape, Other()):
         with pytest.raises(ArgumentError, match=r"with a name and suffixes of its own, found"):
