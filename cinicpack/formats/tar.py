@@ -20,11 +20,12 @@ __all__ = ["is_tar", "read_members"]
 
 _BLOCK: Final = 512
 _ZEROS: Final = bytes(_BLOCK)
-# Small enough to stay in the second-level cache between being unzipped and being read: CINIC-10's
-# tar.gz takes 1.2 times what gunzip alone does, and 1.3 times with 1 MiB.
+# How much is read at a time: little enough to stay in the second-level cache from being unzipped to
+# being used. CINIC-10's tar.gz takes 1.2 times what gunzip alone takes, and 1.3 times with 1 MiB.
 _CHUNK: Final = 256 << 10
 
-# Name, size, checksum, type, magic and, where that is ustar's, what belongs before the name.
+# The fields of a header: name, size, checksum, type, magic, prefix. Only where the magic is that of
+# ustar does the prefix belong before the name.
 _HEADER: Final = struct.Struct("100s24x12s12x8sc100x6s82x155s12x")
 _CHECKSUM: Final = slice(148, 156)
 _USTAR: Final = b"ustar\0"
@@ -47,7 +48,7 @@ _REFUSED: Final = {
 }
 
 
-# Name, size, and data or None.
+# A member: its name, its size, and its data or None.
 _Member: TypeAlias = tuple[str, int, bytes | None]
 
 
@@ -75,7 +76,7 @@ def read_members(file: _Readable, limit: int) -> Iterator[_Member]:
     while True:
         yield from reader.read_plain()
         if reader.lacks(_BLOCK):
-            # Plain members may be in what comes next.
+            # Among what was read just now may be plain members again.
             reader.fill(_BLOCK, f"the header or the end {_after(reader.name)}")
             continue
         header = reader.take(_BLOCK)
@@ -96,11 +97,11 @@ class _Reader:
     def __init__(self, file: _Readable, limit: int) -> None:
         self._file = file
         self._limit = limit
-        # What is read and not used yet is in ``_chunk``, from ``_at`` on.
+        # The bytes that are read and not used yet: ``_chunk`` from ``_at`` on.
         self._chunk = b""
         self._at = 0
         self.name = ""
-        # What extended headers say of the next member, and of all that follow.
+        # What extended headers have said of the next member, and of all members after them.
         self._own: dict[bytes, bytes] = {}
         self._shared: dict[bytes, bytes] = {}
         self._found = np.empty((_CHUNK // _BLOCK, 3), np.int64)
@@ -135,7 +136,7 @@ class _Reader:
             raw = prefix.split(b"\0", 1)[0] + b"/" + raw
         records = self._shared | self._own
         self._own = {}
-        # An empty value takes back what an earlier record said.
+        # A record with an empty value takes back what an earlier record said.
         raw = records.get(b"path") or raw
         size = _parse_digits(records.get(b"size") or b"%d" % size, 10)
         if any(key.startswith(b"GNU.sparse.") for key in records):
@@ -248,7 +249,7 @@ def _checksum_holds(header: bytes) -> bool:
     except ValueError:
         return False
     total = sum(header) - sum(checksum) + len(checksum) * ord(" ")
-    # Some old tars summed signed bytes.
+    # Some old tar programs summed bytes as signed numbers.
     return total == expected or total - 256 * sum(byte > 127 for byte in header) == expected
 
 
@@ -260,7 +261,7 @@ def _parse_number(field: bytes) -> int:
 
 
 def _parse_digits(digits: bytes, base: int) -> int:
-    # int() alone would take signs, underscores and prefixes too.
+    # Digits are checked first, since int() would take signs, underscores and prefixes too.
     if not digits.isdigit():
         raise ValueError(f"expected a number in a header, found {digits!r}")
     return int(digits, base)

@@ -60,8 +60,9 @@ A JSON object:
     offsets         HDF5 only: by name, the byte of the file at which the array begins
     digest          SHA-256 of the canonical JSON (sorted keys, no spaces, ASCII) of all the rest
 
-Sizes, types and file names follow from it and are stored nowhere else: they cannot disagree. It
-begins with its format, by which a pack is known that is damaged or of another version
+Sizes, types and file names follow from the manifest and are stored nowhere else: they cannot
+disagree. A manifest begins with its format, by which a damaged pack, or one of another version, is
+known to be a pack
 (`Container.find_others`).
 
 Fingerprints

@@ -39,7 +39,7 @@ _MEMBERS: Final = frozenset(
         *("fingerprint", "piece_bytes", "arrays", "skipped"),
     }
 )
-# What the items of lists are called in errors.
+# How errors call the items of a list, by their type.
 _KINDS: Final[dict[type, str]] = {int: "whole numbers", str: "texts", list: "lists"}
 
 
@@ -275,7 +275,8 @@ def _group(row: list[Any], classes: int, pixels: int) -> Group:
     _check(label < classes and origin < len(Origin) and rows, "a group of a class and origin", row)
     totals, squares = sums[:CHANNELS], sums[CHANNELS:]
     for total, square in zip(totals, squares, strict=True):
-        # A value is 0 to 255, and odd where its square is; the last is Cauchy's inequality.
+        # A value from 0 to 255 is at most its square, at least a 255th of the square, and odd where
+        # the square is. The condition on the square of the total is Cauchy's inequality.
         possible = total <= square <= 255 * total and (square - total) % 2 == 0
         possible = possible and total * total <= rows * pixels * square
         _check(possible, "a group with sums that pixels can have", row)

@@ -16,12 +16,12 @@ from cinicpack.store.region import Region, open_file, reserve_space
 
 __all__ = ["Npy", "npy_header"]
 
-# Data starts on a cache line, as NumPy's own files have it.
+# The data of a file starts at a multiple of so many bytes, a cache line, as in NumPy's own files.
 _ALIGNMENT: Final = 64
-# How every manifest begins, by which a pack is known that is damaged or of another version.
+# How every manifest begins: a pack that is damaged or of another version is known by it.
 _START: Final = re.compile(rb'\s*\{\s*"format":\s*"cinicpack"')
 _ARRAY: Final = re.compile(r"images-\d{5,}|labels|sources|names")
-# A split has at least these arrays.
+# The arrays that every split has.
 _WHOLE: Final = ("images-00000", "labels", "sources", "names")
 
 
@@ -35,7 +35,7 @@ def npy_header(spec: ArraySpec) -> bytes:
 
 
 class Npy:
-    """The container of npy files; all that a `Container` has takes the pack's directory."""
+    """The `Container` of npy files: the ``path`` of a pack is that of its directory."""
 
     name = "npy"
     suffixes: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class Npy:
         Space is allocated at once, so that a full disk is found before the work is done (OSError).
         Raises `ArgumentError` where there are so many that the pack could not be opened.
         """
-        # An open pack has a descriptor of every file.
+        # An open pack holds a descriptor of every file, as part of the mapping.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if limit != resource.RLIM_INFINITY and len(specs) > limit // 2:
             raise ArgumentError(
@@ -167,7 +167,7 @@ def _list_others(text: bytes, found: set[str]) -> list[str]:
         mine = {f"{spec.name}.npy" for spec in manifest.specs()}
     others: list[str] = []
     for name in sorted(found - mine - splits):
-        # What is in a folder is named with the folder.
+        # The name of a folder stands for all that is in it.
         if not (others and others[-1].endswith("/") and name.startswith(others[-1])):
             others.append(name)
     return others

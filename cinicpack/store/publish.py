@@ -8,8 +8,8 @@ A destination NAME has a neighbour for a while, the folder .NAME.tmp, and in it 
 
 and what else the writer needs. A process that dies leaves the folder behind without the lock; the
 next writer of NAME sweeps it, and the next reader of NAME puts ``old`` back if NAME itself is gone.
-The lock file is the first in the folder and the last: where there are others without it, they are
-not ours and stay.
+The lock file is the first file in the folder and the last: in a folder without one, all files are of
+other programs, and stay.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _PATIENCE_SECONDS: Final = 0.5
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
-# Disk, quota or largest file.
+# The errors of a full disk, a full quota and a file that has reached the largest size allowed.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -67,7 +67,7 @@ def publishing(
     refuse_existing = partial(_refuse_existing, overwrite, find_other, empty_folder)
     if empty_folder and destination.is_symlink():
         refuse_existing(destination)
-    # A rename would replace a link itself.
+    # What a link leads to is replaced, since a rename onto the link would replace the link.
     destination = Path(os.path.realpath(destination))
     _check_place(destination)
     with locked(destination, wait=False), _naming(destination):
@@ -79,15 +79,15 @@ def publishing(
             yield work / "new"
             if sync:
                 _sync_all(work / "new")
-            # Something else may be there by now.
+            # Another program may have put something there while the block ran.
             refuse_existing(destination)
             _replace(work / "new", destination, overwrite=overwrite)
             if sync:
                 _sync_path(destination.parent)
         finally:
-            # If the second of two renames has failed.
+            # Without an atomic exchange the destination is gone if the second rename has failed.
             _put_back(destination)
-            # After an exchange the former destination is in there too.
+            # After an exchange the former destination lies in the folder, and goes with it.
             _sweep(work)
 
 
@@ -122,7 +122,7 @@ def _naming(destination: Path) -> Iterator[None]:
             ) from error
         if error.errno is None or error.filename is not None:
             raise
-        # From a call that has a descriptor for the file.
+        # A call that was given a descriptor does not know the name of the file.
         raise DestinationError(
             error.errno, f"{destination}: it could not be made: {error.strerror}"
         ) from error
@@ -161,7 +161,7 @@ def locked(destination: Path, *, wait: bool) -> Iterator[None]:
     ``wait``, if another process writes ``destination``.
     """
     work = _work_of(destination)
-    # A reader that has waited for the last writer holds the lock for a moment.
+    # Even without another writer the lock may be taken for a moment: by a reader in `recover`.
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         _make_folder(work)
@@ -169,7 +169,7 @@ def locked(destination: Path, *, wait: bool) -> Iterator[None]:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
-            # The former holder has removed the folder since we made sure of it.
+            # The former holder of the lock has removed the folder that `_make_folder` has found.
             continue
         except OSError as error:
             raise DestinationError(error.errno, f"cannot write {lock}: {error.strerror}") from None
@@ -189,7 +189,8 @@ def locked(destination: Path, *, wait: bool) -> Iterator[None]:
                 error.errno,
                 f"cannot lock {lock}: {error.strerror}; choose a folder on a file system that can",
             ) from None
-        # The former holder may have removed the file between our open and our lock.
+        # A lock on a removed file locks nothing: the former holder may have removed this one after
+        # it was opened here and before it was locked.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(lock), os.fstat(descriptor)):
                 break
@@ -233,7 +234,7 @@ def _leave_folder(work: Path, descriptor: int) -> None:
         if os.listdir(work) == [_LOCK]:
             (work / _LOCK).unlink()
     os.close(descriptor)
-    # Another writer may be in it by now.
+    # Another writer may have put its lock into the folder by now, so a full folder is no error.
     with contextlib.suppress(OSError):
         work.rmdir()
 
@@ -277,7 +278,7 @@ def _refuse_existing(
 def _replace(temporary: Path, destination: Path, *, overwrite: bool) -> None:
     """Move ``temporary`` to ``destination``; what was there ends up under a temporary's name."""
     try:
-        # Enough unless a directory is in the way.
+        # A rename replaces a file or an empty directory, but no other directory.
         os.rename(temporary, destination)
         return
     except OSError as error:
@@ -322,7 +323,7 @@ def sync(path: Path) -> None:
         _sync_path(path)
 
 
-# By another name, since `publishing` has an argument called sync.
+# A second name, since an argument of `publishing` hides the first.
 _sync_all = sync
 
 
