@@ -62,8 +62,7 @@ A JSON object:
 
 Sizes, types and file names follow from the manifest and are stored nowhere else: they cannot
 disagree. A manifest begins with its format, by which a damaged pack, or one of another version, is
-known to be a pack
-(`Container.find_others`).
+known to be a pack (`Container.find_others`).
 
 Fingerprints
 ------------

@@ -8,8 +8,8 @@ A destination NAME has a neighbour for a while, the folder .NAME.tmp, and in it 
 
 and what else the writer needs. A process that dies leaves the folder behind without the lock; the
 next writer of NAME sweeps it, and the next reader of NAME puts ``old`` back if NAME itself is gone.
-The lock file is the first file in the folder and the last: in a folder without one, all files are of
-other programs, and stay.
+The lock file is the first file in the folder and the last: in a folder without one, all files are
+of other programs, and stay.
 """
 
 import contextlib
