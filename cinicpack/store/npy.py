@@ -52,9 +52,9 @@ class Npy:
         and no links. Where the manifest cannot be read, these are all files that are called as
         arrays are, in folders that have at least one of each kind.
         """
-        try:
-            text = (path / MANIFEST_NAME).read_bytes()
-        except (FileNotFoundError, IsADirectoryError):
+        manifest = path / MANIFEST_NAME
+        # Reading is only for a file: a pipe would be waited for, for ever.
+        if not manifest.is_file():
             return [f"no {MANIFEST_NAME} in it"]
         found = set()
         for entry in path.rglob("*"):
@@ -65,7 +65,7 @@ class Npy:
                 name += "/"
             if name != MANIFEST_NAME:
                 found.add(name)
-        return _list_others(text, found)
+        return _list_others(manifest.read_bytes(), found)
 
     def create(self, path: Path, specs: Sequence[ArraySpec]) -> list[Region]:
         """Create the npy files of ``specs`` at full size under ``path``, and that directory.
