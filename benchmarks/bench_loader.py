@@ -113,7 +113,7 @@ def make_packs(places: Places) -> dict[str, Path]:
     if not large.exists():
         # What a run that was ended has left.
         shutil.rmtree(tree, ignore_errors=True)
-        tool = [sys.executable, "tools/make_tree.py", str(tree), "--synthetic", "--size", "64"]
+        tool = [sys.executable, "tools/make_tree.py", str(tree), "--size", "64"]
         subprocess.run([*tool, "--per-class", str(max(1, count // 40))], cwd=_ROOT, check=True)
         make(tree, large)
         shutil.rmtree(tree)

@@ -1,6 +1,7 @@
 import ast
 import importlib
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
@@ -170,6 +171,16 @@ def test_the_wheel_has_the_package_and_its_types(tmp_path):
     assert {f"cinicpack/{name}.py" for name in SOURCES} <= names
     assert "cinicpack/py.typed" in names
     assert not [name for name in names if not name.startswith(("cinicpack/", "cinicpack-"))]
+
+
+@pytest.mark.skipif(not (ROOT.parent / "tests").is_dir(), reason="needs the project's source")
+def test_no_file_but_one_names_what_lies_outside_of_the_clone():
+    for room in ("cinicpack", "tests", "benchmarks", "tools", "examples"):
+        for file in (ROOT.parent / room).rglob("*.py"):
+            place = file.relative_to(ROOT.parent)
+            above = [int(level) for level in re.findall(r"parents\[(\d+)\]", file.read_text())]
+            if place.as_posix() != "tests/outside.py":
+                assert max(above, default=0) < len(place.parts), place
 
 
 LOADING = """
