@@ -20,7 +20,7 @@ SOURCES = {
     file.relative_to(ROOT).with_suffix("").as_posix(): ast.parse(file.read_text(), str(file))
     for file in sorted(ROOT.rglob("*.py"))
 }
-FACTS = {"cinic10", "errors", "cores", "jit", "text", "shortage"}
+FACTS = {"cinic10", "errors", "cores", "jit", "shortage", "text"}
 # What each room may import from, besides itself.
 GRAPH = {
     **dict.fromkeys(FACTS, FACTS),
@@ -35,7 +35,7 @@ GRAPH = {
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
 }
 # These show everything, and import it when it is used.
-DOORS = {name for name in SOURCES if name.split("/")[0] in ("__init__", "__main__", "cli")}
+DOORS = ("__init__", "__main__", *(name for name in SOURCES if name.startswith("cli/")))
 
 
 def imports_of(module: ast.Module) -> Iterator[str]:
@@ -52,7 +52,7 @@ def imports_of(module: ast.Module) -> Iterator[str]:
             yield getattr(shown, "__module__", f"cinicpack.{node.attr}")
 
 
-@pytest.mark.parametrize("name", sorted(SOURCES.keys() - DOORS))
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in DOORS])
 def test_imports_go_one_way(name):
     room = name.split("/")[0]
     for imported in imports_of(SOURCES[name]):
