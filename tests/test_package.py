@@ -21,7 +21,7 @@ SOURCES = {
     for file in sorted(ROOT.rglob("*.py"))
 }
 FACTS = {"cinic10", "errors", "cores", "jit", "shortage", "text"}
-# What each room may import from, besides itself.
+# Which rooms each room may import, besides itself.
 GRAPH = {
     **dict.fromkeys(FACTS, FACTS),
     "formats": FACTS,
@@ -34,7 +34,7 @@ GRAPH = {
     "bench": FACTS | {"store", "convert", "load", "synthetic"},
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
 }
-# These show everything, and import it when it is used.
+# Doors may import everything, and do so when something is used.
 DOORS = ("__init__", "__main__", *(name for name in SOURCES if name.startswith("cli/")))
 
 
@@ -47,7 +47,7 @@ def imports_of(module: ast.Module) -> Iterator[str]:
             assert node.level == 0, "imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "cinicpack":
-            # What the package as a whole shows is imported from where it is.
+            # A public name counts as an import of the module that defines it.
             shown = getattr(cinicpack, node.attr)
             yield getattr(shown, "__module__", f"cinicpack.{node.attr}")
 
@@ -155,7 +155,7 @@ OPEN = "import cinicpack; pack = cinicpack.open_pack(PACK)"
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_used(npy_pack, code):
-    # As it exits, for --help does.
+    # List modules at the exit of the process: --help ends it before a line after it could run.
     listing = f"atexit.register(lambda: print(*[x for x in {HEAVY!r} if x in sys.modules]))"
     program = f"import atexit, sys; PACK = {str(npy_pack)!r}; {listing}; {code}"
     done = subprocess.run(
@@ -173,9 +173,9 @@ def test_the_package_is_typed():
 
 
 def test_the_wheel_has_the_package_and_its_types(tmp_path):
-    # Built by the project's own backend, without the isolation that would fetch it anew.
+    # The installed backend builds the wheel: an isolated build would download the backend anew.
     pytest.importorskip("hatchling.build", reason="needs hatchling")
-    # From a copy, since what else may lie in the folder would be walked too.
+    # Build from a copy: the backend would walk everything else that lies in the folder.
     if not (ROOT.parent / "pyproject.toml").is_file():
         pytest.skip("needs the project's source")
     project = tmp_path / "project"

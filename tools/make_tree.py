@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from cinicpack import cinic10, synthetic
 
-# One time for all members, 17 August 2018: an archive must not depend on when it is made.
+# All members have one time, 17 August 2018: an archive must not depend on when it is made.
 _MTIME = 1_534_464_000
 
 
@@ -78,7 +78,8 @@ def write_all(options: argparse.Namespace, archive: tarfile.TarFile | None) -> i
         sizes = pool.map(write_directory, repeat(options), tree, tree.values())
         for (place, files), size in zip(tree.items(), sizes, strict=True):
             if archive is not None:
-                # tar takes files in their directory's own order, which is not the sorted one.
+                # Shuffle the files, because tar takes files in the order of their directory, which
+                # is not sorted.
                 shuffled = rng.permutation(files).tolist()
                 append_directory(archive, options.dest, "/".join(place), shuffled)
             total += size
@@ -97,7 +98,13 @@ def parse_options() -> argparse.Namespace:
         help="images per split and class (default: %(default)s)")  # fmt: skip
     add("--size", type=int, default=32, metavar="N",
         help="height and width of an image (default: %(default)s)")  # fmt: skip
-    add("--seed", type=int, default=0, metavar="N", help="what everything is drawn by")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the random numbers that names and images are drawn by",
+    )
     add("--tar", type=Path, metavar="ARCHIVE", help="write the tree also to this new .tar.gz")
     add("--workers", type=int, default=os.cpu_count(), metavar="N", help="number of processes")
     options = parser.parse_args()
