@@ -21,7 +21,7 @@ SOURCES = {
     for file in sorted(ROOT.rglob("*.py"))
 }
 FACTS = {"cinic10", "errors", "cores", "jit", "shortage", "text"}
-# Which rooms each room may import, besides itself.
+# What each room may import from, besides itself.
 GRAPH = {
     **dict.fromkeys(FACTS, FACTS),
     "formats": FACTS,
@@ -34,7 +34,7 @@ GRAPH = {
     "bench": FACTS | {"store", "convert", "load", "synthetic"},
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
 }
-# Doors may import everything, and do so when something is used.
+# These show everything, and import it when it is used.
 DOORS = ("__init__", "__main__", *(name for name in SOURCES if name.startswith("cli/")))
 
 
