@@ -81,6 +81,39 @@ def find_module(imported: str) -> str:
 
 
 @pytest.mark.parametrize("name", SOURCES)
+def test_no_file_over_350_and_no_function_over_60(name):
+    lines = (ROOT / f"{name}.py").read_text().count("\n")
+    assert lines <= 350
+    long = {
+        node.name: length
+        for node in ast.walk(SOURCES[name])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > 60
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"study/download"}))
+def test_every_example_runs(name):
+    skipped = (ROOT / f"{name}.py").read_text().count("+SKIP")
+    assert skipped == 0
+
+
+ARCHITECTURE = ROOT.parent / "ARCHITECTURE.md"
+
+
+@pytest.mark.skipif(not ARCHITECTURE.is_file(), reason="needs the project's source")
+def test_the_table_of_rooms_names_files_that_are_there():
+    rooms = re.findall(
+        r"^\| (?:`(\w+)/`|facts|the rest) \| (.*) \|$", ARCHITECTURE.read_text(), re.M
+    )
+    assert len(rooms) == 8
+    for room, text in rooms:
+        for name in re.findall(r"`(\w+)/?`", text):
+            assert {f"{room}/{name}".strip("/"), f"{room}/{name}/__init__"} & SOURCES.keys(), name
+
+
+@pytest.mark.parametrize("name", SOURCES)
 def test_every_module_starts_with_a_sentence(name):
     docstring = ast.get_docstring(SOURCES[name]) or ""
     sentence = docstring.split("\n\n")[0].replace("\n", " ")
