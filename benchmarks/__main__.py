@@ -22,7 +22,7 @@ def main() -> None:
     options = parser.parse_args()
     for module in ("run", "bench_loader", "bench_convert"):
         run(module, *sys.argv[1:])
-    # What it draws is only in its place where none other was chosen.
+    # Draw only from results in their own folder, benchmarks/results.
     if not options.quick and options.output is None:
         run("draw")
 
@@ -32,7 +32,7 @@ def run(module: str, *arguments: str) -> None:
     print("$", *command[1:], flush=True)
     status = subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode
     if status:
-        # It has said why.
+        # The benchmark has printed why it failed.
         raise SystemExit(status)
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     threads = len(use_cores(options.cores))
     places = make_data(options)
     make_archive(places)
-    # What a run that was ended has left.
+    # An interrupted run may have left its folder.
     shutil.rmtree(places.work / _EXTRACTED, ignore_errors=True)
     times = race(list_runs(places, threads), options.rounds, places.work / "result")
     report = {
@@ -79,8 +79,8 @@ def list_runs(places: Places, threads: int) -> dict[str, Callable[[], Any]]:
             open(path, "rb").read()
 
     def unpack() -> None:
-        # Each time to a new folder, and all are removed in the end: ext4 takes up to ten times as
-        # long to make files where as many were removed a moment ago.
+        # Unpack each time to a new folder, and remove all folders at the end: ext4 takes up to ten
+        # times as long to make files where as many were removed a moment ago.
         (places.work / _EXTRACTED).mkdir(exist_ok=True)
         folder = tempfile.mkdtemp(dir=places.work / _EXTRACTED)
         subprocess.run(["tar", "-xzf", places.archive, "-C", folder], check=True)
@@ -105,7 +105,7 @@ def race(runs: dict[str, Callable[[], Any]], rounds: int, place: Path) -> dict[s
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
-            # What the last run wrote must not be written to the disk in this one's time.
+            # Write the last run's data to the disk now, outside of the next run's time.
             os.sync()
             start = time.perf_counter()
             run()
@@ -158,7 +158,7 @@ def hash_files(pack: Path, threads: int) -> None:
 def measure_memory(source: Path, place: Path) -> dict[str, Any]:
     """Watch all processes of one conversion, twenty times a second."""
     program = "import cinicpack, sys; cinicpack.pack(sys.argv[1], sys.argv[2], progress=False)"
-    # What a run that was ended has left.
+    # An interrupted run may have left its folder.
     shutil.rmtree(place, ignore_errors=True)
     process = subprocess.Popen([sys.executable, "-c", program, str(source), str(place)])
     peaks = {"Pss": 0, "Pss_Anon": 0}
@@ -173,7 +173,8 @@ def measure_memory(source: Path, place: Path) -> dict[str, Any]:
     shutil.rmtree(place, ignore_errors=True)
     if process.returncode:
         raise SystemExit(f"packing {source} failed")
-    # Pss counts pages of files, the pack's own among them, that the kernel can take back.
+    # Anonymous memory is shown beside Pss, because Pss also counts pages of files, such as the
+    # pack's, that the kernel can take back.
     return {
         "source": "archive" if source.is_file() else "tree",
         "all_mb": round(peaks["Pss"] / 1e3),

@@ -1,6 +1,6 @@
 """The paths to a GPU: against plain copies, against airbench's scheme, and in a training loop.
 
-tools/gpu                                               # with its tests; writes results/gpu.json
+tools/gpu --images ARCHIVE                              # with its tests; writes results/gpu.json
 python -m benchmarks.bench_gpu                          # without them, and only prints
 python -m benchmarks.bench_gpu --quick --device cpu     # does it run? its figures mean nothing
 """
@@ -32,7 +32,6 @@ from cinicpack import cinic10
 from cinicpack.cores import usable_cores
 
 _ROOT = Path(__file__).parents[1]
-_REAL = _ROOT.parent / "shared" / "real" / "cifar10-jpeg.tar.xz"
 _TESTS = "tests/load/test_gpu.py"
 _FULL = Sizes(per_class=9000, batch=512, large=8192, width=64, epochs=20, repeats=100)
 _QUICK = Sizes(per_class=2, batch=8, large=16, width=4, epochs=1, repeats=1)
@@ -84,8 +83,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--pack", type=Path, help="with 90,000 images in train (else one is made)")
     parser.add_argument(
-        "--images", type=Path, default=_REAL,
-        help="archive of train/CLASS/NAME.jpg and test/CLASS/NAME.jpg to train on (%(default)s)",
+        "--images", type=Path,
+        help="archive of train/CLASS/NAME.jpg and test/CLASS/NAME.jpg to train on (else none is)",
     )  # fmt: skip
     parser.add_argument("--epochs", type=int, default=16, help="of that training (%(default)s)")
     parser.add_argument("--output", type=Path, default=_ROOT / "benchmarks" / "results")
@@ -104,6 +103,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
                 f"argument --pack: {options.pack}: expected a pack, found none ({error}); name "
                 "another, or leave --pack out to have one made"
             )
+    if options.images and not options.images.is_file():
+        parser.error(
+            f"argument --images: {options.images}: expected an archive, found no file; name "
+            "another, or leave --images out to train on no real images"
+        )
     if options.device == "cpu" and not options.quick:
         parser.error("a CPU shows nothing but that this runs: add --quick")
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -168,10 +172,10 @@ def measure(setting: Setting, rounds: int, seconds: float) -> dict[str, Any]:
     return report
 
 
-def train(archive: Path, folder: Path, setting: Setting, epochs: int) -> dict[str, Any]:
-    """Train on the real images of an archive, if it and what reads it are there."""
-    if not archive.is_file():
-        return {"not_measured": f"no archive {archive.name} (--images)"}
+def train(archive: Path | None, folder: Path, setting: Setting, epochs: int) -> dict[str, Any]:
+    """Train on the real images of an archive, if one is given and Pillow is installed."""
+    if archive is None:
+        return {"not_measured": "no archive of real images was named (--images)"}
     if find_spec("PIL") is None:
         return {"not_measured": "Pillow is not installed"}
     say(f"reading {archive}")

@@ -44,7 +44,7 @@ def main() -> None:
         "rounds": options.rounds,
         "rates": race(list_cases(packs, split, threads), options.rounds, options.seconds),
     }
-    # A file that is mapped here could not be dropped from the page cache.
+    # Unmap the file: it could otherwise not be dropped from the page cache.
     del split
     gc.collect()
     plain = str(packs["npy"])
@@ -92,9 +92,9 @@ def make_packs(places: Places) -> dict[str, Path]:
     if not sharded.exists():
         make(places.tree, sharded, shard_rows=max(1, count // 9))
     if not large.exists():
-        # What a run that was ended has left.
+        # An interrupted run may have left its tree.
         shutil.rmtree(tree, ignore_errors=True)
-        tool = [sys.executable, "tools/make_tree.py", str(tree), "--synthetic", "--size", "64"]
+        tool = [sys.executable, "tools/make_tree.py", str(tree), "--size", "64"]
         subprocess.run([*tool, "--per-class", str(max(1, count // 40))], cwd=_ROOT, check=True)
         make(tree, large)
         shutil.rmtree(tree)
@@ -266,7 +266,7 @@ def measure_cold(pack: str, threads: str) -> dict[str, Any]:
         while stream.readinto(buffer):
             pass
     plain = time.perf_counter() - start
-    # The kernels are loaded before the clock starts: on another split.
+    # Load the kernels, on another split, before the clock starts.
     _count(cinicpack.Loader(pack, "test", augment=cinicpack.Augment(), num_workers=int(threads)))
     _drop(file)
     before = _read_from_disk()

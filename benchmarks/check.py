@@ -14,11 +14,11 @@ _SHIFTS = [
     for down in range(-_PADDING, _PADDING + 1)
     for right in range(-_PADDING, _PADDING + 1)
 ]
-# The eight pixels in the middle by which originals are looked up; no crop loses them.
+# Originals are looked up by eight pixels in the middle, which no crop loses.
 _PATCH_HEIGHT, _PATCH_WIDTH = 2, 4
 _MOST_CANDIDATES = 400
-# How far from a whole grey level, of 255, rounding may bring a pixel. bfloat16 rounds to half a
-# level: its originals cannot be found.
+# How far rounding may bring a pixel from a whole grey level, of 255. Originals of bfloat16 images
+# cannot be found, because bfloat16 rounds to half a level.
 _TOLERANCE = {"float32": 0.02, "float16": 0.1}
 
 
@@ -86,7 +86,7 @@ def check_samples(
     if len(known) < 0.95 * len(images):
         left_out.append("exact pixels")
     if known:
-        # Of one epoch's first batch, so that one crop for a whole batch is seen.
+        # Look at the first batch of one epoch, to see whether a whole batch has one crop.
         crops = {(place.down, place.right) for place in found[: len(first.images)] if place}
         mirrored = sum(place.mirrored for place, _ in known) / len(known)
         right = sum(int(labels[place.row] == label) for place, label in known) / len(known)

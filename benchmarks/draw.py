@@ -16,15 +16,15 @@ _ROOT = Path(__file__).parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results"
 _CHART = _ROOT / "docs" / "throughput.svg"
 _README = _ROOT / "README.md"
-# The row that the others are compared with.
+# The row that all other rows are compared with.
 _BASE = "image_folder"
 
 _WIDTH, _LABELS, _VALUES = 860, 330, 80
 _BAR, _PITCH, _TOP = 16, 24, 54
-# As wide as the README's other lines.
+# Sentences are wrapped as wide as the README's other lines.
 _COLUMNS = 100
 
-# Where the page is dark and the reader's system light, or the reverse, text needs its own ground.
+# The chart has a background of its own: a dark page may be read on a light system, or the reverse.
 _STYLE = """
 svg { background: #ffffff; }
 text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328; }
@@ -48,7 +48,7 @@ rect.bound { fill: none; stroke: #0969da; stroke-dasharray: 4 3; }
 
 def main() -> None:
     throughput, convert = _read("throughput", "run"), _read("convert", "bench_convert")
-    # Results of a GPU are there only once somebody has had one.
+    # gpu.json is missing until somebody has run tools/gpu on a GPU.
     gpu = _read("gpu", "bench_gpu") if (_RESULTS / "gpu.json").exists() else None
     readme = fill_readme(_README.read_text("utf-8"), throughput, convert, gpu)
     _CHART.parent.mkdir(exist_ok=True)

@@ -34,9 +34,9 @@ _ROOT = _HERE.parent
 _RIVALS = _HERE / ".rivals"
 _SAMPLE_IMAGES = 512
 
-# What pip is told in calls of their own, in this order. torch first and alone: with other packages
-# pip may choose the build with several GB of CUDA. torchvision asks for torch's other build. FFCV
-# says only when it is built, and not before, what it needs for that.
+# Packages that pip installs in calls of their own, in this order. torch comes first and alone, for
+# with other packages pip may choose the build with several GB of CUDA. torchvision asks for the
+# other build of torch. FFCV does not declare what building it needs.
 _APART = {"torch": [], "torchvision": ["--no-deps"], "": [], "ffcv": ["--no-build-isolation"]}
 
 
@@ -56,12 +56,12 @@ class Rival(NamedTuple):
 
 def main() -> None:
     options = parse_arguments()
-    # So that the processes of rivals, which may be stopped, are ended too.
+    # SIGTERM becomes an exception, so that the processes of rivals, stopped ones too, are ended.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     cores = use_cores(options.cores)
     files = sorted((_HERE / "rivals").glob("*.py"))
     rivals = [rival for path in files if (rival := read_rival(path)).rows]
-    # cinicpack and the bounds always run: they are what a rival is compared with.
+    # cinicpack and the bounds always run, because rivals are compared with both.
     names = options.names or [rival.name for rival in rivals]
     chosen = [rival for rival in rivals if rival.kind != "rival" or rival.name in names]
     places = make_data(options)
@@ -91,7 +91,7 @@ def main() -> None:
         "rows": sorted((summarise(row) for row in running), key=lambda row: row["median"]),
         "unavailable": unavailable,
     }
-    # Without being asked, the results of a few do not replace those of all.
+    # Results of a few rivals replace those of all only if --output says so.
     folder = _RIVALS if options.names and options.output is None else places.output
     output = folder / "throughput.json"
     output.write_text(format_json(report))
@@ -178,7 +178,7 @@ def start_row(rival: Rival, about: dict[str, Any], data: dict[str, Any], work: P
             facts |= {"first_batch_s": round(wall + first, 2), "check": check}
             say(f"  {check}")
         else:
-            # The checks have warmed up the others.
+            # Rows that are checked have been warmed up by their checks.
             process.ask(do="round", seconds=0, limit=60)
         process.pause()
     except RivalError:
@@ -300,7 +300,7 @@ class Row(NamedTuple):
 def race(rows: list[Row], rounds: int, seconds: float, limit: float) -> None:
     """Measure all rows in turns, once a round."""
     for number in range(rounds):
-        # Each round begins elsewhere: no row always runs after the same one.
+        # Each round begins with another row, so that no row always runs after the same one.
         for place in range(len(rows)):
             row = rows[(place + number * 7) % len(rows)]
             answer = row.process.ask(do="round", seconds=seconds, limit=limit)

@@ -49,8 +49,8 @@ CIFAR10_PER_CLASS: Final = 2_000
 IMAGENET_PER_CLASS: Final = 7_000
 PER_CLASS: Final = CIFAR10_PER_CLASS + IMAGENET_PER_CLASS
 
-# Published channel statistics (red, green, blue) over pixels in [0, 1], of CINIC-10 and of no other
-# data set: whether images are CINIC-10's, `is_cinic10` tells.
+# Published channel statistics of CINIC-10 (red, green, blue), over pixels in [0, 1]. They hold for
+# no other data set: `is_cinic10` tells whether images are CINIC-10's.
 MEAN: Final = (0.47889522, 0.47227842, 0.43047404)
 STD: Final = (0.24205776, 0.23828046, 0.25874835)
 
@@ -83,7 +83,7 @@ class Provenance(NamedTuple):
 
 
 _NAME = re.compile(r"(?:n([0-9]{8})_|cifar-?10-(train|test)-)([0-9]{1,9})\.png")
-# Of any other name all groups are empty.
+# The second alternative matches any other name, whose groups are then all empty.
 _NAMES = re.compile(rf"{_NAME.pattern}/|[^/]*/")
 _ORIGINS = {
     "": int(Origin.IMAGENET),
@@ -109,7 +109,13 @@ def parse_name(name: str) -> Provenance:
 
 
 def parse_names(names: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Do as `parse_name` for many file names, which have no slash, at 0.8 us each.
+    """Read the provenance of many images from their file names, at 0.8 us each.
+
+    Args:
+        names: file names, without a slash.
+
+    Returns:
+        ``(origin, synset, number)`` of each, as `parse_name` gives them.
 
     >>> parse_names(["cifar10-train-49.png", "a.png"])
     [(1, 0, 49), (0, 0, 0)]
@@ -125,11 +131,11 @@ def _read_groups(matches: Iterable[Sequence[str]]) -> list[tuple[int, int, int]]
 
 
 def is_cinic10(classes: Iterable[str], origins: Iterable[int]) -> bool:
-    """Tell whether images are of CINIC-10, all or some of it, as far as names tell.
+    """Tell from names whether images are those of CINIC-10, all or some.
 
-    They are if the classes are CINIC-10's ten, every image has one of CINIC-10's file names, and at
-    least one an ImageNet name. So CIFAR-10, which has the same ten classes, is not, whatever its
-    files are called.
+    The classes must be CINIC-10's ten, all file names must be of CINIC-10's kinds, and at least one
+    must be an ImageNet name. So CIFAR-10, which has the same ten classes, is not CINIC-10, whatever
+    its files are called.
 
     Args:
         classes: class names, in the order of their labels.

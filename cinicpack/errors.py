@@ -4,7 +4,7 @@ CinicPackError
 ├── ArgumentError        ValueError    an argument out of its domain
 ├── SelectionError       ValueError    a split, class or source that the pack does not have
 ├── SourceError          ValueError    a tree or archive that cannot be packed
-│   └── BadImagesError                 images in it that cannot be packed, each with its reason
+│   └── BadImagesError                 images of a source that cannot be packed, with reasons
 ├── DestinationError     OSError       a destination that cannot be written
 ├── PackError            ValueError    a pack that is not what its manifest says
 │   └── FormatVersionError             a pack of a version that is not read here
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class CinicPackError(Exception):
-    """What every exception of this package is."""
+    """The base class of all exceptions of this package."""
 
 
 class ArgumentError(CinicPackError, ValueError):
@@ -48,7 +48,7 @@ class BadImagesError(SourceError):
     """Images of a source cannot be packed.
 
     Attributes:
-        images: ``(path, reason)`` of every one of them, in path order.
+        images: ``(path, reason)`` of every bad image, in path order.
     """
 
     def __init__(self, message: str, images: list[tuple[str, str]]) -> None:
@@ -56,7 +56,7 @@ class BadImagesError(SourceError):
         self.images = images
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Unpickling calls the class with ``args``, which has no images.
+        # By default unpickling calls the class with ``args`` alone, which lacks the images.
         return type(self), (*self.args, self.images), self.__dict__
 
 
@@ -79,5 +79,5 @@ class StateError(CinicPackError, ValueError):
 class LoaderError(CinicPackError, RuntimeError):
     """A loader or one of its iterators cannot go on like this.
 
-    It was closed, or is running where it must not be, or has no process group or pinned memory.
+    The loader was closed, runs where it must not, or lacks a process group or pinned memory.
     """

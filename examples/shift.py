@@ -41,7 +41,8 @@ def make_demo(folder: Path) -> Path:
     """Make a pack of 3,240 synthetic images, each with something of its class in it."""
     write_tree(folder / "tree", per_class=108)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is smaller than CINIC-10
+        # pack() warns that the tree is smaller than CINIC-10.
+        warnings.simplefilter("ignore")
         return cinicpack.pack(folder / "tree", folder / "demo.pack", progress=False).path
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-# Before there is a process group: its functions' defaults would hold that, and with it threads that
-# abort when they need the interpreter after its end. DistributedDataParallel imports it.
+# Import torch.distributed.nn before a process group exists, as DistributedDataParallel would later:
+# defaults of its functions would then keep the group, whose threads abort if they need the
+# interpreter after its end.
 import torch.distributed.nn
 from torch import distributed, nn
 from torch.nn import functional
@@ -68,7 +69,7 @@ def share_demo(folder: Path) -> str:
         print("making a synthetic pack of 4,000 images", flush=True)
         write_tree(folder / "tree", 200, splits=["train", "test"])
         with warnings.catch_warnings():
-            # That it is smaller than CINIC-10.
+            # pack() warns that the tree is smaller than CINIC-10.
             warnings.simplefilter("ignore")
             made = cinicpack.pack(folder / "tree", folder / "demo.pack", progress=False)
         message = [str(made.path)]

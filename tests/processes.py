@@ -10,7 +10,7 @@ __all__ = ["is_there", "list_descendants", "wait_until_gone"]
 
 
 def list_descendants(pid: int) -> list[int]:
-    """Give the children of a process in the order of their start, each before its own."""
+    """List the descendants of a process: in the order of their start, each before its children."""
     return list(list_family(pid))[1:]
 
 

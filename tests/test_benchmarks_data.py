@@ -73,6 +73,12 @@ def test_a_pack_for_the_gpu_must_be_one(tmp_path, capsys):
     assert "expected a pack, found none (" in capsys.readouterr().err
 
 
+def test_real_images_for_the_gpu_must_be_there(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bench_gpu.main(["--quick", "--device", "cpu", "--images", str(tmp_path / "no.tar")])
+    assert "no.tar: expected an archive, found no file" in capsys.readouterr().err
+
+
 def test_a_benchmark_that_fails_ends_the_others_with_its_status_and_no_traceback(
     tree, work, tmp_path, capfd
 ):

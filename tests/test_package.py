@@ -1,11 +1,13 @@
 import ast
 import importlib
 import importlib.metadata
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,22 +20,22 @@ SOURCES = {
     file.relative_to(ROOT).with_suffix("").as_posix(): ast.parse(file.read_text(), str(file))
     for file in sorted(ROOT.rglob("*.py"))
 }
-FACTS = {"cinic10", "errors", "cores", "jit", "shortage"}
+FACTS = {"cinic10", "errors", "cores", "jit", "shortage", "text"}
 # What each room may import from, besides itself.
 GRAPH = {
     **dict.fromkeys(FACTS, FACTS),
     "formats": FACTS,
     "store": FACTS,
-    "convert": FACTS | {"store", "formats"},
+    "convert": FACTS | {"formats", "store"},
     "load": FACTS | {"store"},
-    "study": FACTS | {"store", "formats", "convert", "load"},
+    "study": FACTS | {"formats", "store", "convert", "load"},
     "lightning": FACTS | {"store", "load"},
     "synthetic": FACTS,
     "bench": FACTS | {"store", "convert", "load", "synthetic"},
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
 }
 # These show everything, and import it when it is used.
-DOORS = ("__init__", "__main__", "cli/__init__", "cli/studies")
+DOORS = ("__init__", "__main__", *(name for name in SOURCES if name.startswith("cli/")))
 
 
 def imports_of(module: ast.Module) -> Iterator[str]:
@@ -45,7 +47,7 @@ def imports_of(module: ast.Module) -> Iterator[str]:
             assert node.level == 0, "imports are absolute"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "cinicpack":
-            # What the package as a whole shows is imported from where it is.
+            # A public name counts as an import of the module that defines it.
             shown = getattr(cinicpack, node.attr)
             yield getattr(shown, "__module__", f"cinicpack.{node.attr}")
 
@@ -57,6 +59,58 @@ def test_imports_go_one_way(name):
         package, _, module = imported.partition(".")
         if package == "cinicpack" and not module.startswith("__") and module:
             assert module.split(".")[0] in GRAPH[room] | {room}, f"{name} imports {imported}"
+
+
+def test_no_module_imports_itself_through_others():
+    graph = {
+        name: {found for found in map(find_module, imports_of(module)) if found != "__init__"}
+        for name, module in SOURCES.items()
+    }
+    list(TopologicalSorter(graph).static_order())
+
+
+def find_module(imported: str) -> str:
+    """Find the module of this package that has what is imported; ``__init__`` for any other."""
+    package, *parts = imported.split(".")
+    for end in range(len(parts) if package == "cinicpack" else 0, 0, -1):
+        name = "/".join(parts[:end])
+        for module in (name, f"{name}/__init__"):
+            if module in SOURCES:
+                return module
+    return "__init__"
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_file_over_350_and_no_function_over_60(name):
+    lines = (ROOT / f"{name}.py").read_text().count("\n")
+    assert lines <= 350
+    long = {
+        node.name: length
+        for node in ast.walk(SOURCES[name])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or 0) - node.lineno + 1) > 60
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES.keys() - {"study/download"}))
+def test_every_example_runs(name):
+    skipped = (ROOT / f"{name}.py").read_text().count("+SKIP")
+    assert skipped == 0
+
+
+ARCHITECTURE = ROOT.parent / "ARCHITECTURE.md"
+
+
+@pytest.mark.skipif(not ARCHITECTURE.is_file(), reason="needs the project's source")
+def test_the_table_of_rooms_names_files_that_are_there():
+    rooms = re.findall(
+        r"^\| (?:`(\w+)/`|facts|the rest) \| (.*) \|$", ARCHITECTURE.read_text(), re.M
+    )
+    assert len(rooms) == 8
+    for room, text in rooms:
+        for name in re.findall(r"`(\w+)/?`", text):
+            assert {f"{room}/{name}".strip("/"), f"{room}/{name}/__init__"} & SOURCES.keys(), name
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -134,7 +188,7 @@ OPEN = "import cinicpack; pack = cinicpack.open_pack(PACK)"
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_used(npy_pack, code):
-    # As it exits, for --help does.
+    # List modules at the exit of the process: --help ends it before a line after it could run.
     listing = f"atexit.register(lambda: print(*[x for x in {HEAVY!r} if x in sys.modules]))"
     program = f"import atexit, sys; PACK = {str(npy_pack)!r}; {listing}; {code}"
     done = subprocess.run(
@@ -152,9 +206,9 @@ def test_the_package_is_typed():
 
 
 def test_the_wheel_has_the_package_and_its_types(tmp_path):
-    # Built by the project's own backend, without the isolation that would fetch it anew.
+    # The installed backend builds the wheel: an isolated build would download the backend anew.
     pytest.importorskip("hatchling.build", reason="needs hatchling")
-    # From a copy, since what else may lie in the folder would be walked too.
+    # Build from a copy: the backend would walk everything else that lies in the folder.
     if not (ROOT.parent / "pyproject.toml").is_file():
         pytest.skip("needs the project's source")
     project = tmp_path / "project"
@@ -170,6 +224,16 @@ def test_the_wheel_has_the_package_and_its_types(tmp_path):
     assert {f"cinicpack/{name}.py" for name in SOURCES} <= names
     assert "cinicpack/py.typed" in names
     assert not [name for name in names if not name.startswith(("cinicpack/", "cinicpack-"))]
+
+
+@pytest.mark.skipif(not (ROOT.parent / "tests").is_dir(), reason="needs the project's source")
+def test_no_file_but_one_names_what_lies_outside_of_the_clone():
+    for room in ("cinicpack", "tests", "benchmarks", "tools", "examples"):
+        for file in (ROOT.parent / room).rglob("*.py"):
+            place = file.relative_to(ROOT.parent)
+            above = [int(level) for level in re.findall(r"parents\[(\d+)\]", file.read_text())]
+            if place.as_posix() != "tests/outside.py":
+                assert max(above, default=0) < len(place.parts), place
 
 
 LOADING = """

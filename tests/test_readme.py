@@ -21,7 +21,7 @@ from cinicpack.synthetic import write_tree
 
 README = Path(__file__).parent.parent / "README.md"
 
-# What needs the internet, or files of many gigabytes.
+# Commands that need the internet.
 NOT_HERE = ("pip install", "cinicpack download")
 
 
@@ -38,7 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("default::UserWarning")  # that it is not the whole of CINIC-10
+# pack() warns that the small CINIC-10 is not the whole.
+@pytest.mark.filterwarnings("default::UserWarning")
 def test_the_commands_run(folder, monkeypatch, capsys):
     pytest.importorskip("matplotlib", reason="the histogram needs matplotlib")
     monkeypatch.chdir(folder)
@@ -49,7 +50,7 @@ def test_the_commands_run(folder, monkeypatch, capsys):
             program, *arguments = shlex.split(line[2:])
             assert program == "cinicpack"
             if arguments[0] == "cifar10":
-                # The small CINIC-10 has the first images only.
+                # The small CINIC-10 has only the first of CIFAR-10's images.
                 arguments.append("--allow-missing")
             assert cli.main(arguments) == 0, capsys.readouterr().err
             ran.add(arguments[0])
@@ -66,20 +67,20 @@ def sections() -> dict[str, str]:
     return {title: code for title, code in found.items() if code}
 
 
-# Runs sections, each alone as if copied to a file and then all as one, in a process of its own: of
-# those that import JAX none may fork. Under torchrun a group comes first, as the README says, but
-# for sections that start one themselves.
+# The program that runs the sections of the README: each alone, as if copied to a file, and then all
+# as one. It has a process of its own, because a process that imported JAX must not fork. With more
+# than one rank it starts a process group first, as the README says, unless the section does.
 PROGRAM = """
 import importlib.util, json, os, pathlib, sys, warnings
 
 from torch import distributed
 
 warnings.simplefilter("error")
-# What libraries say that is no fault of the README's.
+# Warnings of libraries about themselves are no fault of the README.
 for category in (FutureWarning, UserWarning):
     warnings.filterwarnings("ignore", category=category, module="(lightning|torch)[.].*")
 if importlib.util.find_spec("lightning") and importlib.util.find_spec("torchvision"):
-    # Lightning imports it.
+    # Lightning imports torchvision.
     from tests.torchvision_here import import_torchvision
     import_torchvision()
 
@@ -132,7 +133,8 @@ def test_the_python_runs(folder, tmp_path, world_size):
         ]
         ports = [server.getsockname()[1] for server in servers]
     (tmp_path / "program.json").write_text(json.dumps([runnable, ports]), "utf-8")
-    # As torchrun sets them; the one process is not under it, but the one rank of a group.
+    # The environment as torchrun sets it. A single process is not under torchrun: it is the one
+    # rank of a group that it starts itself.
     shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     if world_size > 1:
         shared |= {"LOCAL_WORLD_SIZE": str(world_size), "TORCHELASTIC_RUN_ID": "none"}
@@ -152,7 +154,7 @@ def test_the_python_runs(folder, tmp_path, world_size):
             stack.callback(process.kill)
             processes.append(process)
         end = time.monotonic() + 200
-        # One that fails leaves the others waiting.
+        # Stop at the first failure: the other ranks would wait for the failed one.
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
             if any(process.poll() for process in processes):
                 break

@@ -13,12 +13,11 @@ from cinicpack import cinic10
 from cinicpack.cinic10 import Origin, Provenance
 from cinicpack.errors import ArgumentError
 from cinicpack.synthetic import SYNSETS, name_images, synthesize_images, write_images, write_tree
+from tests import outside
 
 Tree = dict[tuple[str, str], list[str]]
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-
-SYNSET_TREE = Path(__file__).parents[2] / "shared" / "synsets" / "synsets-to-cifar-10-classes.txt"
 
 
 def provenances(tree: Tree, split: str | None = None) -> list[Provenance]:
@@ -92,11 +91,9 @@ def test_names_of_no_images_or_of_unknown_classes_are_refused():
 
 
 def test_synsets_are_those_of_the_authors():
-    if not SYNSET_TREE.exists():
-        pytest.skip("the authors' synset tree is not beside the repository")
     listed: dict[str, set[int]] = {}
     name = ""
-    for line in SYNSET_TREE.read_text().split("\n"):
+    for line in outside.require(outside.SYNSETS).read_text().split("\n"):
         if match := re.match(r"-+n([0-9]{8}):", line):
             listed[name].add(int(match[1]))
         elif line.strip():

@@ -1,4 +1,4 @@
-"""Torchvision for the tests, also where its compiled operators do not load; they need none."""
+"""Torchvision for the tests, also where its compiled operators do not load: no test uses these."""
 
 import sys
 from types import ModuleType
@@ -8,12 +8,12 @@ import torch
 
 __all__ = ["import_torchvision"]
 
-# Those that torchvision gives fake kernels to while it is imported, which must be declared then.
+# The operators that torchvision registers fake kernels for at import, so they must be declared.
 _OPERATORS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-# Operators live as long as the library that declares them.
+# Kept for ever: an operator lives only as long as the library that declares it.
 _libraries: list[torch.library.Library] = []
 
 

@@ -30,7 +30,7 @@ def read_row(data: Data, row: int) -> dict[str, Any]:
 
 
 def prepare(data: Data) -> None:
-    # In random order: the images of a chunk come together.
+    # Write the images in random order, because those of a chunk come together.
     order = np.random.default_rng(0).permutation(len(np.load(data.labels)))
     litdata.optimize(
         functools.partial(read_row, data),

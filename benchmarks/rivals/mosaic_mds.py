@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from benchmarks.rivals.protocol import Batches, Data, serve
 from benchmarks.rivals.torchvision_here import augment_tensors
 
-# After torchvision_here: it imports torchvision.
+# Import streaming after torchvision_here, because streaming imports torchvision.
 from streaming import MDSWriter, StreamingDataset  # isort: skip
 
 

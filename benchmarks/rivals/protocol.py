@@ -53,7 +53,7 @@ def serve(
             of what it returns is one epoch of (images, labels).
         prepare: writes what the rival reads, once.
     """
-    # Libraries print; what they print goes to the log and not between the answers.
+    # Send what libraries print to the log, so that it does not come between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     stream: Iterator[Any] = iter(())
@@ -119,7 +119,7 @@ def _sample(stream: Iterator[Any], path: str, count: int, whole: bool) -> dict[s
         first = first or time.perf_counter() - start
         images, labels = batch
         if total < count:
-            # A copy: some rivals use a batch's memory again.
+            # Copy the batch, because some rivals use its memory again.
             kept.append((_as_array(images).copy(), _as_array(labels).copy()))
         total += len(labels)
     images, labels = (np.concatenate(parts)[:count] for parts in zip(*kept, strict=True))
@@ -128,7 +128,7 @@ def _sample(stream: Iterator[Any], path: str, count: int, whole: bool) -> dict[s
 
 
 def _as_array(values: Any) -> Any:
-    # NumPy knows no bfloat16.
+    # Widen bfloat16, which NumPy does not know.
     if str(getattr(values, "dtype", "")) == "torch.bfloat16":
         values = values.float()
     return np.asarray(values)

@@ -24,8 +24,8 @@ from cinicpack.store.format import PROVENANCE_DTYPE
 from cinicpack.store.npy import Npy
 from cinicpack.store.verify import verify_pack
 from cinicpack.synthetic import write_images
+from tests import outside
 
-REAL = Path(__file__).parents[3] / "shared" / "real" / "cifar10-jpeg.tar.xz"
 CLASSES = ("cat", "dog", "\udcff")
 HEIGHT, WIDTH = 3, 5
 SHAPE = (HEIGHT, WIDTH, 3)
@@ -248,10 +248,8 @@ def test_normalization_is_the_published_one_only_of_cinic10(origins, classes):
 @pytest.fixture(scope="module")
 def some_of_cifar10() -> dict[str, NDArray[np.uint8]]:
     """Real images of CIFAR-10's training set, fifty of every class: (50, 32, 32, 3)."""
-    if not REAL.exists():
-        pytest.skip(f"{REAL} is not part of the project")
     images: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in cinic10.CLASSES}
-    with tarfile.open(REAL) as archive:
+    with tarfile.open(outside.require(outside.CIFAR10_JPEGS)) as archive:
         for member in archive:
             # train/CLASS/NNNN.jpg
             split, *place = member.name.split("/")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cinicpack.errors import ArgumentError
 from cinicpack.study.picture import draw_bands, draw_grid, write_picture
-from tests.study.samples import needs_samples, read_sheet, read_tiles
+from tests.outside import read_sheet, read_tiles
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -19,7 +19,6 @@ def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, shape, np.uint8)
 
 
-@needs_samples
 def test_grid_is_the_authors_sheet():
     assert np.array_equal(draw_grid(read_tiles("cat"), 20), read_sheet("cat"))
 

@@ -17,7 +17,7 @@ from cinicpack.study.statistics import (
     format_statistics,
 )
 from cinicpack.synthetic import write_images, write_tree
-from tests.study.samples import needs_samples, read_tiles
+from tests.outside import read_tiles
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,6 @@ def test_table_has_eight_digits(ten_classes):
     assert len(set(map(len, text.splitlines()))) == 1
 
 
-@needs_samples
 def test_real_images_come_near_the_published_values(tmp_path):
     names = [f"n00000000_{number}.png" for number in range(200)]
     for name in cinic10.CLASSES:

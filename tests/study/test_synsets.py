@@ -5,9 +5,7 @@ import pytest
 from cinicpack import cinic10
 from cinicpack.errors import SourceError
 from cinicpack.study.synsets import Synset, read_synsets
-
-SHARED = Path(__file__).parents[3] / "shared"
-AUTHORS = SHARED / "synsets" / "synsets-to-cifar-10-classes.txt"
+from tests import outside
 
 LIST = """\
 bird
@@ -63,9 +61,8 @@ def test_other_files_are_refused(tmp_path):
         read_synsets(tmp_path / "list.txt")
 
 
-@pytest.mark.skipif(not AUTHORS.exists(), reason=f"{AUTHORS} is not part of the project")
 def test_the_authors_list():
-    classes = read_synsets(AUTHORS)
+    classes = read_synsets(outside.require(outside.SYNSETS))
     assert tuple(classes) == cinic10.CLASSES
     assert sum(map(len, classes.values())) == 1362
     # A minicab is a cab as well as a minicar.
