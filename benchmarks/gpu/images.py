@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 from benchmarks.report import say
 from cinicpack import cinic10
 from cinicpack.store.container import named
+from cinicpack.store.fingerprints import (
+    digest_image,
+    fingerprint_images,
+    fingerprint_splits,
+    image_header,
+)
 from cinicpack.store.format import (
     Group,
     Manifest,
     Normalization,
     SplitInfo,
     channel_statistics,
-    digest_image,
-    fingerprint_images,
-    fingerprint_splits,
-    image_header,
     plan_arrays,
 )
 from cinicpack.store.verify import hash_regions

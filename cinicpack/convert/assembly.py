@@ -21,6 +21,7 @@ from cinicpack.convert.results import ConvertedImages
 from cinicpack.cores import usable_cores
 from cinicpack.jit import jit
 from cinicpack.store.container import Container
+from cinicpack.store.fingerprints import fingerprint_images, fingerprint_splits
 from cinicpack.store.format import (
     ArraySpec,
     Group,
@@ -28,8 +29,6 @@ from cinicpack.store.format import (
     Normalization,
     SplitInfo,
     channel_statistics,
-    fingerprint_images,
-    fingerprint_splits,
 )
 from cinicpack.store.publish import sync
 from cinicpack.store.region import Region, map_file, write_all

@@ -30,8 +30,9 @@ from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError
 from cinicpack.store.container import Container, for_suffix, named
-from cinicpack.store.pack import Pack, find_other, open_pack
+from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
+from cinicpack.store.reader import find_other
 
 __all__ = ["Pace", "build", "pack"]
 

@@ -170,8 +170,8 @@ def _hash_outside(stream: io.BufferedReader, regions: Iterable[Region], end: int
     for region in sorted(regions, key=lambda region: region.offset):
         if not position <= region.offset <= end - region.spec.nbytes:
             raise PackError(
-                f"{region.place}: expected it within the file and apart from other arrays, found "
-                f"offset {region.offset}; restore the file or pack again"
+                f"{region.file}:{region.spec.name}: expected it within the file and apart from "
+                f"other arrays, found offset {region.offset}; restore the file or pack again"
             )
         hash_span(stream, position, region.offset - position, digest)
         position = region.offset + region.spec.nbytes

@@ -21,7 +21,8 @@ from cinicpack.convert.assembly import write_pack
 from cinicpack.convert.plan import Plan, Rows
 from cinicpack.convert.results import ConvertedImages
 from cinicpack.store.container import CONTAINERS, Container
-from cinicpack.store.format import PROVENANCE_DTYPE, digest_image, image_header
+from cinicpack.store.fingerprints import digest_image, image_header
+from cinicpack.store.format import PROVENANCE_DTYPE
 from cinicpack.store.npy import Npy
 from cinicpack.store.verify import verify_pack
 from cinicpack.synthetic import write_images

@@ -15,8 +15,8 @@ import pytest
 
 import cinicpack
 from cinicpack.errors import DestinationError, PackError, SourceError
-from cinicpack.store.pack import locate_pack
 from cinicpack.store.publish import publishing
+from cinicpack.store.reader import locate_pack
 from cinicpack.store.verify import verify_pack
 from tests.convert.sources_here import bytes_of, make_tar, pack, put, tiny
 from tests.processes import list_descendants, wait_until_gone

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import cinicpack
 from cinicpack.errors import CinicPackError
-from cinicpack.store.pack import locate_pack
+from cinicpack.store.reader import locate_pack
 from cinicpack.store.region import Region
 from cinicpack.store.summary import describe_pack, format_summary
 from cinicpack.store.verify import verify_pack

@@ -14,7 +14,7 @@ import cinicpack
 from cinicpack.errors import FormatVersionError, PackError
 from cinicpack.store.format import MANIFEST_NAME
 from cinicpack.store.hdf5 import Hdf5
-from cinicpack.store.pack import find_other, locate_pack
+from cinicpack.store.reader import find_other, locate_pack
 from tests.store.manifests import FOOTER_BYTES, read_content, resign, sha256, write_content
 
 NO_HDF5 = "no HDF5 that can be read as a pack"
