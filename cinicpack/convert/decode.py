@@ -313,8 +313,12 @@ def _take_pixels(numbers: Sequence[int], images: Sequence[Content]) -> Iterator[
             continue
         mine.append(number)
         same.append(pixels)
-    stacked = [(mine, np.stack(same)) for mine, same in shapes.values()]
-    yield Decoded(stacked, bad, [])
+    images_of_shape = []
+    for (height, width), (mine, same) in shapes.items():
+        # Into memory in C order, whatever the order of the pixels is.
+        out = np.empty((len(mine), height, width, 3), np.uint8)
+        images_of_shape.append((mine, np.stack(same, out=out)))
+    yield Decoded(images_of_shape, bad, [])
 
 
 def _measure_pixels(pixels: Content) -> tuple[int, int]:

@@ -435,7 +435,8 @@ def test_damage_that_no_crc_tells_gives_what_pillow_gives_or_a_reason(file, data
 
 
 def test_pixels_are_taken_as_they_are_among_files():
-    small, large = (random_samples(RGB, 8, side, 5).astype(np.uint8) for side in (3, 4))
+    small, planes = (random_samples(RGB, 8, side, 5).astype(np.uint8) for side in (3, 4))
+    large = planes.transpose(2, 0, 1).copy().transpose(1, 2, 0)
     contents: list[Content] = [small, image_of((RGB, 8), 3, 5), large, OSError("gone"), small]
     pixels, bad, reduced = decode_all(contents)
     assert [*sorted(pixels)] == [0, 1, 2, 4]
