@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
-from cinicpack.convert import archives, tree
+from cinicpack.convert import archives, cifar, tree
 from cinicpack.convert.files import SPECIAL_FILES
 from cinicpack.convert.files import Content as Content
 from cinicpack.convert.files import Read as Read
@@ -61,7 +61,7 @@ class Source(Protocol):
 Recognise: TypeAlias = Callable[[Path, bytes], Source | None]
 
 # Who first knows what is at a path has it. Each is given the first 512 bytes, of a directory none.
-_KINDS: Final[tuple[Recognise, ...]] = (tree.recognise, archives.recognise)
+_KINDS: Final[tuple[Recognise, ...]] = (cifar.recognise, tree.recognise, archives.recognise)
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:
