@@ -32,6 +32,7 @@ from cinicpack.formats.cifar10 import Cifar10, read_batches
 from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, format_synset, reduce_jpeg
 from cinicpack.study.synsets import read_synsets
 from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
+from cinicpack.text import some
 
 __all__ = ["Composition", "compose_dataset"]
 
@@ -222,7 +223,7 @@ def _look_up(imagenet: Path, contributors: Path) -> tuple[Found, _Plan]:
         names = [f"{format_synset(synset)}_{number}" for synset, number in missing]
         raise SourceError(
             f"{imagenet}: expected all images of {contributors}, found no "
-            f"{_show(names)}{_explain(found)}"
+            f"{some(names, _SHOWN)}{_explain(found)}"
         )
     return found, {folder: [there[key] for key in keys] for folder, keys in listed.items()}
 
@@ -339,7 +340,7 @@ def _replace(
         reasons = [f"{jpeg}: {reason}" for _, jpeg, reason in sorted(failures)]
         raise SourceError(
             f"{imagenet}: expected JPEGs that can be read, found too few of {', '.join(few)}: "
-            f"{_show(reasons)}"
+            f"{some(reasons, _SHOWN)}"
         )
     return plan
 
@@ -347,9 +348,4 @@ def _replace(
 def _explain(found: Found) -> str:
     absent = f"; {len(found.absent):,} synsets are not there" if found.absent else ""
     left_out = [f"{where}: {reason}" for where, reason in found.left_out]
-    return absent + (f"; left out: {_show(left_out)}" if left_out else "")
-
-
-def _show(items: list[str]) -> str:
-    more = f" and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+    return absent + (f"; left out: {some(left_out, _SHOWN)}" if left_out else "")

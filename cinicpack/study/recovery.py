@@ -160,7 +160,7 @@ def format_recovery(recovery: Recovery) -> str:
         " and ".join(f"{count:,} {name}" for name, count in recovery.images.items()) + " images"
     ]
     lines += [
-        f"  {len(rows):,} {name} images are missing: {_show(np.array(rows))}"
+        f"  {len(rows):,} {name} images are missing: {_format_ranges(np.array(rows))}"
         for name, rows in recovery.missing.items()
         if rows
     ]
@@ -231,16 +231,17 @@ def _extract(pack: Pack, origin: Origin) -> Cifar10Set:
 def _check(name: str, part: Cifar10Set, allow_missing: bool) -> Iterator[str]:
     rows = part.rows
     if len(beyond := rows[rows >= _WHOLE[name]]):
-        yield f"CIFAR-10 has {_WHOLE[name]:,} {name} images, these do not exist: {_show(beyond)}"
+        numbers = _format_ranges(beyond)
+        yield f"CIFAR-10 has {_WHOLE[name]:,} {name} images, these do not exist: {numbers}"
     if len(double := np.unique(rows[1:][rows[1:] == rows[:-1]])):
-        yield f"{len(double):,} {name} images are there more than once: {_show(double)}"
+        yield f"{len(double):,} {name} images are there more than once: {_format_ranges(double)}"
     if allow_missing:
         return
     if not len(rows):
         yield f"there are no {name} images; --allow-missing (allow_missing=True) goes without"
     elif len(missing := _find_missing(name, rows)):
         yield (
-            f"{len(missing):,} {name} images are missing: {_show(missing)}; "
+            f"{len(missing):,} {name} images are missing: {_format_ranges(missing)}; "
             "--allow-missing (allow_missing=True) goes without them"
         )
 
@@ -249,7 +250,7 @@ def _find_missing(name: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.setdiff1d(np.arange(_WHOLE[name]), rows)
 
 
-def _show(rows: NDArray[np.int64]) -> str:
+def _format_ranges(rows: NDArray[np.int64]) -> str:
     """Write rows, ascending, as ranges: 3-7, 12."""
     runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
     shown = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:_SHOWN]]

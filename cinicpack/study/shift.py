@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError
 from cinicpack.store.pack import ORIGINS_OF_SOURCE, Pack, Split
+from cinicpack.text import table
 
 __all__ = ["Accuracy", "Exchange", "exchange_sources", "format_accuracies", "measure_accuracies"]
 
@@ -129,18 +130,25 @@ def exchange_sources(
 def format_accuracies(accuracies: list[Accuracy]) -> str:
     """Lay out what `measure_accuracies` found for people to read, in percent."""
     by_group = {(entry.source, entry.class_name): entry for entry in accuracies}
-    lines = [f"{'source':<15}{'images':>9}{'correct':>9}  accuracy and interval"]
+    rows = [("source", "images", "correct", "accuracy and interval")]
     for source in _GROUPS:
         if entry := by_group.get((source, None)):
             name = source or "all"
             name = f"  {name}" if " " in name else name
-            lines.append(f"{name:<15}{entry.images:>9,}{entry.correct:>9,}  {_percent(entry)}")
+            rows.append((name, f"{entry.images:,}", f"{entry.correct:,}", _percent(entry)))
     columns = [source for source in _CLASS_COLUMNS if (source, None) in by_group]
-    lines += ["", f"{'class':<15}" + "".join(f"{source or 'all':<24}" for source in columns)]
-    for name in dict.fromkeys(name for _, name in by_group if name is not None):
-        cells = (by_group.get((source, name)) for source in columns)
-        lines.append(f"{name:<15}" + "".join(f"{_percent(cell):<24}" for cell in cells))
-    return "\n".join(line.rstrip() for line in lines)
+    by_class = [("class", *(source or "all" for source in columns))]
+    by_class += [
+        (name, *(_percent(by_group.get((source, name))) for source in columns))
+        for name in dict.fromkeys(name for _, name in by_group if name is not None)
+    ]
+    return "\n".join(
+        [
+            *table(rows, (13, 7, 7), left=(0, 3)),
+            "",
+            *table(by_class, (13, *[22] * len(columns)), left=range(1 + len(columns))),
+        ]
+    )
 
 
 def _predicted_labels(predictions: ArrayLike, split: Split) -> NDArray[np.integer]:

@@ -2,7 +2,7 @@
 
 from typing import Any, Final, Literal, NamedTuple
 
-from cinicpack import cinic10
+from cinicpack import cinic10, text
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError
 from cinicpack.store.format import Group, channel_statistics
@@ -129,11 +129,7 @@ def format_statistics(table: StatisticsTable, pack: Pack) -> str:
         if values := summary[name]:
             cells = (pattern.format(value) for value in (*values["mean"], *values["std"]))
             rows.append((name, "", *cells))
-    width = max(len(row[0]) for row in rows)
-    return "\n".join(
-        f"{name:{width}}  {images:>9}" + "".join(f"  {cell:>11}" for cell in cells)
-        for name, images, *cells in rows
-    )
+    return "\n".join(text.table(rows, (0, 9, *[11] * 6)))
 
 
 def _compute(groups: list[Group], pack: Pack) -> Statistics:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from cinicpack.errors import ArgumentError, PackError, SelectionError, SourceError
 from cinicpack.store.pack import Pack, Split, open_pack
 from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
+from cinicpack.text import some
 
 __all__ = ["unpack"]
 
 _JOB_IMAGES: Final = 512
-_SHOWN: Final = 5
 
 # The authors' enlarged training set, which is named like the first.
 _MERGED: Final = ("train", "valid")
@@ -149,7 +149,7 @@ def _check_names(parts: list[_ClassFolder]) -> None:
     if shared:
         raise SelectionError(
             f"{' and '.join(_MERGED)} cannot be merged: expected different names, found "
-            f"{_show(shared)} in both; leave out --merge-train-valid (merge_train_valid=True)"
+            f"{some(shared)} in both; leave out --merge-train-valid (merge_train_valid=True)"
         )
 
 
@@ -184,7 +184,7 @@ def _locate(tree: Path, parts: list[_ClassFolder]) -> list[Path]:
     if missing:
         raise SourceError(
             f"{tree}: expected SPLIT/CLASS/NAME.png of every selected image, found no "
-            f"{_show(missing)}; name the tree that was packed"
+            f"{some(missing)}; name the tree that was packed"
         )
     return folders
 
@@ -197,8 +197,3 @@ def _link(part: _ClassFolder, source: Path, work: Path, final: Path) -> int:
     for name in part.names:
         os.symlink(f"{start}/{name}", folder / name)
     return len(part.names)
-
-
-def _show(items: list[str]) -> str:
-    more = f" and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
