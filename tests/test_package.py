@@ -33,7 +33,7 @@ GRAPH = {
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
 }
 # These show everything, and import it when it is used.
-DOORS = ("__init__", "__main__", "cli/__init__", "cli/studies")
+DOORS = ("__init__", "__main__", *(name for name in SOURCES if name.startswith("cli/")))
 
 
 def imports_of(module: ast.Module) -> Iterator[str]:
