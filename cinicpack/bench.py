@@ -25,6 +25,7 @@ from cinicpack.load.kernels.fill import bytes_at
 from cinicpack.load.loader import Loader
 from cinicpack.load.pipeline import Pipeline
 from cinicpack.store.pack import Pack, Split
+from cinicpack.text import table
 
 __all__ = ["Bench", "FileDataset", "format_bench", "make_bound", "run_bench"]
 
@@ -100,12 +101,12 @@ def format_bench(bench: Bench) -> str:
     if bench.files is not None:
         rows.insert(0, ("PNG files, ImageFolder's way", bench.files))
     base = rows[0][1]
+    cells = [(name, f"{rate:,.0f}", f"{rate / base:,.1f}x") for name, rate in rows]
     lines = [
         f"{bench.images:,} images of {bench.split}, batches of {bench.batch_size}, random crop, "
         f"flip, normalise to float32; {bench.threads} threads",
         "",
-        f"{'':30}{'images/s':>12}{'ratio':>9}",
-        *(f"{name:30}{rate:>12,.0f}{rate / base:>8,.1f}x" for name, rate in rows),
+        *table([("", "images/s", "ratio"), *cells], widths=(30, 10, 7)),
         "",
         _name_bottleneck(bench),
     ]
