@@ -145,9 +145,8 @@ def test_bench(npy_pack, tree, monkeypatch, capsys):
 # What Python 3.12 and later say when a DataLoader starts its processes.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_demo(monkeypatch, capsys):
-    monkeypatch.setattr("cinicpack.demo.run_demo", partial(run_demo, per_class=2))
-    for name in ("_ROUND_SECONDS", "_FILE_SECONDS"):
-        monkeypatch.setattr(f"cinicpack.bench.{name}", 0.01)
+    short = partial(run_demo, per_class=2, round_seconds=0.01, file_seconds=0.01)
+    monkeypatch.setattr("cinicpack.demo.run_demo", short)
     assert main(["demo"]) == 0
     out = capsys.readouterr().out
     assert "making 60 synthetic PNG files" in out
