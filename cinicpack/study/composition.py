@@ -1,6 +1,5 @@
 """Compiling: CIFAR-10 and ImageNet's synsets become a CINIC-10, as the authors made theirs."""
 
-import csv
 import hashlib
 import io
 import os
@@ -8,7 +7,7 @@ import tarfile
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
@@ -29,8 +28,9 @@ from cinicpack.cinic10 import (
 from cinicpack.convert.packer import pack
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
 from cinicpack.formats.cifar10 import Cifar10, read_batches
-from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, format_synset, reduce_jpeg
-from cinicpack.study.synsets import read_synsets
+from cinicpack.study.contributors import read_contributors
+from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, reduce_jpeg
+from cinicpack.study.synsets import format_synset, read_synsets
 from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
 from cinicpack.text import some
 
@@ -39,7 +39,6 @@ __all__ = ["Composition", "compose_dataset"]
 _JOB_IMAGES: Final = 64
 _SHOWN: Final = 10
 _PACK_FORMATS: Final = {".pack": "npy", ".h5": "hdf5", ".hdf5": "hdf5"}
-_COLUMNS: Final = ("synset", "image_num", "cinic_set", "class")
 
 # A split and a class; what takes files for them, as names and contents; the JPEGs that are to go
 # there; those that are drawn next for a class; and what could not be read, with the reason.
@@ -48,6 +47,7 @@ _Sink = Callable[[_Folder, Sequence[str], Sequence[bytes]], None]
 _Plan = dict[_Folder, list[Jpeg]]
 _Reserve = dict[str, Iterator[Jpeg]]
 _Failure = tuple[_Folder, Jpeg, str]
+_Job = Callable[[], int]
 _Item = TypeVar("_Item")
 
 
@@ -106,6 +106,31 @@ def compose_dataset(
             cannot be read, or an input is something else.
         DestinationError: ``destination`` is there, or cannot be written.
     """
+    _check_lists(synsets, contributors, per_class)
+    run = partial(run_jobs, num_workers=num_workers, progress=progress)
+    with _writing(Path(destination), progress) as sink:
+        original = read_batches(cifar10)
+        if synsets is not None:
+            found, plan, reserve = _draw(Path(imagenet), Path(synsets), per_class, seed)
+        elif contributors is not None:
+            found, plan, reserve = _look_up(Path(imagenet), Path(contributors))
+        dealt = list(_deal(original, seed))
+        jobs = [
+            job
+            for folder, origin, rows in dealt
+            for job in _make_jobs(partial(_write_rows, original, folder, origin, sink), rows)
+        ]
+        images = sum(len(rows) for _, _, rows in dealt)
+        undecoded = _write_all(jobs, images, plan, reserve, Path(imagenet), sink, run)
+    return Composition(
+        cifar10=_count_by_split((folder, len(rows)) for folder, _, rows in dealt),
+        imagenet=_count_by_split((folder, len(jpegs)) for folder, jpegs in plan.items()),
+        absent=[format_synset(synset) for synset in found.absent],
+        left_out=sorted([*found.left_out, *undecoded]),
+    )
+
+
+def _check_lists(synsets: object, contributors: object, per_class: int) -> None:
     if (synsets is None) == (contributors is None):
         raise ArgumentError(
             "expected either a list of synsets to draw from (--synsets, synsets=) or one of "
@@ -117,38 +142,42 @@ def compose_dataset(
             f"expected per_class to be a multiple of {len(SPLITS)}, to deal it to the splits, "
             f"found {per_class}"
         )
-    with _writing(Path(destination), progress) as sink:
-        original = read_batches(cifar10)
-        if contributors is not None:
-            found, plan = _look_up(Path(imagenet), Path(contributors))
-            reserve: _Reserve = {}
-        else:
-            assert synsets is not None
-            found, plan, reserve = _draw(Path(imagenet), Path(synsets), per_class, seed)
-        rows, jpegs, wanted = Counter[str](), Counter[str](), Counter[str]()
-        jobs = []
-        for (split, name), origin, mine in _deal(original, seed):
-            rows[split] += len(mine)
-            jobs += _make_jobs(partial(_write_rows, original, (split, name), origin, sink), mine)
-        for (split, name), listed in plan.items():
-            jpegs[split] += len(listed)
-            wanted[name] += len(listed)
-        total = rows.total() + jpegs.total()
-        left_out = list(found.left_out)
-        while plan:
-            failures: list[_Failure] = []
-            for folder, listed in plan.items():
-                jobs += _make_jobs(partial(_write_jpegs, folder, sink, failures), listed)
-            run_jobs(jobs, total, num_workers=num_workers, progress=progress)
-            left_out += [(str(jpeg), reason) for _, jpeg, reason in failures]
-            plan = _replace(failures, reserve, wanted, Path(imagenet))
-            jobs, total = [], len(failures)
-    return Composition(
-        cifar10={split: rows[split] for split in SPLITS},
-        imagenet={split: jpegs[split] for split in SPLITS},
-        absent=[format_synset(synset) for synset in found.absent],
-        left_out=sorted(left_out),
-    )
+
+
+def _count_by_split(counts: Iterable[tuple[_Folder, int]]) -> dict[str, int]:
+    images = dict.fromkeys(SPLITS, 0)
+    for (split, _), count in counts:
+        images[split] += count
+    return images
+
+
+def _write_all(
+    jobs: list[_Job],
+    images: int,
+    plan: _Plan,
+    reserve: _Reserve,
+    imagenet: Path,
+    sink: _Sink,
+    run: Callable[[Sequence[_Job], int], None],
+) -> list[tuple[str, str]]:
+    """Run the jobs of CIFAR-10's images, and reduce the JPEGs of a plan, or others in their place.
+
+    Returns the JPEGs that could not be decoded, each with the reason.
+    """
+    wanted: Counter[str] = Counter()
+    for (_, name), jpegs in plan.items():
+        wanted[name] += len(jpegs)
+    undecoded: list[tuple[str, str]] = []
+    while jobs or plan:
+        failures: list[_Failure] = []
+        for folder, jpegs in plan.items():
+            jobs = jobs + _make_jobs(partial(_write_jpegs, folder, sink, failures), jpegs)
+            images += len(jpegs)
+        run(jobs, images)
+        undecoded += [(str(jpeg), reason) for _, jpeg, reason in failures]
+        plan = _replace(failures, reserve, wanted, imagenet)
+        jobs, images = [], 0
+    return undecoded
 
 
 @contextmanager
@@ -213,9 +242,9 @@ def _draw(
     return found, plan, reserve
 
 
-def _look_up(imagenet: Path, contributors: Path) -> tuple[Found, _Plan]:
-    """Find the images that a list of contributors names."""
-    listed = _read_contributors(contributors)
+def _look_up(imagenet: Path, contributors: Path) -> tuple[Found, _Plan, _Reserve]:
+    """Find the images that a list of contributors names; there is no reserve."""
+    listed = read_contributors(contributors)
     found = find_jpegs(imagenet, {synset for keys in listed.values() for synset, _ in keys})
     there = {(jpeg.synset, jpeg.number): jpeg for jpegs in found.jpegs.values() for jpeg in jpegs}
     missing = sorted(set().union(*listed.values()) - there.keys())
@@ -225,41 +254,8 @@ def _look_up(imagenet: Path, contributors: Path) -> tuple[Found, _Plan]:
             f"{imagenet}: expected all images of {contributors}, found no "
             f"{some(names, _SHOWN)}{_explain(found)}"
         )
-    return found, {folder: [there[key] for key in keys] for folder, keys in listed.items()}
-
-
-def _read_contributors(path: Path) -> dict[_Folder, list[tuple[int, int]]]:
-    """Read which images, by synset and number, go to which split and class."""
-    listed: dict[_Folder, dict[tuple[int, int], None]] = {}
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        rows = csv.reader(file, skipinitialspace=True)
-        header = next(rows, [])
-        if not set(_COLUMNS) <= set(header):
-            raise SourceError(
-                f"{path}: expected the columns {', '.join(_COLUMNS)}, found {', '.join(header)}"
-            )
-        places = [header.index(column) for column in _COLUMNS]
-        for row in filter(None, rows):
-            try:
-                synset, number, split, name = (row[place].strip() for place in places)
-                key = (int(synset.removeprefix("n")), int(number))
-                if split not in SPLITS or name not in CLASSES:
-                    raise ValueError
-            except (ValueError, IndexError):
-                raise SourceError(
-                    f"{path}:{rows.line_num}: expected a line like "
-                    f"'n02691156, 10153, train, airplane', found {', '.join(row)!r}"
-                ) from None
-            keys = listed.setdefault((split, name), {})
-            if key in keys:
-                raise SourceError(
-                    f"{path}:{rows.line_num}: expected every image of a class once, "
-                    f"found {', '.join(row)!r} again"
-                )
-            keys[key] = None
-    if not listed:
-        raise SourceError(f"{path}: expected images of ImageNet, found no line")
-    return {folder: list(keys) for folder, keys in listed.items()}
+    plan = {folder: [there[key] for key in keys] for folder, keys in listed.items()}
+    return found, plan, {}
 
 
 def _deal(original: Cifar10, seed: int) -> Iterator[tuple[_Folder, Origin, list[int]]]:
@@ -288,9 +284,7 @@ def _shuffle(
     return sorted(items, key=rank)
 
 
-def _make_jobs(
-    function: Callable[[list[_Item]], int], items: list[_Item]
-) -> list[Callable[[], int]]:
+def _make_jobs(function: Callable[[list[_Item]], int], items: list[_Item]) -> list[_Job]:
     """Make jobs that each call a function with some of the items."""
     starts = range(0, len(items), _JOB_IMAGES)
     return [partial(function, items[start : start + _JOB_IMAGES]) for start in starts]

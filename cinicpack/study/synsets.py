@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from cinicpack.errors import SourceError
 
-__all__ = ["Synset", "read_synsets"]
+__all__ = ["Synset", "format_synset", "read_synsets"]
 
 _LINE: Final = re.compile(r"(-+)n([0-9]{8}): *(.*)")
 
@@ -74,3 +74,12 @@ def read_synsets(path: str | os.PathLike[str]) -> dict[str, list[Synset]]:
     if not classes:
         raise SourceError(f"{path}: expected a list of synsets, found no class in it")
     return classes
+
+
+def format_synset(number: int) -> str:
+    """Write a synset's number as WordNet does.
+
+    >>> format_synset(2691156)
+    'n02691156'
+    """
+    return f"n{number:08d}"
