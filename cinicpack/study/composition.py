@@ -82,9 +82,9 @@ def compose_dataset(
     """Make a CINIC-10 from CIFAR-10 and ImageNet: a tree, or straight a pack.
 
     Follows "Construction" in the README of BayesWatch/cinic-10. Of each class of CIFAR-10 a third
-    goes to each split, its test images all to the test split. Of the JPEGs of the class's synsets
-    ``per_class`` are drawn, reduced to 32x32 and dealt to the splits. A synset that is listed
-    under two classes can give an image to both.
+    goes to each split, its test images all to test. Of the JPEGs of the class's synsets
+    ``per_class`` are drawn, reduced to 32x32 and dealt to the splits. A synset that is listed under
+    two classes can give an image to both.
 
     The same images and seed give the same result: they are drawn in the order of the SHA-256 of
     seed, class and name, and one that cannot be read is replaced by the next.
@@ -106,14 +106,11 @@ def compose_dataset(
             cannot be read, or an input is something else.
         DestinationError: ``destination`` is there, or cannot be written.
     """
-    _check_lists(synsets, contributors, per_class)
+    choose = _choose_way(synsets, contributors, per_class, seed)
     run = partial(run_jobs, num_workers=num_workers, progress=progress)
     with _writing(Path(destination), progress) as sink:
         original = read_batches(cifar10)
-        if synsets is not None:
-            found, plan, reserve = _draw(Path(imagenet), Path(synsets), per_class, seed)
-        elif contributors is not None:
-            found, plan, reserve = _look_up(Path(imagenet), Path(contributors))
+        found, plan, reserve = choose(Path(imagenet))
         dealt = list(_deal(original, seed))
         jobs = [
             job
@@ -130,7 +127,13 @@ def compose_dataset(
     )
 
 
-def _check_lists(synsets: object, contributors: object, per_class: int) -> None:
+def _choose_way(
+    synsets: str | os.PathLike[str] | None,
+    contributors: str | os.PathLike[str] | None,
+    per_class: int,
+    seed: int,
+) -> Callable[[Path], tuple[Found, _Plan, _Reserve]]:
+    """Return what chooses the JPEGs in ImageNet's folder, by the one list that there has to be."""
     if (synsets is None) == (contributors is None):
         raise ArgumentError(
             "expected either a list of synsets to draw from (--synsets, synsets=) or one of "
@@ -142,6 +145,10 @@ def _check_lists(synsets: object, contributors: object, per_class: int) -> None:
             f"expected per_class to be a multiple of {len(SPLITS)}, to deal it to the splits, "
             f"found {per_class}"
         )
+    if synsets is not None:
+        return partial(_draw, synsets=Path(synsets), per_class=per_class, seed=seed)
+    assert contributors is not None
+    return partial(_look_up, contributors=Path(contributors))
 
 
 def _count_by_split(counts: Iterable[tuple[_Folder, int]]) -> dict[str, int]:

@@ -1,4 +1,8 @@
-"""Downloading the archive of CINIC-10: what breaks off goes on later, and the MD5 is checked."""
+"""Downloading the archive of CINIC-10: what breaks off goes on later, and the MD5 is checked.
+
+Address, size and MD5 are those of https://datashare.ed.ac.uk/handle/10283/3192 (README of
+BayesWatch/cinic-10, "Download").
+"""
 
 import contextlib
 import fcntl
@@ -50,20 +54,17 @@ def download(
     """Fetch the archive of CINIC-10 and check it, as an alternative to the authors' wget.
 
     What has come is kept in ``NAME.part``: when a connection breaks, and in a later call, the
-    download goes on from there, or from the start where the server cannot do that. A server whose
-    name is not known is not tried again, unless something has come from it. An archive that is
-    there already is checked. A ``NAME.part`` of another file is refused once that is seen, and left
-    as it was, unless the server can only begin at the start.
-
-    Address, size and MD5 are those of https://datashare.ed.ac.uk/handle/10283/3192 (README of
-    BayesWatch/cinic-10, "Download").
+    download goes on from there, or from the start where the server cannot do that. An archive that
+    is there already is checked. A ``NAME.part`` of another file is refused and left as it was,
+    unless the server can only begin at the start.
 
     Args:
         destination: the file to write, or a directory to write ``CINIC-10.tar.gz`` in.
         url: where to get it; at another place has to be the same file.
         nbytes: its size.
         md5: its MD5.
-        pauses: seconds to wait before each further try, while not a byte comes.
+        pauses: seconds to wait before each further try, while not a byte comes. A server whose name
+            is not known is not tried again, unless something has come from it.
         progress: say on standard error why and when it tries again, and show a bar if that is a
             terminal.
 
@@ -88,11 +89,6 @@ def download(
         _check_existing(destination, nbytes, md5)
         return destination
     with _opening(destination.with_name(f"{destination.name}.part")) as part:
-        if part.size > nbytes:
-            raise DestinationError(
-                f"{part.path}: expected the first of {nbytes:,} bytes, found {part.size:,}: "
-                "another file; move or remove it, and run again"
-            )
         _check_space(part, nbytes)
         bar = tqdm(
             total=nbytes,
@@ -104,26 +100,7 @@ def download(
         )
         with bar:
             _fill(part, url, nbytes, pauses, bar, print_tries=progress)
-        if (found := part.digest.hexdigest()) != md5:
-            if part.found:
-                os.truncate(part.descriptor, part.found)
-                raise DestinationError(
-                    f"{part.path}: expected MD5 {md5} of its {part.found:,} bytes with the rest "
-                    f"from {url}, found {found}: one of the two is another file, or damaged; the "
-                    "first is as it was: move or remove it, and run again"
-                )
-            os.unlink(part.path)
-            raise SourceError(
-                f"{url}: expected MD5 {md5}, found {found}: another file, or damaged on the way; "
-                f"it is deleted; run again, or get it elsewhere with --url (url=)"
-            )
-        os.fsync(part.descriptor)
-        if os.path.lexists(destination):
-            raise DestinationError(
-                f"{destination}: expected nothing there, found what has come meanwhile; move or "
-                f"remove it, and run again: {part.path} is whole"
-            )
-        os.rename(part.path, destination)
+        _finish(part, destination, url, md5)
     return destination
 
 
@@ -288,6 +265,30 @@ def _request(url: str, start: int, nbytes: int) -> http.client.HTTPResponse:
     )
 
 
+def _finish(part: _PartialFile, destination: Path, url: str, md5: str) -> None:
+    """Give the file its name, if it is the right one."""
+    if (found := part.digest.hexdigest()) != md5:
+        if part.found:
+            os.truncate(part.descriptor, part.found)
+            raise DestinationError(
+                f"{part.path}: expected MD5 {md5} of its {part.found:,} bytes with the rest "
+                f"from {url}, found {found}: one of the two is another file, or damaged; the "
+                "first is as it was: move or remove it, and run again"
+            )
+        os.unlink(part.path)
+        raise SourceError(
+            f"{url}: expected MD5 {md5}, found {found}: another file, or damaged on the way; "
+            f"it is deleted; run again, or get it elsewhere with --url (url=)"
+        )
+    os.fsync(part.descriptor)
+    if os.path.lexists(destination):
+        raise DestinationError(
+            f"{destination}: expected nothing there, found what has come meanwhile; move or "
+            f"remove it, and run again: {part.path} is whole"
+        )
+    os.rename(part.path, destination)
+
+
 def _check_existing(path: Path, nbytes: int, md5: str) -> None:
     if not path.is_file() or path.stat().st_size != nbytes or _hash_file(path) != md5:
         raise DestinationError(
@@ -297,6 +298,11 @@ def _check_existing(path: Path, nbytes: int, md5: str) -> None:
 
 
 def _check_space(part: _PartialFile, nbytes: int) -> None:
+    if part.size > nbytes:
+        raise DestinationError(
+            f"{part.path}: expected the first of {nbytes:,} bytes, found {part.size:,}: "
+            "another file; move or remove it, and run again"
+        )
     free = shutil.disk_usage(part.path.parent).free
     if free < nbytes - part.size:
         raise DestinationError(
