@@ -14,19 +14,21 @@ from numpy.typing import NDArray
 
 from benchmarks.report import say
 from cinicpack import cinic10
+from cinicpack.store.container import named
+from cinicpack.store.fingerprints import (
+    digest_image,
+    fingerprint_images,
+    fingerprint_splits,
+    image_header,
+)
 from cinicpack.store.format import (
     Group,
     Manifest,
     Normalization,
     SplitInfo,
     channel_statistics,
-    digest_image,
-    fingerprint_images,
-    fingerprint_splits,
-    image_header,
     plan_arrays,
 )
-from cinicpack.store.npy import create_arrays, write_manifest
 from cinicpack.store.verify import hash_regions
 
 __all__ = ["LabelledImages", "make_noise", "read_jpegs", "write_pack"]
@@ -93,7 +95,8 @@ def write_pack(path: Path, classes: Sequence[str], splits: Mapping[str, Labelled
     height, width = next(iter(splits.values())).pixels.shape[2:]
     shape = (height, width, 3)
     plan = {split: ((len(given.labels),), given.names.itemsize) for split, given in splits.items()}
-    regions = create_arrays(path, list(plan_arrays(shape, len(classes), plan)))
+    container = named("npy")
+    regions = container.create(path, list(plan_arrays(shape, len(classes), plan)))
     for region in regions:
         split, field = region.spec.name.rsplit("/", 1)
         given = splits[split]
@@ -117,7 +120,7 @@ def write_pack(path: Path, classes: Sequence[str], splits: Mapping[str, Labelled
         ),
         arrays=hash_regions(regions),
     )
-    write_manifest(path, manifest)
+    container.finish(path, manifest, regions)
     return path
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
-from types import ModuleType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,6 +19,8 @@ from cinicpack.convert.layout import file_names
 from cinicpack.convert.reservation import Reservation, divide_shards
 from cinicpack.cores import usable_cores
 from cinicpack.jit import jit
+from cinicpack.store.container import Container
+from cinicpack.store.fingerprints import fingerprint_images, fingerprint_splits
 from cinicpack.store.format import (
     ArraySpec,
     Group,
@@ -27,8 +28,6 @@ from cinicpack.store.format import (
     Normalization,
     SplitInfo,
     channel_statistics,
-    fingerprint_images,
-    fingerprint_splits,
     plan_arrays,
 )
 from cinicpack.store.publish import sync
@@ -84,12 +83,12 @@ class ConvertedImages:
 def write_pack(
     images: ConvertedImages,
     new: Path,
-    container: ModuleType,
+    container: Container,
     shard_rows: int | None,
     num_workers: int | None,
     reservation: Reservation | None = None,
 ) -> None:
-    """Write the whole pack as ``new``, in a container: `store.npy` or `store.hdf5`.
+    """Write the whole pack as ``new``, in a container.
 
     The arrays of a reservation are taken if all images are in their places there.
     """
@@ -106,7 +105,7 @@ def write_pack(
     if reservation is not None and _is_filled(reservation, images, specs):
         regions = reservation.move(new)
     else:
-        regions = container.create_arrays(new, specs)
+        regions = container.create(new, specs)
         _copy_planes(images, regions, threads)
     for region in regions:
         split, field = region.spec.name.rsplit("/", 1)
@@ -128,7 +127,7 @@ def write_pack(
         hashes = hash_regions(regions, num_workers=threads)
         synced.result()
         manifest = replace(described.result(), arrays=hashes)
-    container.write_manifest(new, manifest)
+    container.finish(new, manifest, regions)
 
 
 def _describe(

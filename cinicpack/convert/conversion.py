@@ -17,7 +17,8 @@ from cinicpack.errors import SourceError
 from cinicpack.formats.filters import unfilter
 from cinicpack.jit import jit
 from cinicpack.shortage import is_shortage
-from cinicpack.store.format import PROVENANCE_DTYPE, digest_image, image_header
+from cinicpack.store.fingerprints import digest_image, image_header
+from cinicpack.store.format import PROVENANCE_DTYPE
 from cinicpack.store.region import write_all
 
 __all__ = ["Converted", "Converter", "Target", "Task", "load_kernels"]

@@ -16,7 +16,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from types import ModuleType
 from typing import Final
 
 import numpy as np
@@ -36,10 +35,11 @@ from cinicpack.errors import (
     SelectionError,
     SourceError,
 )
-from cinicpack.store import hdf5, npy
+from cinicpack.store.container import Container, for_suffix, named
 from cinicpack.store.format import is_folder_name, is_split_name
-from cinicpack.store.pack import Pack, find_other, open_pack
+from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
+from cinicpack.store.reader import find_other
 
 __all__ = ["pack"]
 
@@ -51,7 +51,6 @@ _TASK_BYTES: Final = 4 << 20
 _ALONE_IMAGES: Final = 8_000
 _ALONE_BYTES: Final = 20 << 20
 _SHOWN: Final = 20
-_CONTAINERS: Final[dict[str, ModuleType]] = {"npy": npy, "hdf5": hdf5}
 
 
 def pack(
@@ -117,9 +116,8 @@ def pack(
     Pack('cinic10.pack', train 90000, valid 90000, test 90000, 32x32, 10 classes)
     """
     destination = Path(destination)
-    _check_options(destination, format, shard_rows, num_workers, expect)
+    container = _check_options(destination, format, shard_rows, num_workers, expect)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        container = _CONTAINERS[format]
         images, reservation = _convert(
             Path(source),
             new.parent,
@@ -138,17 +136,18 @@ def pack(
 
 def _check_options(
     destination: Path,
-    container: str,
+    name: str,
     shard_rows: int | None,
     num_workers: int | None,
     expect: str | None,
-) -> None:
-    if container not in _CONTAINERS:
-        raise ArgumentError(f"expected format 'npy' or 'hdf5', found {container!r}")
-    if container == "npy" and destination.suffix in (".h5", ".hdf5"):
+) -> Container:
+    container = named(name)
+    other = for_suffix(destination)
+    if other is not None and other is not container:
         raise ArgumentError(
-            f"{destination}: format 'npy' makes a directory, the name says HDF5; "
-            "pass --format hdf5 (format='hdf5') or choose another name"
+            f"{destination}: format {name!r} makes a directory, the name says "
+            f"{other.name.upper()}; pass --format {other.name} (format={other.name!r}) "
+            "or choose another name"
         )
     if shard_rows is not None and shard_rows < 1:
         raise ArgumentError(f"expected shard_rows of at least 1, found {shard_rows}")
@@ -156,6 +155,7 @@ def _check_options(
         raise ArgumentError(f"expected num_workers of at least 0, found {num_workers}")
     if expect not in (None, "cinic10"):
         raise ArgumentError(f"expected expect='cinic10' or None, found {expect!r}")
+    return container
 
 
 def _convert(
@@ -163,7 +163,7 @@ def _convert(
     folder: Path,
     splits: str | Sequence[str] | None,
     allow_missing: bool,
-    container: ModuleType,
+    container: Container,
     shard_rows: int | None,
     num_workers: int | None,
     progress: bool,

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Final, NamedTuple
 
 from cinicpack.convert.conversion import Converted, Target, Task
 from cinicpack.convert.layout import Layout, file_names
 from cinicpack.convert.sources import read_files
 from cinicpack.formats.png import BadImageError, read_chunks
+from cinicpack.store.container import Container
 from cinicpack.store.format import ArraySpec, plan_arrays
 from cinicpack.store.region import HUGE_PAGE, Region, write_all
 
@@ -75,7 +75,7 @@ def reserve(
     paths: Sequence[str],
     layout: Layout,
     root: Path,
-    container: ModuleType,
+    container: Container,
     shard_rows: int | None,
 ) -> Reservation | None:
     """Make the arrays for the images at ``paths`` of a tree, which are its rows in order.
@@ -98,7 +98,7 @@ def reserve(
         shards = divide_shards(len(rows), shard_rows)
         splits[name] = shards, max(map(len, names))
     specs = list(plan_arrays((height, width, 3), len(layout.classes), splits))
-    return Reservation(root, (height, width), container.create_arrays(root, specs))
+    return Reservation(root, (height, width), container.create(root, specs))
 
 
 def divide_shards(rows: int, shard_rows: int | None) -> tuple[int, ...]:

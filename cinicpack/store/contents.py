@@ -14,16 +14,14 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import MEAN, STD, Origin, parse_names
 from cinicpack.errors import PackError
+from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
 from cinicpack.store.format import (
     Group,
     Manifest,
     channel_statistics,
-    digest_image,
-    fingerprint_images,
-    image_header,
 )
-from cinicpack.store.pack import check_labels
-from cinicpack.store.region import Region, map_arrays
+from cinicpack.store.reader import check_labels
+from cinicpack.store.region import Region, map_arrays, name_place
 
 __all__ = ["check_contents"]
 
@@ -48,7 +46,7 @@ def check_contents(
 
     ``regions`` are all arrays of the splits to look at. Returns one line for each problem.
     """
-    places = {region.spec.name: region for region in regions}
+    places = {region.spec.name: name_place(region, regions) for region in regions}
     arrays = map_arrays(regions)
     problems = list(_check_normalization(path, manifest))
     with ThreadPoolExecutor(num_threads) as pool:
@@ -76,7 +74,7 @@ def _check_split(
     path: Path,
     manifest: Manifest,
     split: str,
-    places: dict[str, Region],
+    places: dict[str, str],
     arrays: dict[str, NDArray[Any]],
     pool: ThreadPoolExecutor,
 ) -> Iterator[str]:
@@ -115,13 +113,13 @@ def _check_split(
 
 
 def _check_names(
-    places: dict[str, Region],
+    places: dict[str, str],
     split: str,
     labels: NDArray[Any],
     names: NDArray[np.bytes_],
     sources: NDArray[np.void],
 ) -> Iterator[str]:
-    place = places[f"{split}/names"].place
+    place = places[f"{split}/names"]
     raw = names.view(np.uint8).reshape(len(names), -1)
     bad = (raw == ord("/")).any(1) | (raw[:, 0] == 0) | np.isin(names, [b".", b".."])
     bad |= ((raw[:, 1:] != 0) & (raw[:, :-1] == 0)).any(1)
@@ -146,7 +144,7 @@ def _check_names(
     if (held := sources.tolist()) != told:
         row = next(row for row, pair in enumerate(zip(held, told, strict=True)) if len({*pair}) > 1)
         yield (
-            f"{places[f'{split}/sources'].place}: expected {told[row]}, which the name "
+            f"{places[f'{split}/sources']}: expected {told[row]}, which the name "
             f"{listed[row]!r} tells, found {held[row]} in row {row}; pack again"
         )
 

@@ -77,10 +77,8 @@ import hashlib
 import json
 import math
 import re
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from reprlib import repr as show
 from typing import Any, Final, NamedTuple, Self
 
@@ -89,6 +87,7 @@ import numpy as np
 from cinicpack import cinic10
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import FormatVersionError, PackError
+from cinicpack.store.fingerprints import fingerprint_splits
 
 __all__ = [
     "HDF5_VERSION",
@@ -102,10 +101,6 @@ __all__ = [
     "Normalization",
     "SplitInfo",
     "channel_statistics",
-    "digest_image",
-    "fingerprint_images",
-    "fingerprint_splits",
-    "image_header",
     "is_folder_name",
     "is_split_name",
     "list_others",
@@ -389,47 +384,6 @@ def plan_arrays(
         yield ArraySpec(f"{split}/labels", label_dtype, (sum(shards),))
         yield ArraySpec(f"{split}/sources", PROVENANCE_DTYPE, (sum(shards),))
         yield ArraySpec(f"{split}/names", np.dtype(("S", name_bytes)), (sum(shards),))
-
-
-def image_header(class_name: bytes, name: bytes, image_shape: tuple[int, ...]) -> bytes:
-    """Build what is hashed before the pixels of an image (see Fingerprints above)."""
-    return b"%b%b%b%b" % (
-        _sized(class_name),
-        len(name).to_bytes(4, "little"),
-        name,
-        _shape_bytes(image_shape),
-    )
-
-
-@lru_cache
-def _sized(text: bytes) -> bytes:
-    return len(text).to_bytes(4, "little") + text
-
-
-@lru_cache
-def _shape_bytes(shape: tuple[int, ...]) -> bytes:
-    return struct.pack("<3I", *shape)
-
-
-def digest_image(header: bytes, pixels: memoryview) -> bytes:
-    """Hash one image: ``header`` from `image_header`, ``pixels`` contiguous, H, W, channel."""
-    digest = hashlib.sha256(header)
-    digest.update(pixels)
-    return digest.digest()
-
-
-def fingerprint_images(digests: Iterable[bytes]) -> str:
-    """Combine the digests of the images of a split into its fingerprint."""
-    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
-
-
-def fingerprint_splits(fingerprints: dict[str, str]) -> str:
-    """Combine the fingerprints of splits, by name, into that of a pack."""
-    digest = hashlib.sha256()
-    for name, fingerprint in sorted(fingerprints.items()):
-        encoded = name.encode()
-        digest.update(struct.pack("<I", len(encoded)) + encoded + bytes.fromhex(fingerprint))
-    return digest.hexdigest()
 
 
 def channel_statistics(

@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from cinicpack.errors import FormatVersionError, PackError
 from cinicpack.store.format import HDF5_VERSION, MANIFEST_NAME, ArraySpec, Manifest
 from cinicpack.store.region import Region, hash_span, open_file, reserve_space, write_all
 
-__all__ = ["create_arrays", "find_others", "locate_arrays", "read_manifest", "write_manifest"]
+__all__ = ["Hdf5"]
 
 _SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 # Datasets of a page and more start on a page.
@@ -49,99 +49,81 @@ class _Footer(NamedTuple):
     digest: bytes
 
 
-def create_arrays(file: Path, specs: list[ArraySpec]) -> list[Region]:
-    """Create the HDF5 file with a dataset at full size for every one of ``specs``."""
-    with _writing(file, "x") as h5:
-        regions = [Region(spec, file, _create_dataset(h5, spec)) for spec in specs]
-    with open(file, "r+b", buffering=0) as stream:
-        reserve_space(stream.fileno(), os.fstat(stream.fileno()).st_size)
-    return regions
+class Hdf5:
+    """The container of HDF5; all that a `Container` has takes the pack's file."""
 
+    name = "hdf5"
+    suffixes: tuple[str, ...] = (".h5", ".hdf5")
 
-def write_manifest(file: Path, manifest: Manifest) -> None:
-    """Write the manifest as the last dataset, and the footer after all that is HDF5's."""
-    specs = list(manifest.specs())
-    with _writing(file, "r+") as h5:
-        offsets = {spec.name: h5[spec.name].id.get_offset() for spec in specs}
-        text = replace(manifest, offsets=offsets).to_json()
-        spec = ArraySpec(MANIFEST_NAME, np.dtype("u1"), (len(text),))
-        offset = _create_dataset(h5, spec)
-    with open(file, "r+b", buffering=0) as stream:
-        descriptor = stream.fileno()
-        write_all(descriptor, memoryview(text), offset)
-        size = os.fstat(descriptor).st_size + _FOOTER.size
-        _move_end(descriptor, size)
-        footer = _FOOTER.pack(_MAGIC, size, offset, len(text), bytes(_DIGEST_BYTES))
-        write_all(descriptor, memoryview(footer), size - _FOOTER.size)
-        regions = [Region(spec, file, offsets[spec.name]) for spec in specs]
-        with open_file(file) as written:
-            digest = _hash_outside(written, regions, size - _DIGEST_BYTES)
-        write_all(descriptor, memoryview(digest), size - _DIGEST_BYTES)
+    def holds(self, path: Path) -> bool:
+        """Tell whether this is a file that starts as HDF5 does."""
+        if not path.is_file():
+            return False
+        with open_file(path) as stream:
+            return stream.read(len(_SIGNATURE)) == _SIGNATURE
 
+    def find_others(self, path: Path) -> list[str]:
+        """Name what keeps a file from being a pack and nothing else; nothing, if it is that.
 
-def read_manifest(file: Path) -> Manifest:
-    """Read and check the manifest; raises `PackError` where the file is no pack."""
-    with _open(file) as stream:
-        footer = _read_footer(stream, file)
-        stream.seek(footer.offset)
-        text = stream.read(footer.nbytes)
-    return Manifest.from_json(text, f"{file}:{MANIFEST_NAME}", version=HDF5_VERSION)
-
-
-def find_others(file: Path) -> list[str]:
-    """Name what keeps a file from being a pack and nothing else; nothing, if it is that.
-
-    What is added to the file lies behind the footer, and what is changed in HDF5's structures has
-    another digest. Packs of another version, and with damaged images, are packs still.
-    """
-    try:
-        stream = _open(file)
-    except PackError:
-        return ["no HDF5 that can be read as a pack"]
-    changed = ["HDF5 that is not as a pack was written (something was added, or it is damaged)"]
-    with stream:
+        What is added to the file lies behind the footer, and what is changed in HDF5's structures
+        has another digest. Packs of another version, and with damaged images, are packs still.
+        """
+        changed = ["HDF5 that is not as a pack was written (something was added, or it is damaged)"]
+        with open_file(path) as stream:
+            try:
+                _read_footer(stream, path)
+            except FormatVersionError:
+                return [] if _find_former(stream) == os.fstat(stream.fileno()).st_size else changed
+            except PackError:
+                return changed
         try:
-            _read_footer(stream, file)
-        except FormatVersionError:
-            return [] if _find_former(stream) == os.fstat(stream.fileno()).st_size else changed
+            with suppress(FormatVersionError):
+                self.open(path)
         except PackError:
             return changed
-    try:
-        with suppress(FormatVersionError):
-            locate_arrays(file, read_manifest(file))
-    except PackError:
-        return changed
-    return []
+        return []
 
+    def create(self, path: Path, specs: Sequence[ArraySpec]) -> list[Region]:
+        """Create the HDF5 file with a dataset at full size for every one of ``specs``."""
+        with _writing(path, "x") as h5:
+            regions = [Region(spec, path, _create_dataset(h5, spec)) for spec in specs]
+        with open(path, "r+b", buffering=0) as stream:
+            reserve_space(stream.fileno(), os.fstat(stream.fileno()).st_size)
+        return regions
 
-def locate_arrays(file: Path, manifest: Manifest) -> list[Region]:
-    """Say where the arrays lie, and check all bytes outside of them; raises `PackError`."""
-    offsets = manifest.offsets or {}
-    regions = [Region(spec, file, offsets[spec.name]) for spec in manifest.specs()]
-    with _open(file) as stream:
-        footer = _read_footer(stream, file)
-        found = _hash_outside(stream, regions, footer.file_bytes - _DIGEST_BYTES)
-    if found != footer.digest:
-        raise PackError(
-            f"{file}: what is outside of the arrays was changed or damaged (expected SHA-256 "
-            f"{footer.digest.hex()}, found {found.hex()}); restore the file or pack again"
-        )
-    return regions
+    def finish(self, path: Path, manifest: Manifest, regions: Sequence[Region]) -> None:
+        """Write the manifest as the last dataset, and the footer after all that is HDF5's."""
+        offsets = {region.spec.name: region.offset for region in regions}
+        text = replace(manifest, offsets=offsets).to_json()
+        with _writing(path, "r+") as h5:
+            offset = _create_dataset(h5, ArraySpec(MANIFEST_NAME, np.dtype("u1"), (len(text),)))
+        with open(path, "r+b", buffering=0) as stream:
+            descriptor = stream.fileno()
+            write_all(descriptor, memoryview(text), offset)
+            size = os.fstat(descriptor).st_size + _FOOTER.size
+            _move_end(descriptor, size)
+            footer = _FOOTER.pack(_MAGIC, size, offset, len(text), bytes(_DIGEST_BYTES))
+            write_all(descriptor, memoryview(footer), size - _FOOTER.size)
+            with open_file(path) as written:
+                digest = _hash_outside(written, regions, size - _DIGEST_BYTES)
+            write_all(descriptor, memoryview(digest), size - _DIGEST_BYTES)
 
-
-def _open(file: Path) -> io.BufferedReader:
-    """Open a file that starts as HDF5 does."""
-    if not file.is_file():
-        raise PackError(f"{file}: expected a directory or an HDF5 file, found neither")
-    stream = open_file(file)
-    if (start := stream.read(len(_SIGNATURE))) != _SIGNATURE:
-        stream.close()
-        raise PackError(
-            f"{file}: expected a pack, found a file that is not HDF5 (it starts with "
-            f"{start!r}); if it is an archive of PNG files, make a pack of it with "
-            f"'cinicpack pack {file} NAME.pack', and if it was a pack, restore it"
-        )
-    return stream
+    def open(self, path: Path) -> tuple[Manifest, list[Region]]:
+        """Read and check the manifest, and all bytes outside of the arrays."""
+        with open_file(path) as stream:
+            footer = _read_footer(stream, path)
+            stream.seek(footer.offset)
+            text = stream.read(footer.nbytes)
+            manifest = Manifest.from_json(text, f"{path}:{MANIFEST_NAME}", version=HDF5_VERSION)
+            offsets = manifest.offsets or {}
+            regions = [Region(spec, path, offsets[spec.name]) for spec in manifest.specs()]
+            found = _hash_outside(stream, regions, footer.file_bytes - _DIGEST_BYTES)
+        if found != footer.digest:
+            raise PackError(
+                f"{path}: what is outside of the arrays was changed or damaged (expected SHA-256 "
+                f"{footer.digest.hex()}, found {found.hex()}); restore the file or pack again"
+            )
+        return manifest, regions
 
 
 def _read_footer(stream: io.BufferedReader, file: Path) -> _Footer:
@@ -188,8 +170,8 @@ def _hash_outside(stream: io.BufferedReader, regions: Iterable[Region], end: int
     for region in sorted(regions, key=lambda region: region.offset):
         if not position <= region.offset <= end - region.spec.nbytes:
             raise PackError(
-                f"{region.place}: expected it within the file and apart from other arrays, found "
-                f"offset {region.offset}; restore the file or pack again"
+                f"{region.file}:{region.spec.name}: expected it within the file and apart from "
+                f"other arrays, found offset {region.offset}; restore the file or pack again"
             )
         hash_span(stream, position, region.offset - position, digest)
         position = region.offset + region.spec.nbytes

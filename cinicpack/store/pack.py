@@ -1,38 +1,24 @@
 """An open pack: its splits, and selections of their images."""
 
-import errno
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError, PackError, SelectionError
-from cinicpack.store import hdf5, npy
-from cinicpack.store.format import (
-    Manifest,
-    digest_image,
-    fingerprint_images,
-    image_header,
-)
-from cinicpack.store.publish import recover
-from cinicpack.store.region import Region, map_arrays
+from cinicpack.store.container import Container
+from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
+from cinicpack.store.format import Manifest
+from cinicpack.store.images import ScatteredImages, Shard, address_of
+from cinicpack.store.reader import check_labels, locate_pack, read_steadily
+from cinicpack.store.region import map_arrays, name_place
 
-__all__ = [
-    "ORIGINS_OF_SOURCE",
-    "Images",
-    "Pack",
-    "Split",
-    "check_labels",
-    "find_other",
-    "locate_pack",
-    "open_pack",
-    "read_steadily",
-]
+__all__ = ["ORIGINS_OF_SOURCE", "Pack", "PathLike", "Split", "open_pack"]
 
 #: The names that ``source=`` takes, and the origins that each stands for.
 ORIGINS_OF_SOURCE: Final = {
@@ -41,13 +27,9 @@ ORIGINS_OF_SOURCE: Final = {
 }
 
 PathLike: TypeAlias = str | os.PathLike[str]
-Shard: TypeAlias = NDArray[np.uint8]
-Result = TypeVar("Result")
 
 # Images are fetched and hashed so many at a time where all of them would not fit the cache.
 _BLOCK: Final = 512
-# So many names are listed in an error.
-_SHOWN: Final = 5
 
 
 def open_pack(path: PathLike) -> "Pack":
@@ -75,87 +57,18 @@ def open_pack(path: PathLike) -> "Pack":
             "Loader(split.pack, split)"
         )
     path = Path(path)
-    manifest, arrays = read_steadily(path, _map_pack)
-    return Pack(path, manifest, arrays)
+    container, manifest, arrays = read_steadily(path, _map_pack)
+    return Pack(path, container.name, manifest, arrays)
 
 
-def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
-    """Call ``read(path)``, once more if the pack there is replaced in the middle of it.
-
-    Else a directory's manifest could be the former pack's and its arrays the new one's.
-    """
-    while True:
-        try:
-            # Kept open, so that nothing else can get the pack's inode number.
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            # Perhaps a writer, alive or dead, is between its two renames.
-            if recover(Path(os.path.realpath(path))):
-                continue
-            raise FileNotFoundError(
-                f"{path}: there is no such pack; make one with 'cinicpack pack SOURCE {path}'"
-            ) from None
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            raise PackError(
-                f"{path}: expected a directory or an HDF5 file, found a socket or a device"
-            ) from None
-        try:
-            result = read(path)
-        except (PackError, OSError):
-            if _is_still(path, descriptor):
-                raise
-        else:
-            if _is_still(path, descriptor):
-                return result
-        finally:
-            os.close(descriptor)
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
-
-
-def _map_pack(path: Path) -> tuple[Manifest, dict[str, NDArray[Any]]]:
-    manifest, regions = locate_pack(path)
+def _map_pack(path: Path) -> tuple[Container, Manifest, dict[str, NDArray[Any]]]:
+    container, manifest, regions = locate_pack(path)
     arrays = map_arrays(regions)
     for region in regions:
         if region.spec.name.endswith("/labels"):
-            check_labels(region, arrays[region.spec.name], manifest)
-    return manifest, arrays
-
-
-def check_labels(region: Region, labels: NDArray[Any], manifest: Manifest) -> None:
-    """Raise `PackError` if a label is of no class."""
-    highest = int(labels.max())
-    if highest >= len(manifest.classes):
-        raise PackError(
-            f"{region.place}: expected labels below {len(manifest.classes)}, found {highest} in "
-            f"row {labels.argmax()}; restore the file or pack again"
-        )
-
-
-def locate_pack(path: Path) -> tuple[Manifest, list[Region]]:
-    """Read and check the manifest of a pack and say where its arrays lie."""
-    container = npy if path.is_dir() else hdf5
-    manifest = container.read_manifest(path)
-    return manifest, container.locate_arrays(path, manifest)
-
-
-def find_other(path: Path) -> str | None:
-    """Describe what would be lost at ``path`` besides a pack, were it removed; None: nothing.
-
-    What is to be lost without asking has to be a pack, be it damaged or of another version, and
-    nothing else: its manifest begins as one, and there are no files, datasets, attributes or links
-    but its own (`format.list_others`).
-    """
-    others = (npy if path.is_dir() else hdf5).find_others(path)
-    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-    return ", ".join(others[:_SHOWN]) + more if others else None
+            place = name_place(region, regions)
+            check_labels(place, arrays[region.spec.name], manifest)
+    return container, manifest, arrays
 
 
 class Pack:
@@ -163,7 +76,7 @@ class Pack:
 
     Attributes:
         path: where it was opened.
-        format: "npy" or "hdf5".
+        format: name of its container, "npy" or "hdf5".
         splits: names of the splits.
         classes: class names in label order, as torchvision's datasets have them.
         class_to_idx: label of every class name.
@@ -176,10 +89,12 @@ class Pack:
         manifest: everything that the pack says of itself.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, arrays: dict[str, NDArray[Any]]) -> None:
+    def __init__(
+        self, path: Path, container: str, manifest: Manifest, arrays: dict[str, NDArray[Any]]
+    ) -> None:
         self.path = path
         self.manifest = manifest
-        self.format = "npy" if manifest.offsets is None else "hdf5"
+        self.format = container
         self.splits = tuple(manifest.splits)
         self.classes = manifest.classes
         self.class_to_idx = {name: label for label, name in enumerate(manifest.classes)}
@@ -267,12 +182,12 @@ class Split:
         return self._field("names")
 
     @cached_property
-    def images(self) -> "NDArray[np.uint8] | Images":
+    def images(self) -> NDArray[np.uint8] | ScatteredImages:
         """The images, (N, H, W, 3) uint8, read-only.
 
-        An ndarray (a view of the file) where they lie in one run, else an `Images`.
+        An ndarray (a view of the file) where they lie in one run, else `ScatteredImages`.
         """
-        images = Images(self._shards, self.rows)
+        images = ScatteredImages(self._shards, self.rows)
         return images if (run := images.run()) is None else run
 
     @cached_property
@@ -362,7 +277,7 @@ class Split:
         """
         starts = np.concatenate(
             [
-                _address(shard)
+                address_of(shard)
                 + np.arange(len(shard), dtype=np.uint64) * np.uint64(shard[0].nbytes)
                 for shard in self._shards
             ]
@@ -393,74 +308,6 @@ class Split:
             raise SelectionError(f"expected indices below {len(self)}, found one outside")
         array = array.astype(np.int64)
         return np.where(array < 0, array + len(self), array)
-
-
-class Images:
-    """Read-only images (N, H, W, 3) uint8 that do not lie in one run: shards, unions, selections.
-
-    Indexing gives what it gives for ``np.asarray(images)``, and copies only the images asked for;
-    the first index is an integer, a slice, an integer array or a mask of images.
-    """
-
-    dtype: Final = np.dtype(np.uint8)
-    ndim: Final = 4
-
-    def __init__(self, shards: Sequence[Shard], rows: NDArray[np.int64] | None) -> None:
-        self._shards = shards
-        self._starts = np.cumsum([0, *map(len, shards)])
-        self._rows = np.arange(self._starts[-1]) if rows is None else rows
-        _, channels, height, width = shards[0].shape
-        self.shape = (len(self._rows), height, width, channels)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __repr__(self) -> str:
-        return f"Images(shape={self.shape}, dtype=uint8)"
-
-    def __getitem__(self, index: Any) -> NDArray[np.uint8]:
-        first, *rest = (index if isinstance(index, tuple) else (index,)) or (slice(None),)
-        if first is Ellipsis or first is None or isinstance(first, bool | np.bool):
-            raise IndexError(f"expected the images to be indexed first, found {first!r}")
-        rows = self._rows[first]
-        taken = self._take(np.ravel(rows))
-        if not rest:
-            return taken.reshape(*rows.shape, *self.shape[1:])
-        # In the place of ``first`` an index of its kind, which NumPy combines with the rest.
-        all_taken = np.arange(rows.size).reshape(rows.shape)
-        picked: NDArray[np.uint8] = taken[
-            (slice(None) if isinstance(first, slice) else all_taken, *rest)
-        ]
-        return picked
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            raise ValueError("these images lie apart in the pack: expected copy=True or None")
-        return np.asarray(self[:], dtype)
-
-    def run(self) -> NDArray[np.uint8] | None:
-        """Return the images as one view (N, H, W, 3), or None where they do not lie in one run."""
-        start, stop = int(self._rows[0]), int(self._rows[-1]) + 1
-        if stop - start != len(self) or (np.diff(self._rows) != 1).any():
-            return None
-        shard = int(np.searchsorted(self._starts, start, "right")) - 1
-        if stop > self._starts[shard + 1]:
-            return None
-        offset = int(self._starts[shard])
-        return self._shards[shard][start - offset : stop - offset].transpose(0, 2, 3, 1)
-
-    def _take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        out = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        of_shard = np.searchsorted(self._starts, rows, "right") - 1
-        for number in np.unique(of_shard):
-            mine = np.flatnonzero(of_shard == number)
-            planes = self._shards[number][rows[mine] - self._starts[number]]
-            out[mine] = planes.transpose(0, 2, 3, 1)
-        return out
-
-
-def _address(array: NDArray[Any]) -> np.uint64:
-    return np.uint64(array.__array_interface__["data"][0])
 
 
 def _concatenate(arrays: list[NDArray[Any]]) -> NDArray[Any]:

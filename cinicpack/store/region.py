@@ -5,6 +5,7 @@ import io
 import mmap
 import os
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
@@ -16,11 +17,13 @@ from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
 
 __all__ = [
+    "HASH_BLOCK_BYTES",
     "HUGE_PAGE",
     "Region",
     "hash_span",
     "map_arrays",
     "map_file",
+    "name_place",
     "open_file",
     "reserve_space",
     "write_all",
@@ -29,7 +32,7 @@ __all__ = [
 # As many bytes from a multiple of as many can be one huge page.
 HUGE_PAGE: Final = 2 << 20
 # Read in blocks that stay in a core's second-level cache until they are hashed.
-_BLOCK_BYTES: Final = 256 << 10
+HASH_BLOCK_BYTES: Final = 256 << 10
 
 
 class _Hash(Protocol):
@@ -43,10 +46,11 @@ class Region(NamedTuple):
     file: Path
     offset: int
 
-    @property
-    def place(self) -> str:
-        """The array as errors call it: an npy file, or FILE:ARRAY in an HDF5 file."""
-        return str(self.file) if self.file.suffix == ".npy" else f"{self.file}:{self.spec.name}"
+
+def name_place(region: Region, regions: Iterable[Region]) -> str:
+    """Call an array as errors do: by its file, or FILE:ARRAY if others of ``regions`` are there."""
+    alone = sum(other.file == region.file for other in regions) == 1
+    return str(region.file) if alone else f"{region.file}:{region.spec.name}"
 
 
 def map_arrays(regions: list[Region]) -> dict[str, NDArray[Any]]:
@@ -109,9 +113,15 @@ def _open_without_waiting(file: str, flags: int) -> int:
     return os.open(file, flags | os.O_NONBLOCK)
 
 
-def hash_span(stream: io.BufferedReader, offset: int, nbytes: int, digest: _Hash) -> None:
+def hash_span(
+    stream: io.BufferedReader,
+    offset: int,
+    nbytes: int,
+    digest: _Hash,
+    block_bytes: int = HASH_BLOCK_BYTES,
+) -> None:
     """Add ``nbytes`` of a file from ``offset`` to a hash, or what there is of them."""
-    block = memoryview(bytearray(min(nbytes, _BLOCK_BYTES)))
+    block = memoryview(bytearray(min(nbytes, block_bytes)))
     stream.seek(offset)
     while nbytes and (count := stream.readinto(block[: min(nbytes, len(block))])):
         digest.update(block[:count])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,8 @@ from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError
 from cinicpack.store.contents import check_contents
 from cinicpack.store.format import PIECE_BYTES
-from cinicpack.store.pack import locate_pack, read_steadily
-from cinicpack.store.region import Region, hash_span, open_file
+from cinicpack.store.reader import locate_pack, read_steadily
+from cinicpack.store.region import HASH_BLOCK_BYTES, Region, hash_span, name_place, open_file
 
 __all__ = ["Verification", "hash_regions", "verify_pack"]
 
@@ -39,13 +40,18 @@ def verify_pack(path: str | os.PathLike[str], *, num_workers: int | None = None)
 
 
 def _verify(path: Path, num_workers: int | None) -> Verification:
-    manifest, regions = locate_pack(path)
+    _, manifest, regions = locate_pack(path)
     found = hash_regions(regions, num_workers=num_workers)
     damaged = [
         region for region in regions if found[region.spec.name] != manifest.arrays[region.spec.name]
     ]
     problems = [
-        _describe(region, manifest.arrays[region.spec.name], found[region.spec.name])
+        _describe(
+            name_place(region, regions),
+            region,
+            manifest.arrays[region.spec.name],
+            found[region.spec.name],
+        )
         for region in damaged
     ]
     # What is wrong in a split with damage follows from that.
@@ -59,30 +65,37 @@ def _split_of(region: Region) -> str:
     return region.spec.name.rpartition("/")[0]
 
 
-def _describe(region: Region, expected: tuple[str, ...], found: tuple[str, ...]) -> str:
+def _describe(place: str, region: Region, expected: tuple[str, ...], found: tuple[str, ...]) -> str:
     bad = [i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b]
     spans = ", ".join(
         f"{region.offset + i * PIECE_BYTES}..."
         f"{region.offset + min((i + 1) * PIECE_BYTES, region.spec.nbytes)}"
         for i in bad
     )
-    return f"{region.place}: differs from the manifest within bytes {spans}"
+    return f"{place}: differs from the manifest within bytes {spans}"
 
 
 def hash_regions(
-    regions: list[Region], *, num_workers: int | None = None
+    regions: Sequence[Region],
+    *,
+    num_workers: int | None = None,
+    piece_bytes: int = PIECE_BYTES,
+    block_bytes: int = HASH_BLOCK_BYTES,
 ) -> dict[str, tuple[str, ...]]:
-    """Compute the SHA-256 of every piece of every region, by array name, on all cores."""
+    """Compute the SHA-256 of every piece of every region, by array name, on all cores.
+
+    Pieces are of ``piece_bytes``, which are read ``block_bytes`` at a time.
+    """
     pieces = [
-        (region.file, region.offset + start, min(PIECE_BYTES, region.spec.nbytes - start))
+        (region.file, region.offset + start, min(piece_bytes, region.spec.nbytes - start))
         for region in regions
-        for start in range(0, region.spec.nbytes, PIECE_BYTES)
+        for start in range(0, region.spec.nbytes, piece_bytes)
     ]
     with ThreadPoolExecutor(_count_threads(num_workers)) as pool:
-        digests = pool.map(lambda piece: _hash_piece(*piece), pieces)
+        digests = pool.map(partial(_hash_piece, block_bytes=block_bytes), pieces)
         return {
             region.spec.name: tuple(
-                next(digests) for _ in range(0, region.spec.nbytes, PIECE_BYTES)
+                next(digests) for _ in range(0, region.spec.nbytes, piece_bytes)
             )
             for region in regions
         }
@@ -94,8 +107,9 @@ def _count_threads(num_workers: int | None) -> int:
     return (usable_cores() if num_workers is None else num_workers) or 1
 
 
-def _hash_piece(file: Path, offset: int, nbytes: int) -> str:
+def _hash_piece(piece: tuple[Path, int, int], block_bytes: int) -> str:
+    file, offset, nbytes = piece
     digest = hashlib.sha256()
     with open_file(file) as stream:
-        hash_span(stream, offset, nbytes, digest)
+        hash_span(stream, offset, nbytes, digest, block_bytes)
     return digest.hexdigest()

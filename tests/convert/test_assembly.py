@@ -5,7 +5,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,8 +18,10 @@ from cinicpack import cinic10
 from cinicpack.cinic10 import Origin
 from cinicpack.convert import assembly
 from cinicpack.convert.assembly import ConvertedImages, Rows, write_pack
-from cinicpack.store import hdf5, npy
-from cinicpack.store.format import PROVENANCE_DTYPE, digest_image, image_header
+from cinicpack.store.container import CONTAINERS, Container
+from cinicpack.store.fingerprints import digest_image, image_header
+from cinicpack.store.format import PROVENANCE_DTYPE
+from cinicpack.store.npy import Npy
 from cinicpack.store.verify import verify_pack
 from cinicpack.synthetic import write_images
 
@@ -28,7 +29,6 @@ REAL = Path(__file__).parents[3] / "shared" / "real" / "cifar10-jpeg.tar.xz"
 CLASSES = ("cat", "dog", "\udcff")
 HEIGHT, WIDTH = 3, 5
 SHAPE = (HEIGHT, WIDTH, 3)
-CONTAINERS = {"npy": npy, "hdf5": hdf5}
 
 
 def name_image(random: np.random.Generator, number: int) -> str:
@@ -130,7 +130,7 @@ def check(pack: cinicpack.Pack, source: Source, splits: dict[str, list[int]]) ->
 @settings(deadline=None, max_examples=40)
 @given(
     data=st.data(),
-    container=st.sampled_from([npy, hdf5]),
+    container=st.sampled_from([*CONTAINERS.values()]),
     count=st.integers(1, 30),
     scratches=st.integers(1, 4),
     shard_rows=st.none() | st.integers(1, 12),
@@ -165,7 +165,7 @@ def test_every_image_that_is_kept_is_in_its_place(
 def written(
     source: Source, name: str, images: ConvertedImages, num_workers: int = 1
 ) -> dict[str, bytes]:
-    write_pack(images, source.folder / name, npy, 4, num_workers)
+    write_pack(images, source.folder / name, Npy(), 4, num_workers)
     files = [file for file in (source.folder / name).rglob("*") if file.is_file()]
     return {str(file.relative_to(source.folder / name)): file.read_bytes() for file in files}
 
@@ -190,7 +190,7 @@ def test_threads_and_scratch_files_change_no_byte(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("container", CONTAINERS.values(), ids=CONTAINERS)
-def test_the_manifest_says_what_was_left_out_and_skipped(tmp_path, container: ModuleType):
+def test_the_manifest_says_what_was_left_out_and_skipped(tmp_path, container: Container):
     source = Source(tmp_path, 5, seed=2)
     skipped = (("train/cat/a.png", "cut"), ("train/\udcff/b.png", "empty"))
     bad = {1: "cut", 2: "empty"}
@@ -212,7 +212,7 @@ def test_the_manifest_says_what_was_left_out_and_skipped(tmp_path, container: Mo
 )
 def test_normalization_is_that_of_train_or_of_the_first_split(tmp_path, splits, origin):
     source = Source(tmp_path, 5, seed=3)
-    write_pack(source.images(splits), tmp_path / "a", npy, None, 1)
+    write_pack(source.images(splits), tmp_path / "a", Npy(), None, 1)
     pack = cinicpack.open_pack(tmp_path / "a")
     values = source.pixels[splits[origin]].reshape(-1, 3) / 255
     assert pack.manifest.normalization.origin == origin
@@ -231,7 +231,7 @@ def test_normalization_is_the_published_one_only_of_cinic10(origins, classes):
         # The last two are in no split, so it is not asked what they are.
         source.sources["origin"] = [*origins, Origin.IMAGENET, Origin.UNKNOWN]
         images = replace(source.images({"valid": [0, 1, 2], "test": [3]}), classes=classes)
-        write_pack(images, Path(name, "a"), npy, None, 1)
+        write_pack(images, Path(name, "a"), Npy(), None, 1)
         pack = cinicpack.open_pack(Path(name, "a"))
     normal = pack.manifest.normalization
     named = Origin.IMAGENET in origins and Origin.UNKNOWN not in origins
@@ -283,7 +283,7 @@ def test_labels_have_two_bytes_above_256_classes(tmp_path):
     rows = Rows(np.array([2, 0, 1]), np.array([0, 255, 256], np.uint16))
     classes = tuple(f"{n:03}" for n in range(257))
     images = replace(source.images({}), classes=classes, splits={"train": rows})
-    write_pack(images, tmp_path / "a", npy, 2, 1)
+    write_pack(images, tmp_path / "a", Npy(), 2, 1)
     split = cinicpack.open_pack(tmp_path / "a")["train"]
     assert split.labels.dtype == np.uint16
     assert split.labels.tolist() == [0, 255, 256]
@@ -300,6 +300,6 @@ def test_what_cannot_be_written_is_an_error_and_no_thread_hangs(tmp_path, monkey
         with monkeypatch.context() as patched:
             patched.setattr(assembly, what, fail)
             with pytest.raises(OSError, match="No space left"):
-                write_pack(source.images({"train": [*range(9)]}), tmp_path / what, npy, 2, 3)
+                write_pack(source.images({"train": [*range(9)]}), tmp_path / what, Npy(), 2, 3)
         # Without a manifest it is no pack, whatever is in it.
         assert not (tmp_path / what / "pack.json").exists()

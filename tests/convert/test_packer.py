@@ -35,8 +35,8 @@ from cinicpack.errors import (
     SelectionError,
     SourceError,
 )
-from cinicpack.store.pack import locate_pack
 from cinicpack.store.publish import publishing
+from cinicpack.store.reader import locate_pack
 from cinicpack.store.summary import describe_pack
 from cinicpack.store.verify import verify_pack
 from cinicpack.study.unpack import unpack
@@ -784,7 +784,7 @@ def test_a_damaged_pack_can_be_overwritten(tree, tmp_path, container):
         with pytest.raises(PackError):
             cinicpack.open_pack(tmp_path / "a")
     else:
-        _, [region, *_] = locate_pack(tmp_path / "a")
+        _, _, [region, *_] = locate_pack(tmp_path / "a")
         content = bytearray(region.file.read_bytes())
         content[region.offset] ^= 1
         region.file.write_bytes(content)

@@ -1,7 +1,6 @@
 import shutil
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -10,7 +9,8 @@ from PIL import Image
 import cinicpack
 from cinicpack.convert.layout import arrange
 from cinicpack.convert.reservation import cut_tasks, reserve
-from cinicpack.store import hdf5, npy
+from cinicpack.store.container import CONTAINERS, Container
+from cinicpack.store.npy import Npy
 
 HUGE_PAGE = 2 << 20
 
@@ -34,10 +34,10 @@ def paths_of(tree: Path) -> list[str]:
     return sorted(str(file.relative_to(tree)) for file in tree.rglob("*.png"))
 
 
-@pytest.mark.parametrize("container", [npy, hdf5])
+@pytest.mark.parametrize("container", CONTAINERS.values())
 @pytest.mark.parametrize("shard_rows", [None, 17])
 def test_tasks_tile_the_arrays_at_huge_pages(
-    tree: Path, tmp_path: Path, container: ModuleType, shard_rows: int | None
+    tree: Path, tmp_path: Path, container: Container, shard_rows: int | None
 ) -> None:
     paths = paths_of(tree)
     root = tmp_path / "reserved"
@@ -123,7 +123,7 @@ def test_an_odd_first_image_decides_nothing(tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tree / "train" / "cat", folder)
     Image.new("L", (4000, 4000)).save(folder / "-.png")
     paths = paths_of(tmp_path / "tree")
-    reservation = reserve(tmp_path / "tree", paths, arrange(paths), tmp_path / "r", npy, None)
+    reservation = reserve(tmp_path / "tree", paths, arrange(paths), tmp_path / "r", Npy(), None)
     assert reservation is not None
     assert reservation.shape == (512, 512)
 
@@ -132,7 +132,7 @@ def test_nothing_is_reserved_if_the_images_are_bad(tree: Path, tmp_path: Path) -
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.png").write_bytes(b"no image")
     paths = ["cat/a.png"]
-    assert reserve(tmp_path, paths, arrange(paths), tmp_path / "r", npy, None) is None
+    assert reserve(tmp_path, paths, arrange(paths), tmp_path / "r", Npy(), None) is None
     assert not (tmp_path / "r").exists()
     [task] = cut_tasks(paths, None, 2)
     assert task.paths == paths

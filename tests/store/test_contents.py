@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import cinicpack
 from cinicpack.errors import CinicPackError
-from cinicpack.store.pack import locate_pack
+from cinicpack.store.reader import locate_pack
 from cinicpack.store.region import Region
 from cinicpack.store.summary import describe_pack, format_summary
 from cinicpack.store.verify import verify_pack
@@ -28,7 +28,7 @@ class Editor:
         self.path = path
         self.content = read_content(path)
         self.regions: dict[str, Region] = {
-            region.spec.name: region for region in locate_pack(path)[1]
+            region.spec.name: region for region in locate_pack(path)[2]
         }
         self._bytes = None if path.is_dir() else path.read_bytes()
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import cinicpack
 from cinicpack.errors import FormatVersionError, PackError
+from cinicpack.store.fingerprints import fingerprint_splits
 from cinicpack.store.format import (
     HDF5_VERSION,
     PIECE_BYTES,
@@ -21,10 +22,6 @@ from cinicpack.store.format import (
     Normalization,
     SplitInfo,
     channel_statistics,
-    digest_image,
-    fingerprint_images,
-    fingerprint_splits,
-    image_header,
     is_split_name,
 )
 from cinicpack.store.verify import verify_pack
@@ -506,26 +503,3 @@ def test_statistics_of_a_full_size_split_are_exact():
     assert std[:2] == (0.0, 0.0)
     assert mean[2] == (pixels - 1) / pixels
     assert std[2] == pytest.approx(math.sqrt((pixels - 1) / pixels**2), rel=1e-14)
-
-
-def test_a_digest_covers_names_shape_and_pixels():
-    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    headers = [
-        image_header(b"cat", b"a.png", (2, 2, 3)),
-        image_header(b"ca", b"ta.png", (2, 2, 3)),
-        image_header(b"cat", b"b.png", (2, 2, 3)),
-        image_header(b"dog", b"a.png", (2, 2, 3)),
-        image_header(b"cat", b"a.png", (1, 4, 3)),
-    ]
-    digests = {digest_image(header, pixels.data) for header in headers}
-    digests.add(digest_image(headers[0], pixels[::-1].copy().data))
-    assert len(digests) == 6
-
-
-def test_fingerprints_ignore_order_and_nothing_else():
-    digests = [bytes([n]) * 32 for n in range(3)]
-    assert fingerprint_images(digests) == fingerprint_images(digests[::-1])
-    assert fingerprint_images(digests) != fingerprint_images([*digests, digests[0]])
-    a, b = "0" * 64, "1" * 64
-    assert fingerprint_splits({"a": a, "b": b}) == fingerprint_splits({"b": b, "a": a})
-    assert fingerprint_splits({"a": a, "b": b}) != fingerprint_splits({"a": b, "b": a})

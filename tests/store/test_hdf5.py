@@ -12,9 +12,9 @@ import pytest
 
 import cinicpack
 from cinicpack.errors import FormatVersionError, PackError
-from cinicpack.store import hdf5
 from cinicpack.store.format import MANIFEST_NAME
-from cinicpack.store.pack import locate_pack
+from cinicpack.store.hdf5 import Hdf5
+from cinicpack.store.reader import find_other, locate_pack
 from tests.store.manifests import FOOTER_BYTES, read_content, resign, sha256, write_content
 
 NO_HDF5 = "no HDF5 that can be read as a pack"
@@ -28,7 +28,7 @@ def copy(hdf5_pack, tmp_path) -> Path:
 
 def spans_of(path: Path) -> list[tuple[int, int]]:
     """Say where the arrays are."""
-    return [(at, at + spec.nbytes) for spec, _, at in locate_pack(path)[1]]
+    return [(at, at + spec.nbytes) for spec, _, at in locate_pack(path)[2]]
 
 
 def test_h5py_reads_what_the_npy_files_hold(hdf5_pack, npy_pack):
@@ -110,7 +110,7 @@ def test_a_truncated_or_extended_file_is_refused(copy, change):
     with pytest.raises(PackError) as caught:
         cinicpack.open_pack(copy)
     assert str(caught.value).startswith(f"{copy}: expected a pack, found ")
-    assert hdf5.find_others(copy) == [NO_PACK if copy.stat().st_size else NO_HDF5]
+    assert find_other(copy) == (NO_PACK if copy.stat().st_size else NO_HDF5)
 
 
 def test_a_file_with_something_in_its_middle_is_refused(copy):
@@ -131,7 +131,7 @@ def test_a_file_that_cannot_be_opened_for_a_moment_is_not_called_damaged(hdf5_pa
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
-        for call in (hdf5.read_manifest, hdf5.find_others):
+        for call in (Hdf5().open, Hdf5().find_others):
             with pytest.raises(OSError, match="Too many open files"):
                 call(hdf5_pack)
     finally:
@@ -149,7 +149,7 @@ def test_what_is_no_hdf5_is_refused(tmp_path, content):
         )
     with pytest.raises(PackError, match=expected):
         cinicpack.open_pack(path)
-    assert hdf5.find_others(path) == [NO_PACK if content.startswith(b"\x89HDF") else NO_HDF5]
+    assert find_other(path) == (NO_PACK if content.startswith(b"\x89HDF") else NO_HDF5)
 
 
 @pytest.mark.parametrize("name", ["data", MANIFEST_NAME])
@@ -159,18 +159,18 @@ def test_other_hdf5_is_refused(tmp_path, name):
         h5[name] = np.arange(1000)
     with pytest.raises(PackError, match=r"x.h5: expected a pack, found HDF5 that does not end"):
         cinicpack.open_pack(path)
-    assert hdf5.find_others(path) == [NO_PACK]
+    assert Hdf5().find_others(path) == [NO_PACK]
 
 
 def test_what_was_added_to_a_pack_is_found(copy):
-    assert hdf5.find_others(copy) == []
+    assert Hdf5().find_others(copy) == []
     content = copy.read_bytes()
 
     def add(change):
         copy.write_bytes(content)
         with h5py.File(copy, "r+") as h5:
             change(h5)
-        assert hdf5.find_others(copy) == [NO_PACK]
+        assert Hdf5().find_others(copy) == [NO_PACK]
 
     add(lambda h5: h5.create_dataset("results", data=np.arange(3)))
     add(lambda h5: h5.create_dataset("train/mine", data=np.arange(3)))
@@ -180,21 +180,21 @@ def test_what_was_added_to_a_pack_is_found(copy):
     for name in ("/", "test", "test/labels"):
         add(lambda h5, name=name: h5[name].attrs.__setitem__("mine", 1))
     copy.write_bytes(content + b"thesis")
-    assert hdf5.find_others(copy) == [NO_PACK]
+    assert Hdf5().find_others(copy) == [NO_PACK]
 
 
 def test_damaged_images_and_another_version_are_a_pack_still(copy):
     with h5py.File(copy, "r+") as h5:
         h5["train/images-00000"][0] = 0
-    assert hdf5.find_others(copy) == []
+    assert Hdf5().find_others(copy) == []
     write_content(copy, {**read_content(copy), "version": 3}, spans_of(copy))
-    assert hdf5.find_others(copy) == []
+    assert Hdf5().find_others(copy) == []
 
 
 def test_a_pack_that_was_written_to_is_refused(copy):
     with h5py.File(copy, "r+") as h5:
         h5["results"] = np.arange(3)
-    assert hdf5.find_others(copy) == [NO_PACK]
+    assert Hdf5().find_others(copy) == [NO_PACK]
     with pytest.raises(PackError, match=r"it was cut off or written to: restore it or pack again"):
         cinicpack.open_pack(copy)
 
@@ -224,10 +224,10 @@ def test_packs_of_version_1_are_to_be_made_again(tree, npy_pack, tmp_path):
         f"{path}: found an HDF5 pack of format version 1, this cinicpack reads version 2 of them; "
         "pack the images again (--overwrite replaces this file)"
     )
-    assert hdf5.find_others(path) == []
+    assert Hdf5().find_others(path) == []
     with h5py.File(path, "r+") as h5:
         h5["results"] = np.arange(3)
-    assert hdf5.find_others(path) != []
+    assert Hdf5().find_others(path) != []
     write_former(path, npy_pack, read_content(npy_pack))
     pack = cinicpack.pack(tree, path, format="hdf5", overwrite=True, progress=False)
     assert pack.fingerprint == cinicpack.open_pack(npy_pack).fingerprint

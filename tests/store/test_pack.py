@@ -2,19 +2,17 @@ import ctypes
 import os
 import pickle
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 import cinicpack
 from cinicpack.cinic10 import Origin, parse_name
 from cinicpack.errors import PackError, SelectionError
-from cinicpack.store.pack import Images, find_other, locate_pack
+from cinicpack.store.images import ScatteredImages
+from cinicpack.store.reader import locate_pack
 
 SPLITS = ("train", "valid", "test")
 
@@ -74,15 +72,15 @@ def test_a_split_has_the_images_of_its_folder_in_order(pack, tree, name):
 def test_where_the_rows_lie_in_one_run_images_are_a_view(pack, any_pack):
     images = pack["train"].images
     sharded = any_pack.parent.name.startswith("sharded")
-    assert isinstance(images, Images if sharded else np.ndarray)
-    assert isinstance(pack["train+valid"].images, Images)
+    assert isinstance(images, ScatteredImages if sharded else np.ndarray)
+    assert isinstance(pack["train+valid"].images, ScatteredImages)
     within = pack["train"].select(indices=range(5, 10)).images
     assert isinstance(within, np.ndarray)
     if not sharded:
         assert np.shares_memory(within, images)
-    assert isinstance(pack["train"].select(indices=[5, 7]).images, Images)
-    assert isinstance(pack["train"].select(indices=[6, 5]).images, Images)
-    assert isinstance(pack["train"].select(indices=[5, 7, 6, 8]).images, Images)
+    assert isinstance(pack["train"].select(indices=[5, 7]).images, ScatteredImages)
+    assert isinstance(pack["train"].select(indices=[6, 5]).images, ScatteredImages)
+    assert isinstance(pack["train"].select(indices=[5, 7, 6, 8]).images, ScatteredImages)
 
 
 def test_nothing_can_be_written(pack):
@@ -101,7 +99,7 @@ def test_images_are_not_copied(any_pack, tmp_path):
     images = [split.images for split in splits]
     before = [np.array(array[0]) for array in images]
     # The first byte of the first image on disk changes below them.
-    _, regions = locate_pack(path)
+    _, _, regions = locate_pack(path)
     with open(regions[0].file, "r+b") as stream:
         stream.seek(regions[0].offset)
         stream.write(bytes([before[0][0, 0, 0] ^ 1]))
@@ -274,87 +272,6 @@ def test_a_pickle_of_a_pack_that_was_replaced_is_refused(npy_pack, tree, tmp_pat
         pickle.loads(content)
 
 
-def test_there_is_nothing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no such pack; make one with"):
-        cinicpack.open_pack(tmp_path / "no.pack")
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("alive", [True, False])
-def test_a_pack_between_the_two_renames_of_a_writer_is_there(
-    npy_pack, tmp_path, monkeypatch, alive
-):
-    shutil.copytree(npy_pack, tmp_path / "a")
-    opened: list[Path] = []
-    real_open = os.open
-
-    def open_in_between(path: Path, *arguments: int, **options: int) -> int:
-        if path != tmp_path / "a" or opened:
-            return real_open(path, *arguments, **options)
-        opened.append(path)
-        (tmp_path / ".a.tmp").mkdir()
-        (tmp_path / ".a.tmp/cinicpack.lock").touch()
-        os.rename(path, tmp_path / ".a.tmp/old")
-        try:
-            return real_open(path, *arguments, **options)
-        finally:
-            if alive:
-                os.rename(tmp_path / ".a.tmp/old", path)
-                shutil.rmtree(tmp_path / ".a.tmp")
-
-    monkeypatch.setattr(os, "open", open_in_between)
-    assert len(cinicpack.open_pack(tmp_path / "a")["train"]) == 12
-    assert opened
-    assert os.listdir(tmp_path) == ["a"]
-
-
-def test_what_is_no_pack_is_refused(tree, tmp_path, monkeypatch):
-    (tmp_path / "x.pack").write_text("hello")
-    os.mkfifo(tmp_path / "pipe")
-    monkeypatch.chdir(tmp_path)
-    paths = (tree, tmp_path / "x.pack", tmp_path / "pipe", tmp_path / "socket", Path("/dev/null"))
-    with socket.socket(socket.AF_UNIX) as listening:
-        # By a short name, for the name of a socket is limited.
-        listening.bind("socket")
-        for path in paths:
-            with pytest.raises(PackError) as caught:
-                cinicpack.open_pack(path)
-            assert str(caught.value).startswith(f"{path}: ")
-            assert find_other(path) is not None
-
-
-def test_a_label_of_no_class_is_refused(any_pack, tmp_path):
-    path = tmp_path / any_pack.name
-    (shutil.copytree if any_pack.is_dir() else shutil.copy)(any_pack, path)
-    [region] = [r for r in locate_pack(path)[1] if r.spec.name == "valid/labels"]
-    with open(region.file, "r+b") as stream:
-        stream.seek(region.offset + 7)
-        stream.write(bytes([2]))
-    with pytest.raises(PackError) as caught:
-        cinicpack.open_pack(path)
-    assert str(caught.value) == (
-        f"{region.place}: expected labels below 2, found 2 in row 7; restore the file or pack again"
-    )
-
-
-def test_only_a_pack_is_nothing_else(any_pack, tmp_path):
-    assert find_other(any_pack) is None
-    assert find_other(tmp_path) == "no pack.json in it"
-    (tmp_path / "pack.json").write_bytes(b'{"format": "cinicpack"}')
-    assert find_other(tmp_path) is None
-    for number in range(7):
-        (tmp_path / f"{number}.txt").touch()
-    assert find_other(tmp_path) == "0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more"
-
-
-def test_paths_can_be_of_any_kind(npy_pack, tmp_path, monkeypatch):
-    link = tmp_path / "link"
-    link.symlink_to(npy_pack)
-    monkeypatch.chdir(npy_pack)
-    for path in (str(npy_pack), f"{npy_pack}/", link, "."):
-        assert len(cinicpack.open_pack(path)["test"]) == 12
-
-
 def test_class_names_that_are_not_utf8(tree, tmp_path):
     folder = tmp_path / "tree" / "train"
     shutil.copytree(tree / "train", folder)
@@ -368,96 +285,3 @@ def test_class_names_that_are_not_utf8(tree, tmp_path):
         assert b"\xe9.png" in pack["train"].names.tolist()
         shuffled = pack["train"].select(indices=np.arange(13)[::-1])
         assert shuffled.fingerprint == pack["train"].fingerprint
-
-
-# What indexing gives is compared with what it gives for one array of all images.
-
-integers = st.integers(-24, 23)
-slices = st.slices(24)
-lists = st.lists(integers, max_size=6)
-masks = st.lists(st.booleans(), min_size=24, max_size=24).map(np.array)
-arrays = st.lists(integers, min_size=6, max_size=6).map(lambda rows: np.array(rows).reshape(2, 3))
-firsts = st.one_of(
-    integers, integers.map(np.int32), slices, lists, lists.map(lambda r: np.array(r, int)), masks,
-    arrays, integers.map(np.array),
-)  # fmt: skip
-within = st.one_of(
-    st.integers(-12, 11), st.slices(12), st.just(Ellipsis), st.none(),
-    st.lists(st.integers(-12, 11), min_size=1, max_size=1),
-    st.lists(st.integers(-12, 11), max_size=3).map(lambda r: np.array(r, int)),
-    st.lists(st.booleans(), min_size=12, max_size=12).map(np.array),
-)  # fmt: skip
-indices = st.one_of(
-    firsts,
-    st.just(()),
-    st.tuples(firsts),
-    st.tuples(firsts, within),
-    st.tuples(firsts, within, within),
-    st.tuples(firsts, within, within, st.one_of(st.integers(-3, 2), st.slices(3))),
-)
-
-
-@pytest.fixture(scope="module")
-def scattered(sharded_pack) -> list[tuple[Images, np.ndarray]]:
-    pack = cinicpack.open_pack(sharded_pack)
-    rows = np.random.default_rng(0).integers(0, 36, 24)
-    union = pack["train+valid"].images
-    selection = pack["train+valid+test"].select(indices=rows).images
-    assert isinstance(union, Images)
-    assert isinstance(selection, Images)
-    everything = np.concatenate([pack[name].images for name in SPLITS])
-    return [(union, everything[:24]), (selection, everything[rows])]
-
-
-@settings(max_examples=400)
-@given(index=indices)
-def test_indexing_is_numpys(scattered, index):
-    for images, array in scattered:
-        try:
-            expected = array[index]
-        except IndexError:
-            with pytest.raises(IndexError):
-                images[index]
-            continue
-        found = images[index]
-        np.testing.assert_array_equal(found, expected)
-        assert found.shape == expected.shape
-        assert found.dtype == np.uint8
-
-
-@pytest.mark.parametrize("index", [24, -25, [24], (24, 0), np.zeros(23, bool), "a", 1.0, [0.5]])
-def test_wrong_indices_are_refused_like_numpys(scattered, index):
-    for images, array in scattered:
-        for indexed in (images, array):
-            with pytest.raises(IndexError):
-                indexed[index]
-
-
-@pytest.mark.parametrize("index", [..., None, (..., 0), True, np.True_, (False, 2)])
-def test_images_come_first(scattered, index):
-    for images, _ in scattered:
-        with pytest.raises(IndexError, match=r"expected the images to be indexed first, found"):
-            images[index]
-
-
-def test_the_array_like_becomes_an_array(scattered):
-    for images, array in scattered:
-        assert images.shape == array.shape
-        assert len(images) == 24
-        assert repr(images) == "Images(shape=(24, 12, 12, 3), dtype=uint8)"
-        np.testing.assert_array_equal(np.asarray(images), array)
-        np.testing.assert_array_equal(np.array(images, copy=True), array)
-        as_float = np.asarray(images, np.float32)
-        assert as_float.dtype == np.float32
-        np.testing.assert_array_equal(as_float, array)
-        with pytest.raises(ValueError, match=r"expected copy=True or None"):
-            np.array(images, copy=False)
-        np.testing.assert_array_equal(np.stack([images[i] for i in range(24)]), array)
-
-
-def test_what_indexing_gives_belongs_to_the_caller(scattered):
-    for images, array in scattered:
-        for index in (0, slice(3), [1, 2], (0, slice(2))):
-            taken = images[index]
-            taken[...] = 77
-            np.testing.assert_array_equal(images[index], array[index])

@@ -7,7 +7,14 @@ import pytest
 
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
-from cinicpack.store.region import Region, map_arrays, open_file, reserve_space, write_all
+from cinicpack.store.region import (
+    Region,
+    map_arrays,
+    name_place,
+    open_file,
+    reserve_space,
+    write_all,
+)
 
 
 def test_regions_are_mapped_read_only(tmp_path):
@@ -82,7 +89,9 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path, monkeypatch):
         assert stream.read() == b"text"
 
 
-def test_an_array_is_called_by_its_file_and_name(tmp_path):
-    spec = ArraySpec("a/labels", np.dtype("u1"), (1,))
-    assert Region(spec, tmp_path / "a/labels.npy", 0).place == f"{tmp_path}/a/labels.npy"
-    assert Region(spec, tmp_path / "x.h5", 0).place == f"{tmp_path}/x.h5:a/labels"
+def test_an_array_is_called_by_its_file_and_by_its_name_where_it_shares_one(tmp_path):
+    specs = [ArraySpec(name, np.dtype("u1"), (1,)) for name in ("a/labels", "a/names")]
+    apart = [Region(spec, tmp_path / f"{spec.name}.x", 0) for spec in specs]
+    assert name_place(apart[0], apart) == f"{tmp_path}/a/labels.x"
+    together = [Region(spec, tmp_path / "x", at) for at, spec in enumerate(specs)]
+    assert name_place(together[0], together) == f"{tmp_path}/x:a/labels"

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -7,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cinicpack
 from cinicpack.errors import ArgumentError, PackError
-from cinicpack.store import verify
 from cinicpack.store.format import ArraySpec
-from cinicpack.store.pack import locate_pack
+from cinicpack.store.reader import locate_pack
 from cinicpack.store.region import Region
 from cinicpack.store.verify import hash_regions, verify_pack
 
@@ -31,7 +32,7 @@ def flip(file: Path, position: int, mask: int = 1) -> None:
 
 @pytest.mark.parametrize("num_workers", [None, 0, 1, 3])
 def test_a_whole_pack_is_whole(any_pack, num_workers):
-    manifest, _ = locate_pack(any_pack)
+    _, manifest, _ = locate_pack(any_pack)
     nbytes, problems = verify_pack(any_pack, num_workers=num_workers)
     assert problems == []
     assert (
@@ -43,7 +44,7 @@ def test_a_whole_pack_is_whole(any_pack, num_workers):
 
 def test_each_array_that_differs_is_named(any_pack, tmp_path):
     path = copy_of(any_pack, tmp_path)
-    _, regions = locate_pack(path)
+    _, _, regions = locate_pack(path)
     damaged = [region for region in regions if not region.spec.name.endswith("sources")]
     for region in damaged:
         flip(region.file, region.offset + region.spec.nbytes - 1)
@@ -57,9 +58,7 @@ def test_each_array_that_differs_is_named(any_pack, tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 99, 100, 101, 400, 401, 430])
-def test_large_arrays_are_hashed_in_pieces(tmp_path, monkeypatch, size):
-    # The same check in pieces of 100 bytes instead of 16 MiB.
-    monkeypatch.setattr(verify, "PIECE_BYTES", 100)
+def test_large_arrays_are_hashed_in_pieces(tmp_path, size):
     file = tmp_path / "data"
     file.write_bytes(bytes(range(256)) * 2)
     region = Region(ArraySpec("a", np.dtype("u1"), (size,)), file, 64)
@@ -67,17 +66,17 @@ def test_large_arrays_are_hashed_in_pieces(tmp_path, monkeypatch, size):
     expected = tuple(
         hashlib.sha256(content[start : start + 100]).hexdigest() for start in range(0, size, 100)
     )
-    assert hash_regions([region], num_workers=2) == {"a": expected}
+    assert hash_regions([region], num_workers=2, piece_bytes=100) == {"a": expected}
 
 
-def test_blocks_do_not_matter(tmp_path, monkeypatch):
+def test_blocks_do_not_matter(tmp_path):
     file = tmp_path / "data"
     content = bytes(range(256)) * 9
     file.write_bytes(content)
     region = Region(ArraySpec("a", np.dtype("u1"), (len(content),)), file, 0)
     for block in (1, 100, len(content), 10**6):
-        monkeypatch.setattr("cinicpack.store.region._BLOCK_BYTES", block)
-        assert hash_regions([region]) == {"a": (hashlib.sha256(content).hexdigest(),)}
+        found = hash_regions([region], block_bytes=block)
+        assert found == {"a": (hashlib.sha256(content).hexdigest(),)}
 
 
 @pytest.mark.parametrize("num_workers", [-1, -8])
@@ -95,23 +94,25 @@ def test_what_cannot_be_opened_cannot_be_verified(npy_pack, tmp_path):
         verify_pack(path)
 
 
-def test_a_pack_that_is_replaced_meanwhile_is_verified_again(
-    npy_pack, sharded_pack, tmp_path, monkeypatch
-):
+def test_a_pack_that_is_replaced_meanwhile_is_verified_again(tree, npy_pack, tmp_path, monkeypatch):
     path, other = copy_of(npy_pack, tmp_path), tmp_path / "other"
-    shutil.copytree(sharded_pack, other)
-    calls = []
+    cinicpack.pack(tree, other, splits="train", progress=False)
+    expected = verify_pack(other)
+    assert expected != verify_pack(path)
+    looks = []
+    real_stat = os.stat
 
-    def replace_first(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) == 1:
+    def replace_at_the_second_look(target, *arguments, **options):
+        if target == path:
+            looks.append(target)
+        if target == path and len(looks) == 2:
             path.rename(tmp_path / "former")
             other.rename(path)
-        return hash_regions(*arguments, **options)
+        return real_stat(target, *arguments, **options)
 
-    monkeypatch.setattr(verify, "hash_regions", replace_first)
-    assert verify_pack(path).problems == []
-    assert len(calls) == 2
+    monkeypatch.setattr(os, "stat", replace_at_the_second_look)
+    assert verify_pack(path) == expected
+    assert (tmp_path / "former").exists()
 
 
 def problems_of(path: Path) -> list[str]:

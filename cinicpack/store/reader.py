@@ -1,0 +1,94 @@
+"""Reading what is at a path as a pack, while others may replace it."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from numpy.typing import NDArray
+
+from cinicpack.errors import PackError
+from cinicpack.store.container import Container, found_at
+from cinicpack.store.format import Manifest
+from cinicpack.store.publish import recover
+from cinicpack.store.region import Region
+
+__all__ = ["check_labels", "find_other", "locate_pack", "read_steadily"]
+
+Result = TypeVar("Result")
+
+# So many names are listed in an error.
+_SHOWN: Final = 5
+
+
+def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
+    """Call ``read(path)``, once more if the pack there is replaced in the middle of it.
+
+    Else a directory's manifest could be the former pack's and its arrays the new one's.
+    """
+    while True:
+        try:
+            # Kept open, so that nothing else can get the pack's inode number.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError:
+            # Perhaps a writer, alive or dead, is between its two renames.
+            if recover(Path(os.path.realpath(path))):
+                continue
+            raise FileNotFoundError(
+                f"{path}: there is no such pack; make one with 'cinicpack pack SOURCE {path}'"
+            ) from None
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            raise PackError(
+                f"{path}: expected a directory or an HDF5 file, found a socket or a device"
+            ) from None
+        try:
+            result = read(path)
+        except (PackError, OSError):
+            if _is_still(path, descriptor):
+                raise
+        else:
+            if _is_still(path, descriptor):
+                return result
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def locate_pack(path: Path) -> tuple[Container, Manifest, list[Region]]:
+    """Find the container of a pack, read and check its manifest, and say where its arrays lie."""
+    container = found_at(path)
+    return container, *container.open(path)
+
+
+def find_other(path: Path) -> str | None:
+    """Describe what would be lost at ``path`` besides a pack, were it removed; None: nothing.
+
+    What is to be lost without asking has to be a pack, be it damaged or of another version, and
+    nothing else: its manifest begins as one, and there are no files, datasets, attributes or links
+    but its own (`format.list_others`).
+    """
+    try:
+        others = found_at(path).find_others(path)
+    except PackError:
+        others = ["no HDF5 that can be read as a pack"]
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return ", ".join(others[:_SHOWN]) + more if others else None
+
+
+def check_labels(place: str, labels: NDArray[Any], manifest: Manifest) -> None:
+    """Raise `PackError` if a label, in the array that errors call ``place``, is of no class."""
+    highest = int(labels.max())
+    if highest >= len(manifest.classes):
+        raise PackError(
+            f"{place}: expected labels below {len(manifest.classes)}, found {highest} in "
+            f"row {labels.argmax()}; restore the file or pack again"
+        )
