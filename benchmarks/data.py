@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cinicpack
 from benchmarks.report import say
 from cinicpack import cinic10
-from cinicpack.convert.sources import Archive, Tree, open_source
+from cinicpack.convert.source import open_source
 from cinicpack.errors import CinicPackError
 
 __all__ = ["Places", "add_arguments", "make_archive", "make_data", "making"]
@@ -110,7 +110,7 @@ def _find_places(options: argparse.Namespace) -> Places:
             )
         name, whole = ("data-quick", False) if options.quick else ("data", True)
     else:
-        paths = sorted(Tree(options.tree))
+        paths = sorted(open_source(options.tree).paths())
         if options.archive is not None:
             _compare(options.archive, options.tree, paths)
         name, whole = _name_work(options.tree, paths), len(paths) == _WHOLE and not options.quick
@@ -136,10 +136,8 @@ def _name_work(tree: Path, paths: Sequence[str]) -> str:
 
 def _compare(archive: Path, tree: Path, paths: Sequence[str]) -> None:
     """Raise unless an archive has the files of a tree, which it is measured beside."""
-    source = open_source(archive)
-    assert isinstance(source, Archive)
     # SPLIT/CLASS/NAME, whatever folder they are in.
-    found = {"/".join(path.split("/")[-3:]) for path, _ in source}
+    found = {"/".join(path.split("/")[-3:]) for path in open_source(archive).paths()}
     if differing := found.symmetric_difference(paths):
         raise SystemExit(
             f"{archive}: expected the {len(paths):,} images of {tree}, found {len(found):,}, and "

@@ -17,7 +17,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from cinicpack.convert.layout import arrange
-from cinicpack.convert.sources import Tree
+from cinicpack.convert.source import open_source
 from cinicpack.cores import usable_cores
 from cinicpack.jit import jit
 from cinicpack.load.augment import Augment
@@ -175,9 +175,9 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
     """
 
     def __init__(self, root: Path, split: str, pack: Pack) -> None:
-        tree = Tree(root)
-        paths = list(tree)
-        layout = arrange(paths, folders=tree.folders, allow_missing=True)
+        tree = open_source(root)
+        paths = tree.paths()
+        layout = arrange(paths, folders=tree.remarks.folders, allow_missing=True)
         rows, labels = layout.rows[split].tolist(), layout.labels[split].tolist()
         self._files = [
             (str(root / paths[row]), label) for row, label in zip(rows, labels, strict=True)

@@ -13,7 +13,7 @@ import cinicpack
 from benchmarks import __main__ as everything
 from benchmarks import bench_gpu, data
 from benchmarks.data import add_arguments, make_archive, make_data, making
-from cinicpack.convert.sources import Tree
+from cinicpack.convert.tree import Tree
 from cinicpack.synthetic import write_tree
 
 
@@ -156,7 +156,7 @@ def test_a_tree_that_is_made_by_half_is_not_taken_for_whole(work, monkeypatch):
     assert not list((work / "data-quick").iterdir())
     monkeypatch.setattr(data, "_run", make_tree)
     places = make_data(options)
-    assert len(list(Tree(places.tree))) == 30
+    assert len(Tree(places.tree).paths()) == 30
     assert len(list_names(places.pack)) == 30
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple, Self
@@ -11,8 +12,8 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import parse_names
 from cinicpack.convert.decode import decode_images
+from cinicpack.convert.files import Content, Read
 from cinicpack.convert.layout import file_names
-from cinicpack.convert.sources import read_files
 from cinicpack.errors import SourceError
 from cinicpack.formats.filters import unfilter
 from cinicpack.jit import jit
@@ -24,7 +25,7 @@ from cinicpack.store.region import write_all
 __all__ = ["Converted", "Converter", "Target", "Task", "load_kernels"]
 
 # Above what 512 images of 32x32 have; of larger ones not all of a task are held in memory, unless
-# the task has a place, where it is written at once.
+# the task has a target, where it is written at once.
 _TRAY_BYTES: Final = 4 << 20
 
 
@@ -51,13 +52,13 @@ class Task(NamedTuple):
 
     Attributes:
         paths: where they are within the source.
-        contents: of an archive, their bytes, or why they were not read; of a tree None.
-        place: where they belong, if that is known.
+        contents: what a stream gave for them; None: they are read by their paths.
+        target: where they belong, if that is known.
     """
 
     paths: list[str]
-    contents: list[bytes | OSError] | None
-    place: Target | None = None
+    contents: list[Content] | None
+    target: Target | None = None
 
 
 class Converted(NamedTuple):
@@ -69,7 +70,7 @@ class Converted(NamedTuple):
         shapes: (n, 2) int32, height and width.
         digests: (n, 32) uint8, as `store.format` defines them.
         sums: (n, 6) int64, sum and sum of squares of each channel.
-        sources: (n,) provenance, from the file names.
+        provenance: (n,) provenance, from the file names.
         bad: position in the task and reason of every bad image.
         reduced: positions of images with 16 bits per channel, of which Pillow keeps 8.
         held_back: the last bytes of the planes, if they are not in the file.
@@ -80,17 +81,24 @@ class Converted(NamedTuple):
     shapes: NDArray[np.int32]
     digests: NDArray[np.uint8]
     sums: NDArray[np.int64]
-    sources: NDArray[np.void]
+    provenance: NDArray[np.void]
     bad: list[tuple[int, str]]
     reduced: list[int]
     held_back: bytes = b""
 
 
 class Converter:
-    """Converts tasks in this process; owns a scratch file."""
+    """Converts tasks in this process; owns a scratch file.
 
-    def __init__(self, root: Path, scratch: Path) -> None:
-        self._root = root
+    Args:
+        source: what messages name.
+        read: gives the contents of the images of tasks that come without them.
+        scratch: the file to create.
+    """
+
+    def __init__(self, source: str, read: Read | None, scratch: Path) -> None:
+        self._source = source
+        self._read = read
         self._path = str(scratch)
         self._scratch = open(scratch, "xb", buffering=0)
         self._size = 0
@@ -115,12 +123,12 @@ class Converter:
             if is_ours or not is_shortage(error):
                 raise
             raise SourceError(
-                f"{self._root}: could not convert all from {task.paths[0]!r} to "
+                f"{self._source}: could not convert all from {task.paths[0]!r} to "
                 f"{task.paths[-1]!r} ({error!r}); run again, with fewer workers"
             ) from error
 
     def _convert(self, task: Task) -> Converted:
-        count, place, tray = len(task.paths), task.place, self._tray
+        count, target, tray = len(task.paths), task.target, self._tray
         result = Converted(
             self._path,
             np.full(count, -1, np.int64),
@@ -133,11 +141,11 @@ class Converter:
             [],
             [],
         )
-        if place:
-            tray.clear(place.padding, 3 * count * math.prod(place.shape))
+        if target:
+            tray.clear(target.padding, 3 * count * math.prod(target.shape))
         else:
             tray.clear()
-        for decoded in decode_images(task.contents or read_files(self._root, task.paths)):
+        for decoded in decode_images(self._contents(task)):
             result.bad.extend(decoded.bad)
             result.reduced.extend(decoded.reduced)
             for numbers, pixels in decoded.images:
@@ -152,10 +160,16 @@ class Converter:
                 _separate(pixels.reshape(-1), tray.take(numbers, pixels.nbytes), sums, size // 3)
                 result.sums[numbers] = sums
         whole = tray.numbers == list(range(count))
-        if place and whole and (result.shapes == place.shape).all():
-            return self._put(place, result)
+        if target and whole and (result.shapes == target.shape).all():
+            return self._put(target, result)
         self._append(result)
         return result
+
+    def _contents(self, task: Task) -> Iterable[Content]:
+        if task.contents is not None:
+            return task.contents
+        assert self._read is not None
+        return self._read(task.paths)
 
     def _append(self, result: Converted) -> None:
         """Write what is on the tray to the end of the scratch file."""
@@ -163,14 +177,14 @@ class Converter:
         write_all(self._scratch.fileno(), self._tray.planes, self._size)
         self._size += self._tray.nbytes
 
-    def _put(self, place: Target, result: Converted) -> Converted:
+    def _put(self, target: Target, result: Converted) -> Converted:
         """Write what is on the tray, the whole task, where it belongs."""
-        result.offsets[:] += place.offset
+        result.offsets[:] += target.offset
         data = self._tray.padded
-        end = len(data) - place.held_back
-        with open(place.file, "r+b", buffering=0) as stream:
-            write_all(stream.fileno(), data[:end], place.offset - place.padding)
-        return result._replace(scratch=place.file, held_back=bytes(data[end:]))
+        end = len(data) - target.held_back
+        with open(target.file, "r+b", buffering=0) as stream:
+            write_all(stream.fileno(), data[:end], target.offset - target.padding)
+        return result._replace(scratch=target.file, held_back=bytes(data[end:]))
 
 
 def load_kernels() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import CLASSES, SPLITS, parse_names
 from cinicpack.errors import SelectionError, SourceError
+from cinicpack.store.format import is_folder_name, is_split_name
 
 __all__ = ["Layout", "arrange", "file_names"]
 
@@ -31,7 +32,7 @@ class Layout(NamedTuple):
     """The structure that paths have.
 
     Attributes:
-        classes: names, sorted; a label is a place in it.
+        classes: names; a label is a place among them.
         rows: for each split an (n,) int64 array of places in ``paths``, in the order of its rows.
         labels: for each split an (n,) uint8 array, uint16 above 256 classes.
 
@@ -47,19 +48,22 @@ def arrange(
     paths: Sequence[str],
     splits: str | Iterable[str] | None = None,
     *,
+    classes: Sequence[str] | None = None,
     folders: Iterable[str] = (),
     left_out: Sequence[str] = (),
     allow_missing: bool = False,
 ) -> Layout:
-    """Find the splits and classes in paths of PNG files, and the order of their rows.
+    """Find the splits and classes in paths of images, and the order of their rows.
 
     ``SPLIT/CLASS/NAME.png`` are as many splits, ``CLASS/NAME.png`` is one that is named "train",
     and one lone folder above SPLIT is skipped. Row i of a split is image i of torchvision's
-    ``ImageFolder(SPLIT)``.
+    ``ImageFolder(SPLIT)``; where classes are declared, it is image i of the split among ``paths``.
 
     Args:
-        paths: of the PNG files.
+        paths: of the images to pack.
         splits: the splits to take, or the name of one; None: all.
+        classes: the declared ones, in the order of their labels, of which a split may lack some;
+            then all paths are SPLIT/CLASS/NAME. None: the folders are the classes, sorted.
         folders: of the source; at least those without PNG files.
         left_out: paths of images that ImageFolder would load and that are not PNG.
         allow_missing: take what is there, though images are left out, or some class has none: it
@@ -68,8 +72,9 @@ def arrange(
             without images is left out.
 
     Raises:
-        SourceError: there are no paths, they are of another shape, some are the same, or something
-            is missing that ``allow_missing`` would accept.
+        SourceError: there are no paths, they are of another shape, some are the same, a split or a
+            class has a name that no pack has, or something is missing that ``allow_missing`` would
+            accept.
         SelectionError: a split is asked for that is not there, or none is.
 
     >>> arrange(["cat/b.png", "bird/c.png", "cat/a.png"]).rows["train"].tolist()
@@ -81,6 +86,22 @@ def arrange(
     if len(set(paths)) < len(paths):
         twice = [path for path, count in Counter(paths).items() if count > 1]
         raise SourceError(f"expected every path once, found more of {_show(twice)}")
+    if classes is None:
+        layout = _arrange_folders(paths, splits, folders, left_out, allow_missing)
+    else:
+        layout = _arrange_declared(paths, splits, classes)
+    _check_names(layout)
+    return layout
+
+
+def _arrange_folders(
+    paths: Sequence[str],
+    splits: str | Iterable[str] | None,
+    folders: Iterable[str],
+    left_out: Sequence[str],
+    allow_missing: bool,
+) -> Layout:
+    """Take the names of folders for classes, and sort the rows as ImageFolder does."""
     filled: dict[str, list[int]] = {}
     for index, path in enumerate(paths):
         filled.setdefault(path.rpartition("/")[0], []).append(index)
@@ -107,9 +128,7 @@ def arrange(
         ]
         absent = sorted({*classes}.difference(present))
         _refuse_missing(lacking, empty_splits, absent, left_out)
-    if len(classes) > _MAX_CLASSES:
-        raise SourceError(f"expected at most {_MAX_CLASSES} classes, found {len(classes)}")
-    numbers = np.arange(len(classes)).astype(np.uint8 if len(classes) <= 256 else np.uint16)
+    numbers = _number(classes)
     rows: dict[str, NDArray[np.int64]] = {}
     labels: dict[str, NDArray[np.uint8 | np.uint16]] = {}
     for split in chosen:
@@ -118,6 +137,53 @@ def arrange(
         rows[split] = np.fromiter(chain.from_iterable(runs), np.int64)
         labels[split] = np.repeat(numbers, [len(run) for run in runs])
     return Layout(classes, rows, labels)
+
+
+def _arrange_declared(
+    paths: Sequence[str], splits: str | Iterable[str] | None, classes: Sequence[str]
+) -> Layout:
+    """Take the declared classes, and leave the rows of a split in the order of their paths."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    found: dict[str, tuple[list[int], list[int]]] = {}
+    for index, path in enumerate(paths):
+        split, name, _ = path.split("/")
+        rows, labels = found.setdefault(split, ([], []))
+        rows.append(index)
+        labels.append(label_of[name])
+    chosen = _choose(found, splits)
+    numbers = _number(classes)
+    return Layout(
+        tuple(classes),
+        {split: np.array(found[split][0], np.int64) for split in chosen},
+        {split: numbers[found[split][1]] for split in chosen},
+    )
+
+
+def _number(classes: Sequence[str]) -> NDArray[np.uint8 | np.uint16]:
+    """Return the labels of all classes, in the type that labels have."""
+    if len(classes) > _MAX_CLASSES:
+        raise SourceError(f"expected at most {_MAX_CLASSES} classes, found {len(classes)}")
+    return np.arange(len(classes)).astype(np.uint8 if len(classes) <= 256 else np.uint16)
+
+
+def _check_names(layout: Layout) -> None:
+    for name in layout.rows:
+        if not is_split_name(name):
+            raise SourceError(
+                "expected visible folders as splits, with names in UTF-8 and without '+', found "
+                f"{name!r}; rename it or name the splits to take"
+            )
+    for name in layout.classes:
+        if name.startswith("."):
+            raise SourceError(
+                f"expected visible folders as classes, found {name!r}; rename or remove it"
+            )
+        if not is_folder_name(name):
+            # An archive may have names that no file system takes.
+            raise SourceError(
+                f"expected classes with names of at most 255 bytes, found {name[:40]!r} and so "
+                "on; rename it"
+            )
 
 
 def file_names(paths: Sequence[str]) -> list[bytes]:

@@ -1,56 +1,66 @@
-"""Packing: a tree or an archive of PNG files becomes a pack.
+"""Packing: open a source, plan, convert its images, judge them, write the pack.
 
-Three passes. Workers decode the images in the order in which the source gives them and append
-their planes to scratch files. Then the rows are known: the planes are copied from there into the
-arrays of the pack, in ImageFolder's order. Last, every array is hashed as it stands on disk. Of a
-tree the rows are known before, and if nothing is odd the workers write to the arrays themselves.
+Workers decode the images in the order in which the source gives them and append their planes to
+scratch files. Then the rows are known: the planes are copied from there into the arrays of the
+pack, in the order of the rows. Last, every array is hashed as it stands on disk. Where the rows are
+known before, and if nothing is odd, the workers write to the arrays themselves.
 """
 
 import os
-import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import replace
-from itertools import islice
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 
-import numpy as np
 from tqdm import tqdm
 
-from cinicpack import cinic10
-from cinicpack.convert.assembly import ConvertedImages, Rows, write_pack
+from cinicpack.convert.assembly import write_pack
 from cinicpack.convert.conversion import Converted, Task
-from cinicpack.convert.layout import Layout, arrange
-from cinicpack.convert.reservation import Reservation, cut_tasks, reserve
-from cinicpack.convert.sources import Archive, Tree, open_source
+from cinicpack.convert.files import Content, Read, count_bytes
+from cinicpack.convert.judge import drop_bad, judge, tell_remarks
+from cinicpack.convert.plan import Wanted as Wanted
+from cinicpack.convert.plan import make_plan
+from cinicpack.convert.reservation import cut_tasks, reserve
+from cinicpack.convert.results import join
+from cinicpack.convert.source import Source, open_source
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.cores import usable_cores
-from cinicpack.errors import (
-    ArgumentError,
-    BadImagesError,
-    SelectionError,
-    SourceError,
-)
+from cinicpack.errors import ArgumentError
 from cinicpack.store.container import Container, for_suffix, named
-from cinicpack.store.format import is_folder_name, is_split_name
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
 
-__all__ = ["pack"]
+__all__ = ["Pace", "build", "pack"]
 
-# Enough that handing a task over (0.1 ms) is nothing beside doing it (10 ms); of an archive's
-# members, which are on their way in memory, there are fewer if they are large.
-_TASK_IMAGES: Final = 512
-_TASK_BYTES: Final = 4 << 20
-# Below this a source is converted before worker processes would have started (1 s).
-_ALONE_IMAGES: Final = 8_000
-_ALONE_BYTES: Final = 20 << 20
-_SHOWN: Final = 20
+#: As `starting_workers`.
+StartWorkers: TypeAlias = Callable[
+    [int, str, Read | None, Path], AbstractContextManager[list[Worker]]
+]
+
+
+class Pace(NamedTuple):
+    """How much is done at a time.
+
+    Attributes:
+        task_images: images in a task: enough that handing it over (0.1 ms) is nothing beside doing
+            it (10 ms).
+        task_bytes: of a stream a task has fewer images if these are large, since they are on their
+            way in memory.
+        alone_images: fewer are converted before worker processes would have started (1 s).
+        alone_bytes: a smaller archive likewise.
+    """
+
+    task_images: int = 512
+    task_bytes: int = 4 << 20
+    alone_images: int = 8_000
+    alone_bytes: int = 20 << 20
+
+
+_PACE: Final = Pace()
 
 
 def pack(
@@ -116,335 +126,143 @@ def pack(
     Pack('cinic10.pack', train 90000, valid 90000, test 90000, 32x32, 10 classes)
     """
     destination = Path(destination)
-    container = _check_options(destination, format, shard_rows, num_workers, expect)
+    wanted = Wanted(splits, shard_rows, num_workers, skip_bad, allow_missing, expect, progress)
+    container = _check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        images, reservation = _convert(
-            Path(source),
-            new.parent,
-            splits,
-            allow_missing,
-            container,
-            shard_rows,
-            num_workers,
-            progress,
-        )
-        images = _drop_bad(images, str(source), skip_bad, allow_missing)
-        _judge(images, str(source), splits is None, expect)
-        write_pack(images, new, container, shard_rows, num_workers, reservation)
+        build(open_source(source), new, container, wanted)
     return open_pack(destination)
 
 
-def _check_options(
-    destination: Path,
-    name: str,
-    shard_rows: int | None,
-    num_workers: int | None,
-    expect: str | None,
-) -> Container:
+def build(
+    source: Source,
+    new: Path,
+    container: Container,
+    wanted: Wanted,
+    pace: Pace = _PACE,
+    start: StartWorkers = starting_workers,
+) -> None:
+    """Make a pack of a source at ``new``, whose folder is for scratch files.
+
+    Raises what `pack` does of a source and its images.
+    """
+    work = new.parent
+    plan = reserved = None
+    with start(
+        _count_workers(source, wanted, pace), str(source.path), source.read, work
+    ) as workers:
+        if source.read is None:
+            tasks = group_stream(source.stream(), pace)
+        else:
+            # While the workers start.
+            plan = make_plan(source, source.paths(), wanted, work).in_order()
+            reserved = reserve(source.read, plan, work / "reserved", container)
+            tasks = cut_tasks(plan, reserved, pace.task_images)
+        total = None if plan is None else len(plan.paths)
+        with _showing_progress(source, total, shown=wanted.progress) as advance:
+            paths, results = convert(workers, tasks, advance)
+    if plan is None:
+        plan = make_plan(source, paths, wanted, work)
+    if reserved is not None:
+        reserved.finish(results)
+    tell_remarks(source)
+    images = join(results)
+    plan = drop_bad(plan, images, wanted)
+    judge(plan, images, wanted)
+    write_pack(plan, images, new, container, wanted.num_workers, reserved)
+
+
+def _check_options(destination: Path, name: str, wanted: Wanted) -> Container:
     container = named(name)
     other = for_suffix(destination)
     if other is not None and other is not container:
         raise ArgumentError(
             f"{destination}: format {name!r} makes a directory, the name says "
-            f"{other.name.upper()}; pass --format {other.name} (format={other.name!r}) "
-            "or choose another name"
+            f"{other.name.upper()}; pass --format {other.name} (format={other.name!r}) or choose "
+            "another name"
         )
-    if shard_rows is not None and shard_rows < 1:
-        raise ArgumentError(f"expected shard_rows of at least 1, found {shard_rows}")
-    if num_workers is not None and num_workers < 0:
-        raise ArgumentError(f"expected num_workers of at least 0, found {num_workers}")
-    if expect not in (None, "cinic10"):
-        raise ArgumentError(f"expected expect='cinic10' or None, found {expect!r}")
+    if wanted.shard_rows is not None and wanted.shard_rows < 1:
+        raise ArgumentError(f"expected shard_rows of at least 1, found {wanted.shard_rows}")
+    if wanted.num_workers is not None and wanted.num_workers < 0:
+        raise ArgumentError(f"expected num_workers of at least 0, found {wanted.num_workers}")
+    if wanted.expect not in (None, "cinic10"):
+        raise ArgumentError(f"expected expect='cinic10' or None, found {wanted.expect!r}")
     return container
 
 
-def _convert(
-    source: Path,
-    folder: Path,
-    splits: str | Sequence[str] | None,
-    allow_missing: bool,
-    container: Container,
-    shard_rows: int | None,
-    num_workers: int | None,
-    progress: bool,
-) -> tuple[ConvertedImages, Reservation | None]:
-    opened = open_source(source)
-    reservation = None
+def _count_workers(source: Source, wanted: Wanted, pace: Pace) -> int:
+    if wanted.num_workers is not None:
+        return wanted.num_workers
+    return 0 if source.is_small(pace.alone_images, pace.alone_bytes) else usable_cores()
+
+
+def group_stream(images: Iterable[tuple[str, Content]], pace: Pace) -> Iterator[Task]:
+    """Group the images of a stream into tasks."""
     paths: list[str] = []
-    results: list[Converted] = []
-    count = usable_cores() if num_workers is None else num_workers
-
-    def arrange_all(found: list[str]) -> Layout:
-        # The folder that the pack is made in may be one of the source's.
-        folders = opened.folders - {os.path.relpath(folder, os.path.realpath(source))}
-        return _arrange(source, found, splits, folders, opened.left_out, allow_missing)
-
-    bar = tqdm(unit=" images", unit_scale=True, disable=None if progress else True, desc="decode")
-    if isinstance(opened, Tree):
-        listing = iter(opened)
-        found = list(islice(listing, _ALONE_IMAGES))
-        small = len(found) < _ALONE_IMAGES
-    else:
-        small = source.stat().st_size < _ALONE_BYTES
-    if small and num_workers is None:
-        count = 0
-    with bar, starting_workers(count, source, folder) as workers:
-        if isinstance(opened, Tree):
-            # While the workers start.
-            found += listing
-            layout = _in_order(arrange_all(found), found, paths)
-            bar.total = len(paths)
-            place = folder / "reserved"
-            reservation = reserve(source, paths, layout, place, container, shard_rows)
-            tasks = cut_tasks(paths, reservation, _TASK_IMAGES)
-        else:
-            tasks = _tasks_from(opened, paths)
-        with closing(_run(workers, tasks)) as run:
-            for result in run:
-                results.append(result)
-                if not isinstance(opened, Tree):
-                    bar.total = int((bar.n + len(result.offsets)) / max(opened.fraction, 1e-9))
-                bar.update(len(result.offsets))
-    if not isinstance(opened, Tree):
-        layout = arrange_all(paths)
-    if reservation is not None:
-        reservation.finish(results)
-    if opened.ignored:
-        warnings.warn(
-            f"{source}: {opened.ignored:,} files that are no images are ignored", stacklevel=3
-        )
-    if opened.left_out:
-        warnings.warn(
-            f"{source}: {len(opened.left_out):,} images that are not PNG are left out", stacklevel=3
-        )
-    return _join(paths, layout, results), reservation
-
-
-def _in_order(layout: Layout, found: list[str], paths: list[str]) -> Layout:
-    """Put the paths into the order of the rows, in ``paths``, and return the layout of that."""
-    numbers = {}
-    for name, rows in layout.rows.items():
-        numbers[name] = np.arange(len(paths), len(paths) + len(rows))
-        paths += [found[row] for row in rows.tolist()]
-    return layout._replace(rows=numbers)
-
-
-def _arrange(
-    source: Path,
-    paths: list[str],
-    splits: str | Sequence[str] | None,
-    folders: set[str],
-    left_out: list[str],
-    allow_missing: bool,
-) -> Layout:
-    """Find splits and classes; errors name the source."""
-    try:
-        layout = arrange(
-            paths, splits, folders=folders, left_out=left_out, allow_missing=allow_missing
-        )
-    except (SourceError, SelectionError) as error:
-        raise type(error)(f"{source}: {error}") from None
-    for name in layout.rows:
-        if not is_split_name(name):
-            raise SourceError(
-                f"{source}: expected visible folders as splits, with names in UTF-8 and without "
-                f"'+', found {name!r}; rename it or name the splits to take"
-            )
-    for name in layout.classes:
-        if name.startswith("."):
-            raise SourceError(
-                f"{source}: expected visible folders as classes, found {name!r}; rename or remove "
-                "it"
-            )
-        if not is_folder_name(name):
-            # An archive may have names that no file system takes.
-            raise SourceError(
-                f"{source}: expected classes with names of at most 255 bytes, found {name[:40]!r} "
-                "and so on; rename it"
-            )
-    return layout
-
-
-def _tasks_from(members: Archive, paths: list[str]) -> Iterator[Task]:
-    """Group the members of an archive into tasks, and note their paths in ``paths``."""
-    contents: list[bytes | OSError] = []
+    contents: list[Content] = []
     nbytes = 0
-    for path, content in members:
+    for path, content in images:
         paths.append(path)
         contents.append(content)
-        nbytes += len(content) if isinstance(content, bytes) else 0
-        if len(contents) == _TASK_IMAGES or nbytes >= _TASK_BYTES:
-            yield Task(paths[-len(contents) :], contents)
-            contents, nbytes = [], 0
+        nbytes += count_bytes(content)
+        if len(contents) == pace.task_images or nbytes >= pace.task_bytes:
+            yield Task(paths, contents)
+            paths, contents, nbytes = [], [], 0
     if contents:
-        yield Task(paths[-len(contents) :], contents)
+        yield Task(paths, contents)
 
 
-def _run(workers: list[Worker], tasks: Iterable[Task]) -> Generator[Converted, None, None]:
-    """Convert tasks on all workers, a few ahead, and give the results in order."""
+@contextmanager
+def _showing_progress(
+    source: Source, total: int | None, *, shown: bool
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar, and give what moves it on by some images; of a stream the total is estimated."""
+    with tqdm(
+        total=total,
+        unit=" images",
+        unit_scale=True,
+        disable=None if shown else True,
+        desc="decode",
+    ) as bar:
+
+        def advance(images: int) -> None:
+            if total is None:
+                bar.total = int((bar.n + images) / max(source.fraction, 1e-9))
+            bar.update(images)
+
+        yield advance
+
+
+def convert(
+    workers: Sequence[Worker], tasks: Iterable[Task], advance: Callable[[int], None]
+) -> tuple[list[str], list[Converted]]:
+    """Convert tasks on all workers, a few ahead; return all paths, and the results, in order."""
     idle: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
+    paths: list[str] = []
+    results: list[Converted] = []
+    pending: deque[Future[Converted]] = deque()
 
-    def convert(task: Task) -> Converted:
+    def run(task: Task) -> Converted:
         worker = idle.get()
         try:
             return worker(task)
         finally:
             idle.put(worker)
 
+    def take() -> None:
+        results.append(pending.popleft().result())
+        advance(len(results[-1].offsets))
+
     with ThreadPoolExecutor(len(workers)) as threads:
-        pending: deque[Future[Converted]] = deque()
         try:
             for task in tasks:
-                pending.append(threads.submit(convert, task))
+                paths += task.paths
+                pending.append(threads.submit(run, task))
                 if len(pending) > len(workers):
-                    yield pending.popleft().result()
+                    take()
             while pending:
-                yield pending.popleft().result()
+                take()
         finally:
             threads.shutdown(cancel_futures=True)
-
-
-def _join(paths: list[str], layout: Layout, results: list[Converted]) -> ConvertedImages:
-    scratches = sorted({result.scratch for result in results})
-    starts = np.cumsum([0, *(len(result.offsets) for result in results)]).tolist()
-    of_result = [
-        np.full(len(result.offsets), scratches.index(result.scratch)) for result in results
-    ]
-    return ConvertedImages(
-        paths=paths,
-        classes=layout.classes,
-        splits={name: Rows(rows, layout.labels[name]) for name, rows in layout.rows.items()},
-        scratches=scratches,
-        scratch=np.concatenate(of_result),
-        offsets=np.concatenate([result.offsets for result in results]),
-        shapes=np.concatenate([result.shapes for result in results]),
-        digests=np.concatenate([result.digests for result in results]),
-        sums=np.concatenate([result.sums for result in results]),
-        sources=np.concatenate([result.sources for result in results]),
-        bad={
-            start + position: reason
-            for start, result in zip(starts, results, strict=False)
-            for position, reason in result.bad
-        },
-        reduced=[
-            start + position
-            for start, result in zip(starts, results, strict=False)
-            for position in result.reduced
-        ],
-    )
-
-
-def _drop_bad(
-    images: ConvertedImages, source: str, skip_bad: bool, allow_missing: bool
-) -> ConvertedImages:
-    """Take out the images that cannot be decoded or have another size than most."""
-    selected = np.concatenate([rows.order for rows in images.splits.values()])
-    readable = selected[images.offsets[selected] >= 0]
-    bad = {number: images.bad[number] for number in selected.tolist() if number in images.bad}
-    if len(readable):
-        # As one number each: np.unique of pairs takes half a second for 270,000.
-        sizes = images.shapes[readable].astype(np.int64) @ (1 << 32, 1)
-        found_sizes, counts = np.unique(sizes, return_counts=True)
-        height, width = divmod(int(found_sizes[counts.argmax()]), 1 << 32)
-        for number in readable[sizes != (height << 32) + width].tolist():
-            found = "x".join(map(str, images.shapes[number].tolist()))
-            bad[number] = f"has {found} pixels (height x width), most images {height}x{width}"
-    if not bad:
-        return images
-    listed = sorted((_name_alike(images.paths[number]), reason) for number, reason in bad.items())
-    if not skip_bad or len(bad) == len(selected):
-        advice = "repair them"
-        if not skip_bad:
-            advice += ", or leave them out with --skip-bad (skip_bad=True)"
-        shown = "".join(f"\n  {path}: {reason}" for path, reason in listed[:_SHOWN])
-        more = f"\n  and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-        raise BadImagesError(
-            f"{source}: {len(bad)} of {len(selected)} images cannot be packed; "
-            f"{advice}:{shown}{more}",
-            listed,
-        )
-    good = {name: ~np.isin(rows.order, list(bad)) for name, rows in images.splits.items()}
-    for name, keep in good.items():
-        if not keep.any():
-            raise BadImagesError(f"{source}: no image of split {name!r} can be packed", listed)
-        labels = images.splits[name].labels
-        if not allow_missing and (lost := np.setdiff1d(labels, labels[keep]).tolist()):
-            raise BadImagesError(
-                f"{source}: no image of class {images.classes[lost[0]]!r} in split {name!r} can be "
-                "packed; repair some, or accept that with --allow-missing (allow_missing=True)",
-                listed,
-            )
-    return replace(
-        images,
-        splits={
-            name: Rows(rows.order[good[name]], rows.labels[good[name]])
-            for name, rows in images.splits.items()
-        },
-        skipped=tuple(listed),
-    )
-
-
-def _name_alike(path: str) -> str:
-    """Name an image alike whether or not a lone folder lies above the splits."""
-    return "/".join(path.split("/")[-3:])
-
-
-def _judge(images: ConvertedImages, source: str, whole: bool, expect: str | None) -> None:
-    """Warn of what a user would want to know; raise if CINIC-10 is expected and not found."""
-    if images.skipped:
-        warnings.warn(
-            f"{source}: {len(images.skipped)} images that cannot be packed are left out; "
-            "the manifest lists them",
-            stacklevel=3,
-        )
-    kept = set(np.concatenate([rows.order for rows in images.splits.values()]).tolist())
-    if reduced := [number for number in images.reduced if number in kept]:
-        warnings.warn(
-            f"{source}: {len(reduced)} images have 16 bits per channel, of which Pillow keeps 8 "
-            f"(grey above 255 becomes white); the first is {images.paths[reduced[0]]}",
-            stacklevel=3,
-        )
-    differences = list(_differences(images, whole))
-    if expect == "cinic10" and differences:
-        raise SourceError(f"{source}: expected CINIC-10, found {'; '.join(differences)}")
-    origins = images.origins()
-    resembles = images.classes == cinic10.CLASSES and cinic10.Origin.IMAGENET in origins
-    if resembles and differences:
-        text = f"{source}: like CINIC-10, but with {'; '.join(differences)}"
-        if not cinic10.is_cinic10(images.classes, origins):
-            text += "; so mean and std are its own, not the published ones"
-        warnings.warn(text, stacklevel=3)
-
-
-def _differences(images: ConvertedImages, whole: bool) -> Iterator[str]:
-    """Say in what the images differ from CINIC-10, as far as names, numbers and sizes tell.
-
-    ``whole`` says that all of its splits should be there.
-    """
-    if images.classes != cinic10.CLASSES:
-        yield f"classes {', '.join(images.classes)}"
-        return
-    if images.image_shape != cinic10.IMAGE_SHAPE:
-        height, width, _ = images.image_shape
-        yield f"images of {height}x{width} pixels"
-    if cinic10.Origin.IMAGENET not in images.origins():
-        yield "no image that is named as one of ImageNet"
-    if whole and (missing := [name for name in cinic10.SPLITS if name not in images.splits]):
-        yield f"no split {' or '.join(missing)}"
-    spans: dict[tuple[int, int], list[str]] = {}
-    for name, rows in images.splits.items():
-        if name not in cinic10.SPLITS:
-            yield f"a split {name!r}"
-        counts = np.bincount(rows.labels, minlength=len(images.classes))
-        if (counts != cinic10.PER_CLASS).any():
-            spans.setdefault((counts.min(), counts.max()), []).append(name)
-        if unknown := np.count_nonzero(
-            images.sources["origin"][rows.order] == cinic10.Origin.UNKNOWN
-        ):
-            yield f"{unknown:,} images in {name} that are not named as in CINIC-10"
-    for (low, high), names in spans.items():
-        span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        where = ", ".join(names)
-        yield f"{span} images per class in {where} (CINIC-10 has {cinic10.PER_CLASS:,})"
+    return paths, results

@@ -1,27 +1,27 @@
 """A reservation: the arrays of a pack, made before the images are decoded.
 
-The rows of a tree are known from its paths. If all of its images can be packed, and have the shape
-of some from all over it, workers write them where they belong; else what they wrote is copied.
+This takes a source whose rows are known beforehand, as those of a tree are from its paths. If all
+of its images can be packed, and have the shape of some from all over it, workers write them where
+they belong; else what they wrote is copied.
 """
 
 import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from cinicpack.convert.conversion import Converted, Target, Task
-from cinicpack.convert.layout import Layout, file_names
-from cinicpack.convert.sources import read_files
-from cinicpack.formats.png import BadImageError, read_chunks
+from cinicpack.convert.decode import measure_image
+from cinicpack.convert.files import Read
+from cinicpack.convert.plan import Plan
 from cinicpack.store.container import Container
-from cinicpack.store.format import ArraySpec, plan_arrays
+from cinicpack.store.format import ArraySpec
 from cinicpack.store.region import HUGE_PAGE, Region, write_all
 
-__all__ = ["Reservation", "cut_tasks", "divide_shards", "reserve"]
+__all__ = ["Reservation", "cut_tasks", "reserve"]
 
 _MAX_TASK_BYTES: Final = 8 << 20
 _SAMPLES: Final = 16
@@ -70,47 +70,24 @@ class Reservation(NamedTuple):
         ]
 
 
-def reserve(
-    source: Path,
-    paths: Sequence[str],
-    layout: Layout,
-    root: Path,
-    container: Container,
-    shard_rows: int | None,
-) -> Reservation | None:
-    """Make the arrays for the images at ``paths`` of a tree, which are its rows in order.
+def reserve(read: Read, plan: Plan, root: Path, container: Container) -> Reservation | None:
+    """Make the arrays for the images of a plan, whose paths are its rows in order.
 
-    They have the shape of most of some images from all over the tree, for any single one may be
+    They have the shape of most of some images from all over the source, for any single one may be
     odd. None if all of these are bad.
     """
-    shapes: Counter[tuple[int, int]] = Counter()
-    for file in read_files(source, paths[:: -(-len(paths) // _SAMPLES)]):
-        with suppress(BadImageError):
-            if isinstance(file, bytes):
-                png = read_chunks(file)
-                shapes[png.height, png.width] += 1
+    samples = read(plan.paths[:: -(-len(plan.paths) // _SAMPLES)])
+    shapes = Counter(shape for image in samples if (shape := measure_image(image)))
     if not shapes:
         return None
     [((height, width), _)] = shapes.most_common(1)
-    splits = {}
-    for name, rows in layout.rows.items():
-        names = file_names([paths[row] for row in rows.tolist()])
-        shards = divide_shards(len(rows), shard_rows)
-        splits[name] = shards, max(map(len, names))
-    specs = list(plan_arrays((height, width, 3), len(layout.classes), splits))
-    return Reservation(root, (height, width), container.create(root, specs))
+    regions = container.create(root, plan.specs((height, width, 3)))
+    return Reservation(root, (height, width), regions)
 
 
-def divide_shards(rows: int, shard_rows: int | None) -> tuple[int, ...]:
-    """Divide the rows of a split into shards; None: one shard."""
-    step = shard_rows or rows
-    return tuple(min(step, rows - start) for start in range(0, rows, step))
-
-
-def cut_tasks(
-    paths: Sequence[str], reservation: Reservation | None, task_images: int
-) -> Iterator[Task]:
-    """Divide the images of a tree, which are its rows in order, into tasks."""
+def cut_tasks(plan: Plan, reservation: Reservation | None, task_images: int) -> Iterator[Task]:
+    """Cut the images of a plan, whose paths are its rows in order, into tasks."""
+    paths = plan.paths
     if reservation is None:
         for start in range(0, len(paths), task_images):
             yield Task(list(paths[start : start + task_images]), None)
@@ -120,8 +97,8 @@ def cut_tasks(
         padding = 0
         for first, last, held_back in _cut_rows(region, task_images):
             offset = region.offset + first * row_bytes
-            place = Target(str(region.file), offset, reservation.shape, padding, held_back)
-            yield Task(list(paths[start + first : start + last]), None, place)
+            target = Target(str(region.file), offset, reservation.shape, padding, held_back)
+            yield Task(list(paths[start + first : start + last]), None, target)
             padding = held_back
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final, Protocol, Self
 
 from cinicpack.convert.conversion import Converted, Converter, Task, load_kernels
+from cinicpack.convert.files import Read
 from cinicpack.errors import CinicPackError
 
 __all__ = ["Worker", "serve", "starting_workers"]
@@ -43,21 +44,24 @@ class Worker(Protocol):
 
 
 @contextlib.contextmanager
-def starting_workers(count: int, root: Path, folder: Path) -> Iterator[list[Worker]]:
+def starting_workers(
+    count: int, source: str, read: Read | None, folder: Path
+) -> Iterator[list[Worker]]:
     """Start ``count`` worker processes, or with 0 convert in this one; stop them at the end.
 
-    ``root`` is the tree that paths are relative to; scratch files are created in ``folder``.
+    ``source`` is what messages name, ``read`` gives the contents of images that come without them,
+    and scratch files are created in ``folder``.
 
     Gives what can be called at the same time. Every process is there twice: it has its next task
     when it has done one, and need not wait for it.
     """
     scratches = [folder / f"scratch-{number}" for number in range(max(1, count))]
     if count == 0:
-        with Converter(root, scratches[0]) as converter:
+        with Converter(source, read, scratches[0]) as converter:
             yield [converter]
         return
     try:
-        starting = _Server(root, scratches)
+        starting = _Server(source, read, scratches)
     except OSError as error:
         raise _explain_start(error) from error
     with starting as server:
@@ -67,12 +71,12 @@ def starting_workers(count: int, root: Path, folder: Path) -> Iterator[list[Work
 class _Server:
     """The process that forks the workers, and the connections to it and to them."""
 
-    def __init__(self, root: Path, scratches: Sequence[Path]) -> None:
+    def __init__(self, source: str, read: Read | None, scratches: Sequence[Path]) -> None:
         pipes = [Pipe() for _ in range(1 + len(scratches))]
         descriptors = [theirs.fileno() for _, theirs in pipes]
         # The same modules as here, also where the package is not installed but on the path.
         path = os.pathsep.join(os.fspath(entry) or os.getcwd() for entry in sys.path)
-        arguments = (descriptors, str(root), [str(scratch) for scratch in scratches])
+        arguments = (descriptors, [str(scratch) for scratch in scratches])
         command = f"from {__name__} import serve; serve(*{arguments!r})"
         self._process = subprocess.Popen(
             # -P: not from the working directory, unless it is on the caller's path.
@@ -86,6 +90,9 @@ class _Server:
         for _, theirs in pipes:
             theirs.close()
         (self._connection, _), *others = pipes
+        # A server that has ended already is explained when the first task finds it so.
+        with contextlib.suppress(OSError):
+            self._connection.send((source, read))
         self._lock = threading.Lock()
         self.processes = [
             _Process(connection, self, number) for number, (connection, _) in enumerate(others)
@@ -159,23 +166,45 @@ def _explain_start(error: OSError) -> CinicPackError:
     )
 
 
-def serve(descriptors: Sequence[int], root: str, scratches: Sequence[str]) -> None:
+def serve(descriptors: Sequence[int], scratches: Sequence[str]) -> None:
     """Be the process that forks the workers, one for each scratch file, and ends with the caller.
 
-    The first of ``descriptors`` is its connection, over which come numbers of workers that have
-    ended; their status is the answer. The others are the workers' connections.
+    The first of ``descriptors`` is its connection, over which come first the source and ``read`` of
+    `starting_workers`, then numbers of workers that have ended; their status is the answer. The
+    others are the workers' connections.
     """
     # Ctrl-C is for the caller, also where all processes get it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     load_kernels()
     # What is there stays, in all processes: to look at it for garbage would take time, and copy it.
     gc.freeze()
-    fork = multiprocessing.get_context("fork")
     control, *theirs = descriptors
+    with (
+        Connection(control) as connection,
+        # Either means that the caller has gone.
+        contextlib.suppress(EOFError, OSError),
+    ):
+        source, read = connection.recv()
+        workers, failure = _fork_workers(control, theirs, source, read, scratches)
+        try:
+            while True:
+                number = connection.recv()
+                connection.send(_end(workers[number]) if number < len(workers) else failure)
+        finally:
+            for worker in workers:
+                worker.kill()
+
+
+def _fork_workers(
+    control: int, theirs: Sequence[int], source: str, read: Read | None, scratches: Sequence[str]
+) -> tuple[list[ForkProcess], OSError | None]:
+    """Fork a worker for each connection, and close that here; if one fails, say why and stop."""
+    fork = multiprocessing.get_context("fork")
     workers: list[ForkProcess] = []
     failure = None
     for number, (descriptor, scratch) in enumerate(zip(theirs, scratches, strict=True)):
-        arguments = (descriptor, (control, *theirs[number + 1 :]), root, scratch)
+        others = (control, *theirs[number + 1 :])
+        arguments = (descriptor, others, source, read, scratch)
         worker = fork.Process(target=_work, args=arguments, daemon=True)
         try:
             worker.start()
@@ -186,16 +215,7 @@ def serve(descriptors: Sequence[int], root: str, scratches: Sequence[str]) -> No
         os.close(descriptor)
     for descriptor in theirs[len(workers) :]:
         os.close(descriptor)
-    with (
-        Connection(control) as connection,
-        # Either means that the caller has gone.
-        contextlib.suppress(EOFError, OSError),
-    ):
-        while True:
-            number = connection.recv()
-            connection.send(_end(workers[number]) if number < len(workers) else failure)
-    for worker in workers:
-        worker.kill()
+    return workers, failure
 
 
 def _end(worker: ForkProcess) -> int | None:
@@ -206,7 +226,9 @@ def _end(worker: ForkProcess) -> int | None:
     return worker.exitcode
 
 
-def _work(descriptor: int, others: Sequence[int], root: str, scratch: str) -> None:
+def _work(
+    descriptor: int, others: Sequence[int], source: str, read: Read | None, scratch: str
+) -> None:
     """Be a worker: answer the tasks that come over ``descriptor`` until it is closed.
 
     ``others`` are not its own.
@@ -219,7 +241,7 @@ def _work(descriptor: int, others: Sequence[int], root: str, scratch: str) -> No
         contextlib.suppress(EOFError, OSError),
     ):
         try:
-            converter = Converter(Path(root), Path(scratch))
+            converter = Converter(source, read, Path(scratch))
         except OSError as error:
             while True:
                 connection.recv()

@@ -1,4 +1,4 @@
-"""The chunks of PNG files, and the pixels of the common ones: 8 bits, RGB or grey, not interlaced.
+"""PNG files: chunks, and the pixels of the common ones: 8 bits, RGB or grey, not interlaced.
 
 With their filters undone, a 32x32 image takes 19 µs, and 126 with Pillow: 12 for libdeflate (ISA-L
 would take 17, zlib 23), 4 for the chunks with their checksums, 3 for the filters.
@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from deflate import DeflateError, crc32, zlib_decompress
+import numpy as np
+from deflate import DeflateError, crc32, zlib_compress, zlib_decompress
+from numpy.typing import NDArray
 
 __all__ = [
     "MAX_PIXELS",
+    "SIGNATURE",
     "BadImageError",
     "Png",
+    "encode_pngs",
     "inflate",
     "inflate_plain",
     "read_chunks",
@@ -23,11 +27,13 @@ __all__ = [
 # Far above a small image, and still only 48 MiB of RGB for a hostile file to ask for.
 MAX_PIXELS: Final = 4096 * 4096
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _PLAIN_START_BYTES = 33  # signature and IHDR
 _PLAIN_END = b"\0\0\0\0IEND\xaeB`\x82"
 _CHUNK_START = struct.Struct(">I4s")  # length of the data, type; then come the data and a CRC
 _IHDR = struct.Struct(">IIBBBBB")
+_RGB = 2
+_SUB = 1
 _COMMON = {(8, 2, 0): 3, (8, 0, 0): 1}
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 
@@ -77,9 +83,9 @@ def read_chunks(data: bytes) -> Png:
     Raises ``BadImageError`` if it is another kind of file, truncated, corrupt, or has no pixels or
     more than ``MAX_PIXELS``. (Pillow checks no CRC from the first IDAT chunk on.)
     """
-    if not data.startswith(_SIGNATURE) and not _SIGNATURE.startswith(data):
+    if not data.startswith(SIGNATURE) and not SIGNATURE.startswith(data):
         raise BadImageError(f"not a PNG file: it starts with {data[:8]!r}")
-    kind, content, position = _read_chunk(data, len(_SIGNATURE))
+    kind, content, position = _read_chunk(data, len(SIGNATURE))
     if kind != b"IHDR":
         raise BadImageError(f"corrupt: expected IHDR as its first chunk, found {kind.decode()}")
     height, width, bit_depth, channels = _read_header(content)
@@ -162,7 +168,7 @@ def _inflate(idat: bytes, height: int, width: int, channels: int) -> bytearray |
 
 
 def inflate_plain(
-    files: Sequence[bytes | OSError], limit: int
+    files: Sequence[object], limit: int
 ) -> dict[tuple[int, int, int], dict[int, bytearray]]:
     """Do as `read_chunks` and `inflate` for the plain ones of some files, which small images are.
 
@@ -194,9 +200,31 @@ def inflate_plain(
 def _read_plain_start(start: bytes) -> tuple[int, int, int] | None:
     """Give height, width and channels if a common PNG starts so, with a sound IHDR chunk."""
     try:
-        kind, ihdr, _ = _read_chunk(start, len(_SIGNATURE))
+        kind, ihdr, _ = _read_chunk(start, len(SIGNATURE))
         height, width, _, channels = _read_header(ihdr)
     except BadImageError:
         return None
-    is_common = start.startswith(_SIGNATURE) and kind == b"IHDR" and channels
+    is_common = start.startswith(SIGNATURE) and kind == b"IHDR" and channels
     return (height, width, channels) if is_common else None
+
+
+def encode_pngs(images: NDArray[np.uint8]) -> list[bytes]:
+    """Encode RGB images (n, height, width, 3) as PNG files.
+
+    With the Sub filter and libdeflate's first level, files of real CINIC-10 images are 1% larger
+    than Pillow's and take 50 us instead of 280.
+    """
+    count, height, width, _ = images.shape
+    rows = images.reshape(count, height, 3 * width)
+    filtered = np.empty((count, height, 1 + 3 * width), np.uint8)
+    filtered[:, :, 0] = _SUB
+    filtered[:, :, 1:4] = rows[:, :, :3]
+    np.subtract(rows[:, :, 3:], rows[:, :, :-3], out=filtered[:, :, 4:])
+    start = SIGNATURE + _write_chunk(b"IHDR", _IHDR.pack(width, height, 8, _RGB, 0, 0, 0))
+    end = _write_chunk(b"IEND", b"")
+    return [start + _write_chunk(b"IDAT", zlib_compress(image, 1)) + end for image in filtered]
+
+
+def _write_chunk(kind: bytes, data: bytes | bytearray) -> bytes:
+    checksum = crc32(data, crc32(kind))
+    return _CHUNK_START.pack(len(data), kind) + data + checksum.to_bytes(4, "big")

@@ -3,28 +3,20 @@
 import contextlib
 import os
 import shutil
-import struct
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
 
-import numpy as np
-from deflate import crc32, zlib_compress
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, DestinationError
+from cinicpack.formats.png import encode_pngs as encode_pngs
 from cinicpack.store.region import write_all
 
-__all__ = ["building", "encode_pngs", "run_jobs", "write_files"]
-
-_SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
-_RGB: Final = 2
-_SUB: Final = 1
+__all__ = ["building", "run_jobs", "write_files"]
 
 
 @contextlib.contextmanager
@@ -109,28 +101,6 @@ def write_files(folder: Path, names: Sequence[str], contents: Sequence[bytes]) -
         raise DestinationError(
             error.errno, f"cannot write {len(names)} files in {folder}: {error.strerror}"
         ) from error
-
-
-def encode_pngs(images: NDArray[np.uint8]) -> list[bytes]:
-    """Encode RGB images (n, height, width, 3) as PNG files.
-
-    With the Sub filter and libdeflate's first level, files of real CINIC-10 images are 1% larger
-    than Pillow's and take 50 us instead of 280.
-    """
-    count, height, width, _ = images.shape
-    rows = images.reshape(count, height, 3 * width)
-    filtered = np.empty((count, height, 1 + 3 * width), np.uint8)
-    filtered[:, :, 0] = _SUB
-    filtered[:, :, 1:4] = rows[:, :, :3]
-    np.subtract(rows[:, :, 3:], rows[:, :, :-3], out=filtered[:, :, 4:])
-    start = _SIGNATURE + _chunk(b"IHDR", struct.pack(">2I5B", width, height, 8, _RGB, 0, 0, 0))
-    end = _chunk(b"IEND", b"")
-    return [start + _chunk(b"IDAT", zlib_compress(image, 1)) + end for image in filtered]
-
-
-def _chunk(kind: bytes, data: bytes | bytearray) -> bytes:
-    checksum = crc32(data, crc32(kind))
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
 
 
 def _is_empty_folder(path: Path) -> bool:

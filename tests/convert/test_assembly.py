@@ -17,7 +17,9 @@ import cinicpack
 from cinicpack import cinic10
 from cinicpack.cinic10 import Origin
 from cinicpack.convert import assembly
-from cinicpack.convert.assembly import ConvertedImages, Rows, write_pack
+from cinicpack.convert.assembly import write_pack
+from cinicpack.convert.plan import Plan, Rows
+from cinicpack.convert.results import ConvertedImages
 from cinicpack.store.container import CONTAINERS, Container
 from cinicpack.store.fingerprints import digest_image, image_header
 from cinicpack.store.format import PROVENANCE_DTYPE
@@ -41,7 +43,7 @@ def name_image(random: np.random.Generator, number: int) -> str:
     return cinic10.format_name(cinic10.Provenance(origin, synset, row))
 
 
-class Source:
+class Scratches:
     """Images as workers leave them: planes in scratch files, and what was measured of each."""
 
     def __init__(self, folder: Path, count: int, seed: int, scratches: int = 2) -> None:
@@ -50,7 +52,7 @@ class Source:
         self.pixels = random.integers(0, 256, (count, HEIGHT, WIDTH, 3), np.uint8)
         self.labels = random.integers(0, len(CLASSES), count)
         self.names = [name_image(random, n) for n in range(count)]
-        self.sources = np.array(cinic10.parse_names(self.names), PROVENANCE_DTYPE)
+        self.provenance = np.array(cinic10.parse_names(self.names), PROVENANCE_DTYPE)
         digests = [
             digest_image(
                 image_header(
@@ -75,29 +77,40 @@ class Source:
         for opened in files:
             opened.close()
 
-    def images(self, splits: dict[str, list[int]]) -> ConvertedImages:
+    def plan(
+        self,
+        splits: dict[str, list[int]],
+        shard_rows: int | None = None,
+        classes: tuple[str, ...] = CLASSES,
+    ) -> Plan:
         """Take the images with these numbers, in this order, as the rows of splits."""
-        flat = self.pixels.reshape(len(self.pixels), -1, 3).astype(np.int64)
-        return ConvertedImages(
+        return Plan(
+            source="scratches",
             paths=[f"top/{name}" for name in self.names],
-            classes=CLASSES,
+            classes=classes,
             splits={
                 name: Rows(np.array(rows, np.int64), self.labels[rows].astype(np.uint8))
                 for name, rows in splits.items()
             },
+            shard_rows=shard_rows,
+        )
+
+    def images(self) -> ConvertedImages:
+        flat = self.pixels.reshape(len(self.pixels), -1, 3).astype(np.int64)
+        return ConvertedImages(
             scratches=self.scratches,
             scratch=self.scratch,
             offsets=self.offsets,
             shapes=np.full((len(flat), 2), (HEIGHT, WIDTH), np.int32),
             digests=self.digests,
             sums=np.concatenate([flat.sum(1), (flat**2).sum(1)], axis=1),
-            sources=self.sources,
+            provenance=self.provenance,
             bad={},
             reduced=[],
         )
 
 
-def check(pack: cinicpack.Pack, source: Source, splits: dict[str, list[int]]) -> None:
+def check(pack: cinicpack.Pack, source: Scratches, splits: dict[str, list[int]]) -> None:
     """Compare with what plain NumPy finds in the source."""
     assert list(pack.splits) == list(splits)
     fingerprints = {}
@@ -106,13 +119,13 @@ def check(pack: cinicpack.Pack, source: Source, splits: dict[str, list[int]]) ->
         np.testing.assert_array_equal(np.asarray(split.images), source.pixels[rows])
         assert split.labels.tolist() == source.labels[rows].tolist()
         assert split.names.tolist() == [source.names[row].encode() for row in rows]
-        np.testing.assert_array_equal(split.sources, source.sources[rows])
+        np.testing.assert_array_equal(split.sources, source.provenance[rows])
         joined = b"".join(sorted(source.digests[row].tobytes() for row in rows))
         fingerprints[name] = hashlib.sha256(joined).digest()
         assert split.fingerprint == fingerprints[name].hex()
         found = {(group.label, group.origin): group for group in info.groups}
         assert len(found) == len(info.groups)
-        kinds = [(int(source.labels[n]), int(source.sources["origin"][n])) for n in rows]
+        kinds = [(int(source.labels[n]), int(source.provenance["origin"][n])) for n in rows]
         assert list(found) == sorted(set(kinds))
         for kind, group in found.items():
             mine = [row for row, of in zip(rows, kinds, strict=True) if of == kind]
@@ -145,13 +158,15 @@ def test_every_image_that_is_kept_is_in_its_place(
     last = data.draw(st.integers(first, count))
     splits = {"train": numbers[:first], "test": numbers[first:last]}
     splits = {name: rows for name, rows in splits.items() if rows}
-    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        # A little more than two images at once, so that a few are many.
-        patch.setattr(assembly, "_COPY_BYTES", 2 * 3 * HEIGHT * WIDTH + 7)
+    # A little more than two images at once, so that a few are many.
+    copy_bytes = 2 * 3 * HEIGHT * WIDTH + 7
+    with TemporaryDirectory() as name:
         folder = Path(name)
-        source = Source(folder, count, seed, scratches)
-        images = source.images(splits)
-        write_pack(images, folder / "a", container, shard_rows, num_workers)
+        source = Scratches(folder, count, seed, scratches)
+        plan = source.plan(splits, shard_rows)
+        write_pack(
+            plan, source.images(), folder / "a", container, num_workers, copy_bytes=copy_bytes
+        )
         pack = cinicpack.open_pack(folder / "a")
         check(pack, source, splits)
         for split, rows in splits.items():
@@ -163,19 +178,20 @@ def test_every_image_that_is_kept_is_in_its_place(
 
 
 def written(
-    source: Source, name: str, images: ConvertedImages, num_workers: int = 1
+    plan: Plan, images: ConvertedImages, new: Path, num_workers: int = 1, copy_bytes: int = 1000
 ) -> dict[str, bytes]:
-    write_pack(images, source.folder / name, Npy(), 4, num_workers)
-    files = [file for file in (source.folder / name).rglob("*") if file.is_file()]
-    return {str(file.relative_to(source.folder / name)): file.read_bytes() for file in files}
+    write_pack(plan, images, new, Npy(), num_workers, copy_bytes=copy_bytes)
+    files = [file for file in new.rglob("*") if file.is_file()]
+    return {str(file.relative_to(new)): file.read_bytes() for file in files}
 
 
-def test_threads_and_scratch_files_change_no_byte(tmp_path, monkeypatch):
+def test_threads_and_scratch_files_change_no_byte(tmp_path):
     (tmp_path / "x").mkdir()
     splits = {"train": [*range(3, 30)], "valid": [2, 0, 1]}
-    one = Source(tmp_path, 30, seed=1, scratches=1)
-    expected = written(one, "a", one.images(splits))
-    assert written(one, "b", one.images(splits), num_workers=3) == expected
+    one = Scratches(tmp_path, 30, seed=1, scratches=1)
+    plan = one.plan(splits, 4)
+    expected = written(plan, one.images(), tmp_path / "a")
+    assert written(plan, one.images(), tmp_path / "b", num_workers=3) == expected
     # The last three of five are empty, or have nothing that is kept.
     planes = [pixels.transpose(2, 0, 1).tobytes() for pixels in one.pixels]
     scratch, offsets = np.arange(30) % 2, np.arange(30) // 2 * len(planes[0])
@@ -183,19 +199,18 @@ def test_threads_and_scratch_files_change_no_byte(tmp_path, monkeypatch):
     scratches = [str(tmp_path / "x" / str(n)) for n in range(5)]
     for path, content in zip(scratches, contents, strict=True):
         Path(path).write_bytes(content)
-    images = replace(one.images(splits), scratches=scratches, scratch=scratch, offsets=offsets)
-    assert written(one, "c", images) == expected
-    monkeypatch.setattr(assembly, "_COPY_BYTES", 1)
-    assert written(one, "d", images) == expected
+    images = replace(one.images(), scratches=scratches, scratch=scratch, offsets=offsets)
+    assert written(plan, images, tmp_path / "c") == expected
+    assert written(plan, images, tmp_path / "d", copy_bytes=1) == expected
 
 
 @pytest.mark.parametrize("container", CONTAINERS.values(), ids=CONTAINERS)
 def test_the_manifest_says_what_was_left_out_and_skipped(tmp_path, container: Container):
-    source = Source(tmp_path, 5, seed=2)
+    source = Scratches(tmp_path, 5, seed=2)
     skipped = (("train/cat/a.png", "cut"), ("train/\udcff/b.png", "empty"))
     bad = {1: "cut", 2: "empty"}
-    images = replace(source.images({"train": [0, 4]}), skipped=skipped, bad=bad)
-    write_pack(images, tmp_path / "a", container, None, 1)
+    plan = replace(source.plan({"train": [0, 4]}), skipped=skipped)
+    write_pack(plan, replace(source.images(), bad=bad), tmp_path / "a", container, 1)
     manifest = cinicpack.open_pack(tmp_path / "a").manifest
     assert manifest.skipped == skipped
     assert manifest.classes == CLASSES
@@ -211,8 +226,8 @@ def test_the_manifest_says_what_was_left_out_and_skipped(tmp_path, container: Co
     ],
 )
 def test_normalization_is_that_of_train_or_of_the_first_split(tmp_path, splits, origin):
-    source = Source(tmp_path, 5, seed=3)
-    write_pack(source.images(splits), tmp_path / "a", Npy(), None, 1)
+    source = Scratches(tmp_path, 5, seed=3)
+    write_pack(source.plan(splits), source.images(), tmp_path / "a", Npy(), 1)
     pack = cinicpack.open_pack(tmp_path / "a")
     values = source.pixels[splits[origin]].reshape(-1, 3) / 255
     assert pack.manifest.normalization.origin == origin
@@ -227,11 +242,11 @@ def test_normalization_is_that_of_train_or_of_the_first_split(tmp_path, splits, 
 )
 def test_normalization_is_the_published_one_only_of_cinic10(origins, classes):
     with TemporaryDirectory() as name:
-        source = Source(Path(name), 6, seed=4)
+        source = Scratches(Path(name), 6, seed=4)
         # The last two are in no split, so it is not asked what they are.
-        source.sources["origin"] = [*origins, Origin.IMAGENET, Origin.UNKNOWN]
-        images = replace(source.images({"valid": [0, 1, 2], "test": [3]}), classes=classes)
-        write_pack(images, Path(name, "a"), Npy(), None, 1)
+        source.provenance["origin"] = [*origins, Origin.IMAGENET, Origin.UNKNOWN]
+        plan = source.plan({"valid": [0, 1, 2], "test": [3]}, classes=classes)
+        write_pack(plan, source.images(), Path(name, "a"), Npy(), 1)
         pack = cinicpack.open_pack(Path(name, "a"))
     normal = pack.manifest.normalization
     named = Origin.IMAGENET in origins and Origin.UNKNOWN not in origins
@@ -279,11 +294,11 @@ def test_cifar10_is_normalized_by_its_own_statistics(some_of_cifar10, tmp_path, 
 
 
 def test_labels_have_two_bytes_above_256_classes(tmp_path):
-    source = Source(tmp_path, 3, seed=5)
+    source = Scratches(tmp_path, 3, seed=5)
     rows = Rows(np.array([2, 0, 1]), np.array([0, 255, 256], np.uint16))
     classes = tuple(f"{n:03}" for n in range(257))
-    images = replace(source.images({}), classes=classes, splits={"train": rows})
-    write_pack(images, tmp_path / "a", Npy(), 2, 1)
+    plan = replace(source.plan({}, 2, classes), splits={"train": rows})
+    write_pack(plan, source.images(), tmp_path / "a", Npy(), 1)
     split = cinicpack.open_pack(tmp_path / "a")["train"]
     assert split.labels.dtype == np.uint16
     assert split.labels.tolist() == [0, 255, 256]
@@ -291,7 +306,8 @@ def test_labels_have_two_bytes_above_256_classes(tmp_path):
 
 
 def test_what_cannot_be_written_is_an_error_and_no_thread_hangs(tmp_path, monkeypatch):
-    source = Source(tmp_path, 9, seed=6)
+    source = Scratches(tmp_path, 9, seed=6)
+    plan = source.plan({"train": [*range(9)]}, 2)
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -300,6 +316,6 @@ def test_what_cannot_be_written_is_an_error_and_no_thread_hangs(tmp_path, monkey
         with monkeypatch.context() as patched:
             patched.setattr(assembly, what, fail)
             with pytest.raises(OSError, match="No space left"):
-                write_pack(source.images({"train": [*range(9)]}), tmp_path / what, Npy(), 2, 3)
+                write_pack(plan, source.images(), tmp_path / what, Npy(), 3)
         # Without a manifest it is no pack, whatever is in it.
         assert not (tmp_path / what / "pack.json").exists()

@@ -9,11 +9,12 @@ from PIL import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from cinicpack.convert.conversion import Converter, Target, Task
+from cinicpack.convert.files import Content
 from cinicpack.errors import SourceError
 from tests.png_images import GREY, RGB, RGBA, png, random_samples
 
 PIXELS = [random_samples(RGB, 8, 3, 5, seed).astype(np.uint8) for seed in range(4)]
-FILES: list[bytes | OSError] = [png(pixels.astype(np.uint16)) for pixels in PIXELS]
+FILES: list[Content] = [png(pixels.astype(np.uint16)) for pixels in PIXELS]
 PATHS = [f"train/cat/{number}.png" for number in range(4)]
 UNUSUAL = png(random_samples(RGBA, 8, 3, 5), RGBA)
 PLANES = b"".join(pixels.transpose(2, 0, 1).tobytes() for pixels in PIXELS)
@@ -21,40 +22,40 @@ PLANES = b"".join(pixels.transpose(2, 0, 1).tobytes() for pixels in PIXELS)
 
 @pytest.fixture
 def convert(tmp_path) -> Iterator[Converter]:
-    with Converter(tmp_path, tmp_path / "scratch") as converter:
+    with Converter("tree", None, tmp_path / "scratch") as converter:
         yield converter
 
 
 @pytest.fixture
-def place(tmp_path) -> Target:
+def target(tmp_path) -> Target:
     """At byte 50 of a file of 400 times 7, of which 10 bytes before and all but 20 are written."""
     file = tmp_path / "array"
     file.write_bytes(b"\7" * 400)
     return Target(str(file), 50, (3, 5), 10, 20)
 
 
-def test_a_whole_task_is_written_where_it_belongs(convert, place):
+def test_a_whole_task_is_written_where_it_belongs(convert, target):
     # Let there be something where the zeros go.
     scratch = Path(convert(Task(PATHS, FILES)).scratch)
-    result = convert(Task(PATHS, FILES, place))
-    assert result.scratch == place.file
+    result = convert(Task(PATHS, FILES, target))
+    assert result.scratch == target.file
     assert result.offsets.tolist() == [50, 95, 140, 185]
     assert result.held_back == PLANES[-20:]
-    written = Path(place.file).read_bytes()
+    written = Path(target.file).read_bytes()
     assert written == b"\7" * 40 + bytes(10) + PLANES[:-20] + b"\7" * (400 - 50 - 160)
     assert scratch.read_bytes() == PLANES
 
 
 @pytest.mark.parametrize("file", [b"", png(random_samples(RGB, 8, 5, 3)), OSError("gone")])
 @pytest.mark.parametrize("position", [0, 2, 4])
-def test_a_task_that_is_not_whole_goes_to_the_scratch_file(convert, place, position, file):
-    before = Path(place.file).read_bytes()
+def test_a_task_that_is_not_whole_goes_to_the_scratch_file(convert, target, position, file):
+    before = Path(target.file).read_bytes()
     files, paths = [*FILES], [*PATHS]
     files.insert(position, file)
     paths.insert(position, "train/cat/odd.png")
     for time in range(2):
-        result = convert(Task(paths, files, place))
-        assert result.scratch == str(Path(place.file).parent / "scratch")
+        result = convert(Task(paths, files, target))
+        assert result.scratch == str(Path(target.file).parent / "scratch")
         assert not result.held_back
         offsets = [offset for number, offset in enumerate(result.offsets) if number != position]
         content = Path(result.scratch).read_bytes()
@@ -62,9 +63,9 @@ def test_a_task_that_is_not_whole_goes_to_the_scratch_file(convert, place, posit
             PLANES[45 * number :][:45] for number in range(4)
         ]
         assert len(content) == (time + 1) * 45 * (5 - len(result.bad))
-    assert Path(place.file).read_bytes() == before
+    assert Path(target.file).read_bytes() == before
     # The next one is not disturbed.
-    assert convert(Task(PATHS, FILES, place)).held_back == PLANES[-20:]
+    assert convert(Task(PATHS, FILES, target)).held_back == PLANES[-20:]
 
 
 def test_large_images_are_not_all_in_memory_at_once(tmp_path, convert):
@@ -73,7 +74,7 @@ def test_large_images_are_not_all_in_memory_at_once(tmp_path, convert):
     # First without measuring, since what is compiled takes memory too.
     convert(task)
     tracemalloc.start()
-    with Converter(tmp_path, tmp_path / "other") as other:
+    with Converter("tree", None, tmp_path / "other") as other:
         result = other(task)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -107,3 +108,12 @@ def test_want_of_memory_makes_no_image_bad(convert, monkeypatch):
 def test_an_image_in_no_folder_is_converted_too(convert):
     # What is wrong with it is for the layout to say.
     assert convert(Task(["a.png"], [FILES[0]])).bad == []
+
+
+def test_pixels_are_taken_as_they_are(convert, target):
+    result = convert(Task(PATHS, [*PIXELS], target))
+    assert result.scratch == target.file
+    assert result.held_back == PLANES[-20:]
+    same = convert(Task(PATHS, FILES, target))
+    np.testing.assert_array_equal(result.digests, same.digests)
+    np.testing.assert_array_equal(result.sums, same.sums)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cinicpack.cinic10 import CLASSES
 from cinicpack.convert.layout import Layout, arrange
-from cinicpack.convert.sources import Tree
+from cinicpack.convert.tree import Tree
 from cinicpack.errors import SelectionError, SourceError
 from tests.torchvision_here import import_torchvision
 
@@ -83,7 +83,7 @@ def test_rows_and_labels_are_imagefolders(tmp_path):
     (tmp_path / "elsewhere" / "gone.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "test").symlink_to(tmp_path / "train", target_is_directory=True)
 
-    paths = [path for path in Tree(tmp_path) if not path.startswith("elsewhere/")]
+    paths = [path for path in Tree(tmp_path).paths() if not path.startswith("elsewhere/")]
     layout = arrange(paths)
     for split in ("train", "test"):
         expected = folder(os.fspath(tmp_path / split))
@@ -247,8 +247,9 @@ def test_what_is_missing_is_told_or_leaves_imagefolders_labels(data):
             if file:
                 path.touch()
         source = Tree(Path(root))
-        paths = list(source)
-        missing: dict[str, Any] = {"folders": source.folders, "left_out": source.left_out}
+        paths = source.paths()
+        _, left_out, folders = source.remarks
+        missing: dict[str, Any] = {"folders": folders, "left_out": left_out}
         accepted = arrange(paths, **missing, allow_missing=True)
         for split in ("train", "test"):
             there = [name for part, name in tree if part == split]

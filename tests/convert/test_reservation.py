@@ -1,4 +1,5 @@
 import shutil
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 from PIL import Image
 
 import cinicpack
-from cinicpack.convert.layout import arrange
+from cinicpack.convert.files import read_files
+from cinicpack.convert.plan import Plan, Wanted, make_plan
 from cinicpack.convert.reservation import cut_tasks, reserve
+from cinicpack.convert.tree import Tree
 from cinicpack.store.container import CONTAINERS, Container
 from cinicpack.store.npy import Npy
 
@@ -30,8 +33,9 @@ def tree(tmp_path_factory) -> Path:
     return root
 
 
-def paths_of(tree: Path) -> list[str]:
-    return sorted(str(file.relative_to(tree)) for file in tree.rglob("*.png"))
+def plan_of(tree: Path, shard_rows: int | None = None) -> Plan:
+    source = Tree(tree)
+    return make_plan(source, source.paths(), Wanted(shard_rows=shard_rows), tree).in_order()
 
 
 @pytest.mark.parametrize("container", CONTAINERS.values())
@@ -39,13 +43,12 @@ def paths_of(tree: Path) -> list[str]:
 def test_tasks_tile_the_arrays_at_huge_pages(
     tree: Path, tmp_path: Path, container: Container, shard_rows: int | None
 ) -> None:
-    paths = paths_of(tree)
-    root = tmp_path / "reserved"
-    reservation = reserve(tree, paths, arrange(paths), root, container, shard_rows)
+    plan = plan_of(tree, shard_rows)
+    reservation = reserve(partial(read_files, tree), plan, tmp_path / "reserved", container)
     assert reservation is not None
     assert reservation.shape == (512, 512)
-    tasks = list(cut_tasks(paths, reservation, 2))
-    assert [path for task in tasks for path in task.paths] == paths
+    tasks = list(cut_tasks(plan, reservation, 2))
+    assert [path for task in tasks for path in task.paths] == plan.paths
     row_bytes = 3 * 512 * 512
     edges = 0
     for region in reservation.regions:
@@ -53,11 +56,11 @@ def test_tasks_tile_the_arrays_at_huge_pages(
             continue
         stop = region.offset + region.spec.nbytes
         places = [
-            (task.place, task.place.offset + len(task.paths) * row_bytes)
+            (task.target, task.target.offset + len(task.paths) * row_bytes)
             for task in tasks
-            if task.place
-            and task.place.file == str(region.file)
-            and region.offset <= task.place.offset < stop
+            if task.target
+            and task.target.file == str(region.file)
+            and region.offset <= task.target.offset < stop
         ]
         assert places[0][0].offset == region.offset
         assert places[0][0].padding == places[-1][0].held_back == 0
@@ -122,8 +125,9 @@ def test_an_odd_first_image_decides_nothing(tree: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tree" / "cat"
     shutil.copytree(tree / "train" / "cat", folder)
     Image.new("L", (4000, 4000)).save(folder / "-.png")
-    paths = paths_of(tmp_path / "tree")
-    reservation = reserve(tmp_path / "tree", paths, arrange(paths), tmp_path / "r", Npy(), None)
+    plan = plan_of(tmp_path / "tree")
+    read = partial(read_files, tmp_path / "tree")
+    reservation = reserve(read, plan, tmp_path / "r", Npy())
     assert reservation is not None
     assert reservation.shape == (512, 512)
 
@@ -131,9 +135,9 @@ def test_an_odd_first_image_decides_nothing(tree: Path, tmp_path: Path) -> None:
 def test_nothing_is_reserved_if_the_images_are_bad(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.png").write_bytes(b"no image")
-    paths = ["cat/a.png"]
-    assert reserve(tmp_path, paths, arrange(paths), tmp_path / "r", Npy(), None) is None
+    plan = plan_of(tmp_path)
+    assert reserve(partial(read_files, tmp_path), plan, tmp_path / "r", Npy()) is None
     assert not (tmp_path / "r").exists()
-    [task] = cut_tasks(paths, None, 2)
-    assert task.paths == paths
-    assert task.place is None
+    [task] = cut_tasks(plan, None, 2)
+    assert task.paths == plan.paths == ["cat/a.png"]
+    assert task.target is None

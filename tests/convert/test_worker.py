@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from io import BytesIO
 from multiprocessing.connection import Pipe
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 from cinicpack.convert import worker
 from cinicpack.convert.conversion import Converted, Task
+from cinicpack.convert.tree import Tree
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.errors import CinicPackError, SourceError
 from tests.png_images import png, random_samples
@@ -39,6 +41,11 @@ def root(tmp_path) -> Path:
     return Path(tmp_path / "tree")
 
 
+def starting(count: int, root: Path, folder: Path) -> AbstractContextManager[list[Worker]]:
+    """Start workers that read the files of a tree."""
+    return starting_workers(count, str(root), Tree(root).read, folder)
+
+
 def check(result: Converted, paths: list[str]) -> None:
     """Compare with what plain NumPy makes of the images."""
     scratch = Path(result.scratch).read_bytes()
@@ -60,13 +67,13 @@ def check(result: Converted, paths: list[str]) -> None:
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_images_of_several_sizes_are_converted(root, tmp_path, count):
-    with starting_workers(count, root, tmp_path) as [convert, *_]:
+    with starting(count, root, tmp_path) as [convert, *_]:
         first = convert(Task(PATHS, None))
         again = convert(Task(PATHS[1:3], [png(PIXELS[path]) for path in PATHS[1:3]]))
     check(first, PATHS)
     check(again, PATHS[1:3])
     assert first.scratch == again.scratch == str(tmp_path / "scratch-0")
-    assert first.sources.tolist()[:3] == [(3, 2123045, 7), (2, 0, 9), (0, 0, 0)]
+    assert first.provenance.tolist()[:3] == [(3, 2123045, 7), (2, 0, 9), (0, 0, 0)]
     assert not first.bad
     assert not first.reduced
     total = sum(pixels.size for pixels in PIXELS.values())
@@ -80,7 +87,7 @@ def test_bad_images_have_no_place_and_a_reason(root, tmp_path, count):
     (root / "train/dog/deep.png").write_bytes(png(random_samples(2, 16, 3, 5), 2, 16))
     os.mkfifo(root / "pipe.png")
     paths = ["pipe.png", *PATHS, "train/dog/deep.png"]
-    with starting_workers(count, root, tmp_path) as [convert, *_]:
+    with starting(count, root, tmp_path) as [convert, *_]:
         result = convert(Task(paths, None))
         unread = OSError(27, "expected at most 5 bytes, found 7", "train/a.png")
         other = convert(Task(["train/a.png"], [unread]))
@@ -95,7 +102,7 @@ def test_bad_images_have_no_place_and_a_reason(root, tmp_path, count):
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_errors_come_back(root, tmp_path, count):
-    with starting_workers(count, root / "gone", tmp_path) as [convert, *_]:
+    with starting(count, root / "gone", tmp_path) as [convert, *_]:
         for _ in range(2):
             with pytest.raises(FileNotFoundError, match=r"gone"):
                 convert(Task(PATHS, None))
@@ -113,7 +120,7 @@ def children(*workers: Worker) -> list[int]:
 
 
 def test_a_process_that_died_is_told_with_its_status(root, tmp_path):
-    with starting_workers(2, root, tmp_path) as [convert, other, *_]:
+    with starting(2, root, tmp_path) as [convert, other, *_]:
         os.kill(children(convert, other)[0], signal.SIGTERM)
         for _ in range(2):
             with pytest.raises(CinicPackError, match=r"a worker process ended with status -15 "):
@@ -122,7 +129,7 @@ def test_a_process_that_died_is_told_with_its_status(root, tmp_path):
 
 
 def test_a_program_that_died_is_told_with_its_status(root, tmp_path):
-    with starting_workers(1, root, tmp_path) as [convert, *_]:
+    with starting(1, root, tmp_path) as [convert, *_]:
         [child] = children(convert)
         server(convert).kill()
         server(convert).wait()
@@ -141,7 +148,7 @@ def test_a_process_that_cannot_be_forked_is_an_error(root, tmp_path, monkeypatch
         "os.fork = fork\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    with starting_workers(2, root, tmp_path) as workers:
+    with starting(2, root, tmp_path) as workers:
         for convert in workers:
             with pytest.raises(
                 CinicPackError,
@@ -151,7 +158,7 @@ def test_a_process_that_cannot_be_forked_is_an_error(root, tmp_path, monkeypatch
 
 
 def test_processes_end_with_the_block(root, tmp_path):
-    with starting_workers(2, root, tmp_path) as [convert, other, *_]:
+    with starting(2, root, tmp_path) as [convert, other, *_]:
         processes = [*children(convert, other), server(convert).pid]
         assert len(processes) == 3
         assert all(map(is_there, processes))
@@ -161,7 +168,7 @@ def test_processes_end_with_the_block(root, tmp_path):
 
 
 def test_processes_end_though_a_fork_of_the_caller_lives(root, tmp_path):
-    with starting_workers(2, root, tmp_path) as [convert, other, *_]:
+    with starting(2, root, tmp_path) as [convert, other, *_]:
         processes = [*children(convert, other), server(convert).pid]
         connections = [convert._server._connection, convert._connection]  # type: ignore[attr-defined]
         kept = [os.dup(connection.fileno()) for connection in connections]
@@ -171,7 +178,7 @@ def test_processes_end_though_a_fork_of_the_caller_lives(root, tmp_path):
 
 
 def test_processes_end_while_they_start(root, tmp_path):
-    with starting_workers(2, root, tmp_path) as [convert, *_]:
+    with starting(2, root, tmp_path) as [convert, *_]:
         pid = server(convert).pid
     assert not is_there(pid)
     assert not list(tmp_path.glob("scratch-*"))
@@ -181,8 +188,8 @@ def test_processes_end_with_a_caller_that_is_killed(root, tmp_path):
     program = f"""
 import sys
 from pathlib import Path
-from tests.convert.test_worker import children, server, starting_workers
-with starting_workers(2, Path({str(root)!r}), Path({str(tmp_path)!r})) as [convert, other, *_]:
+from tests.convert.test_worker import children, server, starting
+with starting(2, Path({str(root)!r}), Path({str(tmp_path)!r})) as [convert, other, *_]:
     print(server(convert).pid, *children(convert, other), flush=True)
     sys.stdin.read()
 """
@@ -199,7 +206,7 @@ with starting_workers(2, Path({str(root)!r}), Path({str(tmp_path)!r})) as [conve
 
 
 def test_ctrl_c_is_not_for_the_processes(root, tmp_path):
-    with starting_workers(1, root, tmp_path) as [convert, *_]:
+    with starting(1, root, tmp_path) as [convert, *_]:
         pid = server(convert).pid
         assert {os.getpgid(process) for process in (pid, *children(convert))} == {pid}
 
@@ -216,7 +223,7 @@ def test_a_process_may_have_several_callers(root, tmp_path, callers):
     sys.setswitchinterval(1e-6)
     try:
         with (
-            starting_workers(1, root, tmp_path) as [convert, *_],
+            starting(1, root, tmp_path) as [convert, *_],
             ThreadPoolExecutor(callers) as threads,
         ):
             results = list(threads.map(convert, tasks))
@@ -229,12 +236,12 @@ def test_modules_in_the_working_directory_are_not_the_workers(root, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     for name in ("numpy", "subprocess"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('wrong module')")
-    with starting_workers(1, root, tmp_path) as [convert, *_]:
+    with starting(1, root, tmp_path) as [convert, *_]:
         check(convert(Task(PATHS, None)), PATHS)
 
 
 def test_workers_start_no_threads_for_linear_algebra(root, tmp_path):
-    with starting_workers(1, root, tmp_path) as [convert, *_]:
+    with starting(1, root, tmp_path) as [convert, *_]:
         convert(Task(PATHS, None))
         for pid in (server(convert).pid, *children(convert)):
             assert len(os.listdir(f"/proc/{pid}/task")) == 1
@@ -242,7 +249,7 @@ def test_workers_start_no_threads_for_linear_algebra(root, tmp_path):
 
 def test_a_scratch_file_that_cannot_be_made_is_an_error(root, tmp_path):
     (tmp_path / "scratch-0").mkdir()
-    with starting_workers(1, root, tmp_path) as [convert, *_]:
+    with starting(1, root, tmp_path) as [convert, *_]:
         for _ in range(2):
             with pytest.raises(OSError, match=r"scratch-0"):
                 convert(Task(PATHS, None))
@@ -251,7 +258,7 @@ def test_a_scratch_file_that_cannot_be_made_is_an_error(root, tmp_path):
 def test_want_of_memory_is_an_error_and_not_the_end(root, tmp_path):
     file = BytesIO()
     Image.new("RGB", (3000, 3000)).save(file, "png")
-    with starting_workers(1, root, tmp_path) as [convert, *_]:
+    with starting(1, root, tmp_path) as [convert, *_]:
         check(convert(Task(PATHS, None)), PATHS)
         [pid] = children(convert)
         used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
@@ -262,7 +269,7 @@ def test_want_of_memory_is_an_error_and_not_the_end(root, tmp_path):
 
 
 def test_want_of_descriptors_is_an_error_and_makes_no_image_bad(root, tmp_path):
-    with starting_workers(1, root, tmp_path) as [convert, *_]:
+    with starting(1, root, tmp_path) as [convert, *_]:
         check(convert(Task(PATHS, None)), PATHS)
         [pid] = children(convert)
         used = {int(number) for number in os.listdir(f"/proc/{pid}/fd")}
@@ -280,7 +287,7 @@ def test_want_of_descriptors_is_an_error_and_makes_no_image_bad(root, tmp_path):
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_file_that_has_gone_is_an_error_and_no_bad_image(root, tmp_path, count):
     with (
-        starting_workers(count, root, tmp_path) as [convert, *_],
+        starting(count, root, tmp_path) as [convert, *_],
         pytest.raises(SourceError, match=r"no/such\.png: could not be read \(No such file"),
     ):
         convert(Task([*PATHS, "no/such.png"], None))
@@ -289,7 +296,7 @@ def test_a_file_that_has_gone_is_an_error_and_no_bad_image(root, tmp_path, count
 def test_the_callers_path_is_the_workers(root, tmp_path, monkeypatch):
     # As os.PathLike and as the empty string that means the working directory.
     monkeypatch.setattr(sys, "path", ["", tmp_path, *sys.path])
-    with starting_workers(1, root, tmp_path) as [convert, *_]:
+    with starting(1, root, tmp_path) as [convert, *_]:
         check(convert(Task(PATHS, None)), PATHS)
 
 
@@ -298,13 +305,14 @@ def test_a_worker_whose_caller_is_gone_ends_without_a_word(root, tmp_path, when)
     control, to_server = Pipe()
     ours, to_worker = Pipe()
     descriptors = [to_server.fileno(), to_worker.fileno()]
-    arguments = (descriptors, str(root), [str(tmp_path / "scratch")])
+    arguments = (descriptors, [str(tmp_path / "scratch")])
     program = f"from {worker.__name__} import serve; serve(*{arguments!r})"
     with subprocess.Popen(
         [sys.executable, "-c", program], pass_fds=descriptors, stderr=subprocess.PIPE, text=True
     ) as process:
         to_server.close()
         to_worker.close()
+        control.send((str(root), Tree(root).read))
         if when == "in a task":
             os.write(ours.fileno(), struct.pack("!i", 1_000_000) + bytes(1_000))
         if when == "before the answer":

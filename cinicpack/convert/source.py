@@ -1,0 +1,84 @@
+"""Sources: where images come from, and the one table of the kinds that there are.
+
+To add a kind: a module here with a class that has what `Source` asks for and a function
+``recognise(path, start)``, and that function in `_KINDS`. Nothing else asks what kind a source has.
+"""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, Protocol, TypeAlias
+
+from cinicpack.convert import archives, tree
+from cinicpack.convert.files import SPECIAL_FILES
+from cinicpack.convert.files import Content as Content
+from cinicpack.convert.files import Read as Read
+from cinicpack.convert.files import Remarks as Remarks
+from cinicpack.errors import SourceError
+
+__all__ = ["Source", "open_source"]
+
+_EXPECTED: Final = "expected a directory, .tar, .tar.gz, .tgz or .zip"
+
+
+class Source(Protocol):
+    """Images with their paths, which are SPLIT/CLASS/NAME where classes are declared.
+
+    Attributes:
+        path: what messages name.
+        classes: class names in the order of their labels, and then rows are in the source's order;
+            None: the folders' names, and rows in ImageFolder's order.
+        read: gives the contents of images by their paths, in any process (it is pickled), so that
+            rows are known beforehand; None: images come as a stream.
+    """
+
+    path: Path
+    classes: tuple[str, ...] | None
+    read: Read | None
+
+    @property
+    def fraction(self) -> float:
+        """How much of a stream has been read, from 0 to 1."""
+
+    @property
+    def remarks(self) -> Remarks:
+        """What has been passed over so far."""
+
+    def is_small(self, images: int, nbytes: int) -> bool:
+        """Tell, by whichever takes no time, whether it has fewer than so many images or bytes.
+
+        A small source is converted before worker processes would have started.
+        """
+
+    def paths(self) -> list[str]:
+        """List the paths of all images, in any order."""
+
+    def stream(self) -> Iterator[tuple[str, Content]]:
+        """Give every image once, in the source's order."""
+
+
+Recognise: TypeAlias = Callable[[Path, bytes], Source | None]
+
+# Who first knows what is at a path has it. Each is given the first 512 bytes, of a directory none.
+_KINDS: Final[tuple[Recognise, ...]] = (tree.recognise, archives.recognise)
+
+
+def open_source(path: str | os.PathLike[str]) -> Source:
+    """Find out, from what is at ``path``, how to read it.
+
+    Raises ``FileNotFoundError`` if nothing is there, and ``SourceError`` if it is something else
+    than a directory, a tar, a gzipped tar or a zip. File names and extensions do not matter.
+    """
+    path = Path(path)
+    mode = path.stat().st_mode
+    start = b""
+    if not stat.S_ISDIR(mode):
+        if not stat.S_ISREG(mode):
+            raise SourceError(f"{path}: {_EXPECTED}, found {SPECIAL_FILES[stat.S_IFMT(mode)]}")
+        with open(path, "rb") as file:
+            start = file.read(512)
+    for recognise in _KINDS:
+        if (source := recognise(path, start)) is not None:
+            return source
+    raise SourceError(f"{path}: {_EXPECTED}, found a file that starts with {start[:8]!r}")
