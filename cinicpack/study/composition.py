@@ -4,10 +4,9 @@ import hashlib
 import io
 import os
 import tarfile
-import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
@@ -25,20 +24,24 @@ from cinicpack.cinic10 import (
     Provenance,
     format_name,
 )
-from cinicpack.convert.packer import pack
+from cinicpack.convert.packer import build
+from cinicpack.convert.plan import Wanted
+from cinicpack.convert.source import open_source
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
 from cinicpack.formats.cifar10 import Cifar10, read_batches
+from cinicpack.formats.png import encode_pngs
+from cinicpack.store.container import for_suffix, named
+from cinicpack.store.publish import publishing
 from cinicpack.study.contributors import read_contributors
 from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, reduce_jpeg
 from cinicpack.study.synsets import format_synset, read_synsets
-from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
+from cinicpack.study.tree import run_jobs, write_files
 from cinicpack.text import some
 
 __all__ = ["Composition", "compose_dataset"]
 
 _JOB_IMAGES: Final = 64
 _SHOWN: Final = 10
-_PACK_FORMATS: Final = {".pack": "npy", ".h5": "hdf5", ".hdf5": "hdf5"}
 
 # A split and a class; what takes files for them, as names and contents; the JPEGs that are to go
 # there; those that are drawn next for a class; and what could not be read, with the reason.
@@ -47,6 +50,7 @@ _Sink = Callable[[_Folder, Sequence[str], Sequence[bytes]], None]
 _Plan = dict[_Folder, list[Jpeg]]
 _Reserve = dict[str, Iterator[Jpeg]]
 _Failure = tuple[_Folder, Jpeg, str]
+_Choice = tuple[Found, _Plan, _Reserve]
 _Job = Callable[[], int]
 _Item = TypeVar("_Item")
 
@@ -120,8 +124,8 @@ def compose_dataset(
         images = sum(len(rows) for _, _, rows in dealt)
         undecoded = _write_all(jobs, images, plan, reserve, Path(imagenet), sink, run)
     return Composition(
-        cifar10=_count_by_split((folder, len(rows)) for folder, _, rows in dealt),
-        imagenet=_count_by_split((folder, len(jpegs)) for folder, jpegs in plan.items()),
+        cifar10=_count_by_split((folder, rows) for folder, _, rows in dealt),
+        imagenet=_count_by_split(plan.items()),
         absent=[format_synset(synset) for synset in found.absent],
         left_out=sorted([*found.left_out, *undecoded]),
     )
@@ -132,7 +136,7 @@ def _choose_way(
     contributors: str | os.PathLike[str] | None,
     per_class: int,
     seed: int,
-) -> Callable[[Path], tuple[Found, _Plan, _Reserve]]:
+) -> Callable[[Path], _Choice]:
     """Return what chooses the JPEGs in ImageNet's folder, by the one list that there has to be."""
     if (synsets is None) == (contributors is None):
         raise ArgumentError(
@@ -151,11 +155,11 @@ def _choose_way(
     return partial(_look_up, contributors=Path(contributors))
 
 
-def _count_by_split(counts: Iterable[tuple[_Folder, int]]) -> dict[str, int]:
-    images = dict.fromkeys(SPLITS, 0)
-    for (split, _), count in counts:
-        images[split] += count
-    return images
+def _count_by_split(chosen: Iterable[tuple[_Folder, Sized]]) -> dict[str, int]:
+    counts = dict.fromkeys(SPLITS, 0)
+    for (split, _), images in chosen:
+        counts[split] += len(images)
+    return counts
 
 
 def _write_all(
@@ -167,7 +171,7 @@ def _write_all(
     sink: _Sink,
     run: Callable[[Sequence[_Job], int], None],
 ) -> list[tuple[str, str]]:
-    """Run the jobs of CIFAR-10's images, and reduce the JPEGs of a plan, or others in their place.
+    """Run the jobs of CIFAR-10's images, and reduce the JPEGs of a plan, or others for them.
 
     Returns the JPEGs that could not be decoded, each with the reason.
     """
@@ -190,21 +194,20 @@ def _write_all(
 @contextmanager
 def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
     """Give what takes files; make a tree of them, or afterwards a pack."""
-    container = _PACK_FORMATS.get(destination.suffix)
+    container = named("npy") if destination.suffix == ".pack" else for_suffix(destination)
     if container is None:
-        with building(destination) as work:
-            yield lambda folder, names, files: write_files(work.joinpath(*folder), names, files)
+        with publishing(destination, overwrite=False, sync=False, empty_folder=True) as new:
+            new.mkdir()
+            yield lambda folder, names, files: write_files(new.joinpath(*folder), names, files)
         return
-    if os.path.lexists(destination) or not destination.parent.is_dir():
+    if os.path.lexists(destination):
         raise DestinationError(
-            f"{destination}: expected nothing there, in a folder that exists; choose another "
-            "name, remove it yourself, or create the folder"
+            f"{destination}: expected nothing there; choose another name, or remove it yourself"
         )
-    prefix = f".{destination.name}."
-    with tempfile.TemporaryDirectory(".tmp", prefix, destination.parent) as folder:
-        path = Path(folder, f"{destination.stem}.tar")
-        lock = threading.Lock()
+    with publishing(destination, overwrite=False) as new:
+        path = new.with_name(f"{destination.stem}.tar")
         with tarfile.open(path, "w") as archive:
+            lock = threading.Lock()
 
             def add(folder: _Folder, names: Sequence[str], files: Sequence[bytes]) -> None:
                 with lock:
@@ -214,12 +217,10 @@ def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
                         archive.addfile(member, io.BytesIO(content))
 
             yield add
-        pack(path, destination, format=container, progress=progress)
+        build(open_source(path), new, container, Wanted(progress=progress))
 
 
-def _draw(
-    imagenet: Path, synsets: Path, per_class: int, seed: int
-) -> tuple[Found, _Plan, _Reserve]:
+def _draw(imagenet: Path, synsets: Path, per_class: int, seed: int) -> _Choice:
     """Draw the images of each class, and deal them; the reserve is drawn next."""
     classes = read_synsets(synsets)
     if set(classes) != set(CLASSES):
@@ -249,7 +250,7 @@ def _draw(
     return found, plan, reserve
 
 
-def _look_up(imagenet: Path, contributors: Path) -> tuple[Found, _Plan, _Reserve]:
+def _look_up(imagenet: Path, contributors: Path) -> _Choice:
     """Find the images that a list of contributors names; there is no reserve."""
     listed = read_contributors(contributors)
     found = find_jpegs(imagenet, {synset for keys in listed.values() for synset, _ in keys})
@@ -334,10 +335,7 @@ def _replace(
         else:
             lacking[folder[1]] += 1
     if lacking:
-        few = [
-            f"{name} {wanted[name] - count:,} of {wanted[name]:,}"
-            for name, count in lacking.items()
-        ]
+        few = [f"{name} {wanted[name] - n:,} of {wanted[name]:,}" for name, n in lacking.items()]
         reasons = [f"{jpeg}: {reason}" for _, jpeg, reason in sorted(failures)]
         raise SourceError(
             f"{imagenet}: expected JPEGs that can be read, found too few of {', '.join(few)}: "

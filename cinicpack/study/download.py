@@ -5,7 +5,6 @@ BayesWatch/cinic-10, "Download").
 """
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
@@ -29,6 +28,7 @@ from tqdm import tqdm
 import cinicpack
 from cinicpack.cinic10 import ARCHIVE_BYTES, ARCHIVE_MD5, ARCHIVE_URL
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
+from cinicpack.store.publish import locked
 from cinicpack.store.region import write_all
 
 __all__ = ["download"]
@@ -88,7 +88,7 @@ def download(
     if os.path.lexists(destination):
         _check_existing(destination, nbytes, md5)
         return destination
-    with _opening(destination.with_name(f"{destination.name}.part")) as part:
+    with locked(destination, wait=False), _opening(destination) as part:
         _check_space(part, nbytes)
         bar = tqdm(
             total=nbytes,
@@ -135,8 +135,9 @@ class _PartialFile:
 
 
 @contextlib.contextmanager
-def _opening(path: Path) -> Iterator[_PartialFile]:
-    """Open a file for as long as no other process does, and read what is in it."""
+def _opening(destination: Path) -> Iterator[_PartialFile]:
+    """Open ``NAME.part``, and read what is in it; leave none that is empty."""
+    path = destination.with_name(f"{destination.name}.part")
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -144,12 +145,6 @@ def _opening(path: Path) -> Iterator[_PartialFile]:
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DestinationError(f"{path}: expected a file or nothing, found something else")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DestinationError(
-                f"{path}: another process is downloading to it; wait for it to end"
-            ) from None
         digest = hashlib.file_digest(file, _md5)
         part = _PartialFile(path, descriptor, file.tell(), file.tell(), digest)
         try:

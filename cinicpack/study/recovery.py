@@ -23,7 +23,7 @@ from cinicpack.formats.cifar10 import (
     write_batches,
 )
 from cinicpack.store.pack import Pack, open_pack
-from cinicpack.study.tree import building
+from cinicpack.store.publish import publishing
 
 __all__ = [
     "Recovery",
@@ -127,8 +127,9 @@ def recover_cifar10(
     """
     pack = pack if isinstance(pack, Pack) else open_pack(pack)
     cifar10 = extract_cifar10(pack, allow_missing=allow_missing)
-    with building(destination) as work:
-        write_batches(cifar10, work, layout)
+    with publishing(Path(destination), overwrite=False, sync=False, empty_folder=True) as new:
+        new.mkdir()
+        write_batches(cifar10, new, layout)
         compared = None if reference is None else compare_cifar10(cifar10, reference)
     parts = cifar10._asdict()
     return Recovery(

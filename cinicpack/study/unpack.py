@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, PackError, SelectionError, SourceError
+from cinicpack.formats.png import encode_pngs
 from cinicpack.store.pack import Pack, Split, open_pack
-from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
+from cinicpack.store.publish import publishing
+from cinicpack.study.tree import run_jobs, write_files
 from cinicpack.text import some
 
 __all__ = ["unpack"]
@@ -84,8 +86,9 @@ def unpack(
     counts: Counter[str] = Counter()
     for part in parts:
         counts[part.target] += len(part.rows)
-    with building(destination) as work:
-        jobs = _make_jobs(parts, work, None if link is None else Path(link), destination)
+    destination = Path(destination)
+    with publishing(destination, overwrite=False, sync=False, empty_folder=True) as new:
+        jobs = _make_jobs(parts, new, None if link is None else Path(link), destination)
         run_jobs(jobs, counts.total(), num_workers=num_workers, progress=progress)
     return dict(counts)
 
@@ -155,18 +158,18 @@ def _check_names(parts: list[_ClassFolder]) -> None:
 
 def _make_jobs(
     parts: list[_ClassFolder],
-    work: Path,
+    new: Path,
     link: Path | None,
-    destination: str | os.PathLike[str],
+    destination: Path,
 ) -> list[Callable[[], int]]:
     """Make jobs that write the files of all class folders, or links to those of a tree."""
     for part in parts:
         if not part.names:
-            write_files(work / part.target / part.class_name, [], [])
+            write_files(new / part.target / part.class_name, [], [])
     if link is not None:
         final = Path(os.path.realpath(destination))
         return [
-            partial(_link, part, folder, work, final)
+            partial(_link, part, folder, new, final)
             for part, folder in zip(parts, _locate(link, parts), strict=True)
         ]
     return [
@@ -174,7 +177,7 @@ def _make_jobs(
             _write,
             part.split,
             part.rows[start : start + _JOB_IMAGES],
-            work / part.target / part.class_name,
+            new / part.target / part.class_name,
             part.names[start : start + _JOB_IMAGES],
         )
         for part in parts
@@ -206,9 +209,9 @@ def _locate(tree: Path, parts: list[_ClassFolder]) -> list[Path]:
     return folders
 
 
-def _link(part: _ClassFolder, linked: Path, work: Path, final: Path) -> int:
+def _link(part: _ClassFolder, linked: Path, new: Path, final: Path) -> int:
     # Links count from where they will really be, whatever links lead there.
-    folder = work / part.target / part.class_name
+    folder = new / part.target / part.class_name
     folder.mkdir(parents=True, exist_ok=True)
     start = os.path.relpath(os.path.realpath(linked), final / part.target / part.class_name)
     for name in part.names:
