@@ -50,9 +50,11 @@ def pack(parser: argparse.ArgumentParser) -> Run:
 
 
 def _add_pack_options(parser: argparse.ArgumentParser) -> None:
+    from cinicpack.store.container import CONTAINERS
+
     parser.add_argument(
         "--format",
-        choices=("npy", "hdf5"),
+        choices=tuple(CONTAINERS),
         default="npy",
         help="a directory of npy files (default), or one HDF5 file",
     )
