@@ -56,10 +56,9 @@ def format_contributors(pack: Pack, synsets: Synsets | None = None) -> str:
     a space after every comma.
 
     >>> import cinicpack
-    >>> pack = cinicpack.open_pack("cinic10.pack")  # doctest: +SKIP
-    >>> print(format_contributors(pack)[:69])  # doctest: +SKIP
-    synset, image_num, cinic_set, class
-    n02686568, 10011, train, airplane
+    >>> text = format_contributors(cinicpack.open_pack("cinic10.pack"))
+    >>> text.splitlines()[0]
+    'synset, image_num, cinic_set, class'
     """
     lines = [", ".join(_COLUMNS if synsets is None else (*_COLUMNS, "words", "place"))]
     places = _find_places(synsets)

@@ -64,9 +64,9 @@ def compute_statistics(
         ArgumentError: ``by`` is something else.
 
     >>> import cinicpack
-    >>> pack = cinicpack.open_pack("cinic10.pack")  # doctest: +SKIP
-    >>> compute_statistics(pack, "train", by="source").groups["cifar10"].images  # doctest: +SKIP
-    20000
+    >>> pack = cinicpack.open_pack("cinic10.pack")
+    >>> compute_statistics(pack, "train", by="source").groups["cifar10"].images
+    20
     """
     if by not in (None, "class", "source", "split"):
         raise ArgumentError(f"by: expected 'class', 'source', 'split' or None, found {by!r}")
