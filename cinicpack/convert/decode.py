@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Final, NamedTuple, TypeAlias
 
@@ -58,7 +59,8 @@ class Decoded(NamedTuple):
     reduced: list[int]
 
 
-class _Decoder(NamedTuple):
+@dataclass(frozen=True, eq=False)  # so that a decoder is found by its identity, which is fast
+class _Decoder:
     """A way from contents of one kind to pixels.
 
     Attributes:
@@ -144,13 +146,11 @@ def _cut_batches(contents: Iterable[Content]) -> Iterator[list[Content]]:
 
 def _find_decoder(content: Content) -> _Decoder:
     """Find who decodes a content; what nobody knows is for the decoder of PNG files to refuse."""
-    if isinstance(content, np.ndarray):
-        return _PIXELS
     if isinstance(content, bytes):
         for start, decoder in _DECODERS.items():
             if content.startswith(start):
                 return decoder
-    return _PNG
+    return _PIXELS if isinstance(content, np.ndarray) else _PNG
 
 
 def _decode_pngs(numbers: Sequence[int], files: Sequence[Content]) -> Iterator[Decoded]:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from cinicpack.convert.decode import decode_images
+from cinicpack.convert.decode import decode_images, is_image, is_other_image, measure_image
+from cinicpack.convert.files import Content
 from cinicpack.formats.png import read_chunks
 from tests.png_images import (
     BIT_DEPTHS,
@@ -65,7 +66,7 @@ def image_of(
 
 
 def decode_all(
-    files: Iterable[bytes | OSError],
+    files: Iterable[Content],
 ) -> tuple[dict[int, NDArray[np.uint8]], dict[int, str], list[int]]:
     """Give by number the pixels and the reasons, and which images were reduced."""
     pixels: dict[int, NDArray[np.uint8]] = {}
@@ -431,3 +432,55 @@ def test_damage_that_no_crc_tells_gives_what_pillow_gives_or_a_reason(file, data
     _, bad, _ = decode_all([file])
     if not bad:
         assert_same_as_pillow(file)
+
+
+def test_pixels_are_taken_as_they_are_among_files():
+    small, large = (random_samples(RGB, 8, side, 5).astype(np.uint8) for side in (3, 4))
+    contents: list[Content] = [small, image_of((RGB, 8), 3, 5), large, OSError("gone"), small]
+    pixels, bad, reduced = decode_all(contents)
+    assert [*sorted(pixels)] == [0, 1, 2, 4]
+    np.testing.assert_array_equal(pixels[0], small)
+    np.testing.assert_array_equal(pixels[1], random_samples(RGB, 8, 3, 5))
+    np.testing.assert_array_equal(pixels[2], large)
+    np.testing.assert_array_equal(pixels[4], small)
+    assert bad == {3: "gone"}
+    assert reduced == []
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((3, 5, 3), np.float32),
+        np.zeros((3, 5), np.uint8),
+        np.zeros((3, 5, 4), np.uint8),
+        np.zeros((0, 5, 3), np.uint8),
+    ],
+)
+def test_pixels_of_another_kind_are_bad(pixels):
+    good = np.zeros((3, 5, 3), np.uint8)
+    taken, bad, _ = decode_all([good, pixels])
+    assert [*taken] == [0]
+    assert bad[1].startswith("expected pixels uint8 (height, width, 3), found ")
+    assert str(pixels.shape) in bad[1]
+    assert measure_image(pixels) is None
+
+
+def test_images_are_measured_without_decoding_them():
+    assert measure_image(image_of((RGB, 8), 3, 5)) == (3, 5)
+    assert measure_image(np.zeros((4, 7, 3), np.uint8)) == (4, 7)
+    assert measure_image(b"GIF89a") is None
+    assert measure_image(OSError("gone")) is None
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.pNg", ".png", "é.png", "a.jpg.png"])
+def test_names_of_images(name):
+    assert is_image(name)
+    assert not is_image(f"._{name}")
+    assert not is_other_image(name)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.webp", "a.png.tif"])
+def test_names_of_other_images(name):
+    assert is_other_image(name)
+    assert not is_other_image(f"._{name}")
+    assert not is_image(name)

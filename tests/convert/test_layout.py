@@ -308,3 +308,26 @@ def test_one_split_may_be_named_as_it_is():
     paths = ["train/cat/x.png", "a/dog/x.png", "t/cat/x.png"]
     assert [*arrange(paths, "train").rows] == ["train"]
     assert arrange(paths, "a").classes == ("dog",)
+
+
+def test_declared_classes_keep_their_order_and_rows_theirs():
+    paths = ["test/b/2.png", "train/c/9.png", "test/a/1.png", "train/b/1.png", "test/b/1.png"]
+    layout = arrange(paths, classes=("c", "b", "a"))
+    assert layout.classes == ("c", "b", "a")
+    assert [*layout.rows] == ["train", "test"]
+    assert layout.rows["train"].tolist() == [1, 3]
+    assert layout.labels["train"].tolist() == [0, 1]
+    assert layout.rows["test"].tolist() == [0, 2, 4]
+    assert layout.labels["test"].tolist() == [1, 2, 1]
+    assert [*arrange(paths, "test", classes=("c", "b", "a")).rows] == ["test"]
+    with pytest.raises(SelectionError, match="expected splits out of train, test; found valid"):
+        arrange(paths, ["valid"], classes=("c", "b", "a"))
+    with pytest.raises(SourceError, match="every path once, found more of 'test/b/2"):
+        arrange([*paths, paths[0]], classes=("c", "b", "a"))
+
+
+@pytest.mark.parametrize(("count", "dtype"), [(256, np.uint8), (257, np.uint16)])
+def test_labels_of_declared_classes_have_the_type_that_labels_have(count, dtype):
+    layout = arrange(["train/255/a.png"], classes=[str(n) for n in range(count)])
+    assert layout.labels["train"].dtype == dtype
+    assert layout.labels["train"].tolist() == [255]
