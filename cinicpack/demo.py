@@ -27,8 +27,8 @@ def run_demo(
 
     Args:
         per_class: images of each class in each split.
-        round_seconds: as in `run_bench`.
-        file_seconds: likewise.
+        round_seconds: for how long the pack is loaded in each turn.
+        file_seconds: for how long files are read.
     """
     with tempfile.TemporaryDirectory(prefix="cinicpack-demo-") as folder:
         tree, destination = Path(folder, "tree"), Path(folder, "demo.pack")
@@ -36,7 +36,7 @@ def run_demo(
         with _step(f"making {count:,} synthetic PNG files, named as in CINIC-10"):
             write_tree(tree, per_class)
         with _step("cinicpack pack tree demo.pack"), warnings.catch_warnings():
-            # That it is smaller than CINIC-10.
+            # Hide the warning that the tree is smaller than CINIC-10.
             warnings.simplefilter("ignore")
             made = pack(tree, destination, progress=False)
         with _step("cinicpack verify demo.pack"):

@@ -39,13 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             description=summary,
             epilog=details,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            # What is short for one option today may be short for two tomorrow.
+            # No abbreviations: an option added later must not break a script.
             allow_abbrev=False,
         )
         subparser.set_defaults(run=command(subparser))
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # As on standard error, since names of files may be in no encoding.
+        # Escape what cannot be encoded, as Python does on standard error: file names may be any
+        # bytes.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             status: int = arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has had enough; nothing more can be written there.
+        # The reader of standard output has closed it. Python writes the rest of its buffer when it
+        # exits, and would fail again; the null device takes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -67,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _text_of(error: Exception) -> str:
     if isinstance(error, BadImagesError):
-        # The exception's own text shows the first few only.
+        # List all images that are bad: the text of the exception has only the first few.
         lines = [str(error).partition("\n")[0]]
         return "\n".join(lines + [f"  {path}: {reason}" for path, reason in error.images])
     return str(error) or "not enough memory"
@@ -77,7 +79,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"cinicpack: warning: {message}", file=sys.stderr)
 
 
-# In the order in which the help lists them.
+# All commands, in the order in which the help lists them.
 _COMMANDS: Final[tuple[Command, ...]] = (
     packs.pack,
     packs.info,

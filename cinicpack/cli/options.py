@@ -20,8 +20,9 @@ __all__ = [
     "whole_number",
 ]
 
-# What runs a command and returns its exit status; what adds a command's arguments and returns that.
+# Runs a command with its parsed arguments and returns the exit status.
 Run: TypeAlias = Callable[[argparse.Namespace], int]
+# Adds the arguments of a command to its parser and returns what runs the command.
 Command: TypeAlias = Callable[[argparse.ArgumentParser], Run]
 
 

@@ -133,7 +133,7 @@ def write_batches(cifar10: Cifar10, folder: Path, layout: str) -> None:
 
 def compute_blob_id(records: Records) -> str:
     """Compute the id that Git gives to a file of these records."""
-    # By name, since Git's SHA-1 is no matter of security.
+    # Not for security: Git names files by their SHA-1.
     digest = hashlib.sha1(b"blob %d\0" % records.nbytes, usedforsecurity=False)
     digest.update(np.ascontiguousarray(records).data)
     return digest.hexdigest()

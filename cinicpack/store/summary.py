@@ -63,7 +63,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     total = sum(split["images"] for split in summary["splits"].values())
     normalization = summary["normalization"]
     where = f"computed on {normalization['origin']}"
-    # By the figures, since a split may be called "published".
+    # Ask the figures and not the origin's name, since a split may be called "published".
     if (tuple(normalization["mean"]), tuple(normalization["std"])) == (MEAN, STD):
         where = "published for CINIC-10"
         if not summary["is_cinic10"]:

@@ -109,7 +109,7 @@ def measure_spread(planes: NDArray[np.uint8], out: NDArray[np.float64]) -> None:
             for value in planes[row, channel]:
                 total += np.uint64(value)
                 square += np.uint64(value) * np.uint64(value)
-            # Exact up to here: images of one colour have exactly 0.
+            # Whole numbers up to the square root: an image of one colour has exactly 0.
             out[row, channel] = np.sqrt(np.float64(pixels * square - total * total)) / pixels
 
 

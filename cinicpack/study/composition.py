@@ -43,15 +43,13 @@ __all__ = ["Composition", "compose_dataset"]
 _JOB_IMAGES: Final = 64
 _SHOWN: Final = 10
 
-# A split and a class; what takes files for them, as names and contents; the JPEGs that are to go
-# there; those that are drawn next for a class; and what could not be read, with the reason.
-_Folder = tuple[str, str]
-_Sink = Callable[[_Folder, Sequence[str], Sequence[bytes]], None]
-_Plan = dict[_Folder, list[Jpeg]]
-_Reserve = dict[str, Iterator[Jpeg]]
-_Failure = tuple[_Folder, Jpeg, str]
+_Folder = tuple[str, str]  # a split and a class
+_Sink = Callable[[_Folder, Sequence[str], Sequence[bytes]], None]  # takes files: names, contents
+_Plan = dict[_Folder, list[Jpeg]]  # the JPEGs of every folder
+_Reserve = dict[str, Iterator[Jpeg]]  # by class the JPEGs that take the place of broken ones
+_Failure = tuple[_Folder, Jpeg, str]  # a JPEG that cannot be decoded, and the reason
 _Choice = tuple[Found, _Plan, _Reserve]
-_Job = Callable[[], int]
+_Job = Callable[[], int]  # returns the number of images that it has written
 _Item = TypeVar("_Item")
 
 
@@ -238,7 +236,7 @@ def _draw(imagenet: Path, synsets: Path, per_class: int, seed: int) -> _Choice:
         if len(jpegs) < per_class:
             few.append(f"{name} {len(jpegs):,}")
         for turn, split in enumerate(SPLITS):
-            # In the order in which they lie, for the sake of disks that seek.
+            # Sorted by file and offset: a hard disk reads JPEGs in that order without seeking.
             plan[split, name] = sorted(jpegs[turn : per_class : len(SPLITS)])
         reserve[name] = iter(jpegs[per_class:])
     if few:
@@ -284,7 +282,7 @@ def _deal(original: Cifar10, seed: int) -> Iterator[tuple[_Folder, Origin, list[
 def _shuffle(
     items: list[_Item], seed: int, class_name: str, name: Callable[[_Item], str]
 ) -> list[_Item]:
-    """Order by hash: what else there is, or is lacking, changes nothing between two items."""
+    """Order by hash, so that items added or taken away leave the order of all others."""
 
     def rank(item: _Item) -> bytes:
         return hashlib.sha256(f"{seed}/{class_name}/{name(item)}".encode()).digest()

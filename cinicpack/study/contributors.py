@@ -64,7 +64,8 @@ def format_contributors(pack: Pack, synsets: Synsets | None = None) -> str:
     places = _find_places(synsets)
     for split in pack.splits:
         pairs, pair_of_row, numbers = _find_pairs(pack, split)
-        # What stands before and after the number is the same for all images of a pair.
+        # Of a line only the number differs between images of one class and synset: the text before
+        # and after it is made once for them.
         heads = [format_synset(synset) for _, synset in pairs]
         tails = []
         for pair in pairs:

@@ -36,10 +36,10 @@ __all__ = ["download"]
 _BLOCK: Final = 1 << 20
 _TIMEOUT: Final = 60.0
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)")
-# Answers after which the next try may succeed.
+# Statuses of HTTP after which another try may succeed.
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
 
-Bar: TypeAlias = Any  # tqdm's; it has no types
+Bar: TypeAlias = Any  # a tqdm, which has no types
 
 
 def download(
@@ -106,7 +106,7 @@ def download(
 
 @dataclass
 class _PartialFile:
-    """What has come so far, the first ``found`` bytes of it before this call."""
+    """The file that a download goes into; its first ``found`` bytes are of an earlier call."""
 
     path: Path
     descriptor: int
@@ -118,7 +118,7 @@ class _PartialFile:
         try:
             write_all(self.descriptor, memoryview(block), self.size)
         except OSError as error:
-            # Of what does not fit any more, a part may be written.
+            # A full disk may have taken the first bytes of the block.
             self.size = os.fstat(self.descriptor).st_size
             raise DestinationError(
                 error.errno,
@@ -174,7 +174,8 @@ def _fill(
         if part.size < nbytes:
             problem = _put_in_words(error, url)
             pause = next(waiting, None)
-            # A mistaken name, or a machine without a network, does not come right in a minute.
+            # Do not wait for an unknown name: a typing error, or a machine without a network, does
+            # not come right in a minute.
             if pause is None or (_is_unknown_name(error) and not any_came):
                 advice = "check the network, run again" if _is_unknown_name(error) else "run again"
                 raise SourceError(
@@ -183,7 +184,7 @@ def _fill(
                     "with --url (url=)"
                 )
             if print_tries:
-                # Above the bar.
+                # tqdm writes the line above the bar, which print() would break.
                 tqdm.write(
                     f"{url}: {problem}, after {part.size:,} bytes; trying again in {pause:g} s",
                     file=sys.stderr,
@@ -196,7 +197,8 @@ def _fetch(part: _PartialFile, url: str, nbytes: int, bar: Bar) -> Exception | N
     try:
         with _request(url, part.size, nbytes) as response:
             if response.status == HTTPStatus.OK:
-                # From the start, also where the rest was asked for: a server without ranges.
+                # Status 200 is the whole file, even if the rest was asked for: a server without
+                # ranges.
                 part.clear()
                 bar.reset()
             while part.size < nbytes and (block := response.read1(_BLOCK)):
@@ -205,7 +207,7 @@ def _fetch(part: _PartialFile, url: str, nbytes: int, bar: Bar) -> Exception | N
     except DestinationError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        # What urllib wraps is the matter.
+        # urllib wraps the error of the socket in an URLError; only the former says what is wrong.
         reason = getattr(error, "reason", None)
         return reason if isinstance(reason, Exception) else error
     return None
@@ -216,12 +218,12 @@ def _is_unknown_name(error: Exception | None) -> bool:
 
 
 def _put_in_words(error: Exception | None, url: str) -> str:
-    """Say why a request gave no more."""
+    """Say in words why a request ended before the file did."""
     if error is None:
         return "the connection ended"
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answers {error.code} {error.reason}"
-    # Without the number of the error.
+    # strerror is the text alone, without "[Errno 111]".
     text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     if _is_unknown_name(error):
         return f"no address is known for {urlsplit(url).hostname} ({text})"
@@ -312,7 +314,7 @@ def _hash_file(path: Path) -> str:
 
 
 def _md5() -> "hashlib._Hash":
-    # It tells this file from others by mistake; whoever wants to forge it could as well.
+    # Not for security: the published MD5 shows a damaged file, and no forged one.
     return hashlib.md5(usedforsecurity=False)
 
 

@@ -115,7 +115,7 @@ def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:
     except Exception as error:
         if is_shortage(error):
             raise _unreadable(str(jpeg), error) from error
-        # Anything, since Pillow lets through whatever its parsers stumble over.
+        # Every kind of exception: Pillow's parsers raise many kinds for broken files.
         return f"Pillow cannot decode it: {str(error) or type(error).__name__}"
 
 

@@ -15,7 +15,7 @@ from cinicpack.text import table
 
 __all__ = ["Accuracy", "Exchange", "exchange_sources", "format_accuracies", "measure_accuracies"]
 
-# What is measured apart, in the order of the table.
+# By the name in the table the origins whose images are measured together, in the table's order.
 _GROUPS: Final[dict[str | None, tuple[Origin, ...]]] = {
     None: tuple(Origin),
     "cifar10": ORIGINS_OF_SOURCE["cifar10"],
@@ -192,7 +192,7 @@ def _wilson(hits: int, images: int, quantile: float) -> tuple[float, float]:
     share, square = hits / images, quantile**2 / images
     centre = (share + square / 2) / (1 + square)
     half = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
-    # Where rounding would leave an end a hair's breadth from what it is.
+    # Of no hits, or of nothing but hits, an end is exactly 0 or 1, which rounding would miss.
     return centre - half if hits else 0.0, centre + half if hits < images else 1.0
 
 

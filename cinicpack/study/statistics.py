@@ -71,7 +71,8 @@ def compute_statistics(
     if by not in (None, "class", "source", "split"):
         raise ArgumentError(f"by: expected 'class', 'source', 'split' or None, found {by!r}")
     split = "+".join(pack.splits) if split is None else split
-    # Refuses a source that does not exist, or has no images here, and does not touch them.
+    # Only for its errors: select() refuses a source that does not exist or has no images here. It
+    # reads no image.
     pack[split].select(source=source)
     chosen = [
         (name, group)

@@ -42,7 +42,8 @@ def write_files(folder: Path, names: Sequence[str], contents: Sequence[bytes]) -
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # By names within an open folder: whole paths take 8 us more a file.
+        # Files are opened by name relative to an open folder: looking up a whole path takes 8 us
+        # more for each.
         directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             for name, content in zip(names, contents, strict=True):

@@ -21,7 +21,7 @@ __all__ = ["unpack"]
 
 _JOB_IMAGES: Final = 512
 
-# The authors' enlarged training set, which is named like the first.
+# The splits that the authors' enlarged training set is made of; it has the name of the first.
 _MERGED: Final = ("train", "valid")
 
 
@@ -107,7 +107,7 @@ def _choose(
             f"expected {' and '.join(_MERGED)} to merge, found the splits {', '.join(names)}"
         )
     chosen = [classes] if isinstance(classes, str) else classes and list(classes)
-    # Refuses a selection of nothing.
+    # Only for its errors: select() refuses a selection without images.
     pack["+".join(names)].select(source=source, classes=chosen)
     parts = [
         part
@@ -210,7 +210,8 @@ def _locate(tree: Path, parts: list[_ClassFolder]) -> list[Path]:
 
 
 def _link(part: _ClassFolder, linked: Path, new: Path, final: Path) -> int:
-    # Links count from where they will really be, whatever links lead there.
+    # A relative link starts at the real place of its folder, so symbolic links in the paths of
+    # destination and tree are resolved first.
     folder = new / part.target / part.class_name
     folder.mkdir(parents=True, exist_ok=True)
     start = os.path.relpath(os.path.realpath(linked), final / part.target / part.class_name)
