@@ -25,13 +25,10 @@ from cinicpack.load.kernels.fill import bytes_at
 from cinicpack.load.loader import Loader
 from cinicpack.load.pipeline import Pipeline
 from cinicpack.store.pack import Pack, Split
+from cinicpack.text import table
 
 __all__ = ["Bench", "FileDataset", "format_bench", "make_bound", "run_bench"]
 
-# Short turns, since the speed of a virtual machine changes within seconds.
-_ROUNDS = 11
-_ROUND_SECONDS = 0.25
-_FILE_SECONDS = 5.0
 _PADDING = 4
 # What a thread of the bound makes at once, several batches where these are small, as the loader
 # does: else it would be bound by Python, which takes 20 to 100 µs between two jobs. No more, since
@@ -63,12 +60,27 @@ class Bench(NamedTuple):
 
 
 def run_bench(
-    pack: Pack, tree: str | os.PathLike[str] | None = None, *, batch_size: int = 128
+    pack: Pack,
+    tree: str | os.PathLike[str] | None = None,
+    *,
+    batch_size: int = 128,
+    rounds: int = 11,
+    round_seconds: float = 0.25,
+    file_seconds: float = 5.0,
 ) -> Bench:
     """Measure loader and bound in alternate rounds, then the reading of files, in under 30 s.
 
-    The split is "train", or the first that there is. Files are read for five seconds with torch's
-    DataLoader and one process per core, after its processes have started.
+    The split is "train", or the first that there is. Files are read with torch's DataLoader and one
+    process per core, after its processes have started.
+
+    Args:
+        pack: what is loaded.
+        tree: what it was made from; None: no files are read.
+        batch_size: images in a batch.
+        rounds: how often loader and bound take turns.
+        round_seconds: of each turn. Turns are short, since the speed of a virtual machine changes
+            within seconds.
+        file_seconds: for how long files are read.
     """
     name = "train" if "train" in pack else pack.splits[0]
     split = pack[name]
@@ -80,9 +92,12 @@ def run_bench(
     # The first runs compile the kernels and bring the images into memory.
     for run in runs.values():
         run()
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         for kind, run in runs.items():
-            rates[kind].append(_rate(run))
+            rates[kind].append(_rate(run, round_seconds))
+    files = None
+    if tree is not None:
+        files = _measure_files(Path(tree), name, pack, batch_size, threads, file_seconds)
     return Bench(
         split=name,
         images=len(split),
@@ -90,7 +105,7 @@ def run_bench(
         threads=threads,
         loader=statistics.median(rates["loader"]),
         bound=statistics.median(rates["bound"]),
-        files=None if tree is None else _measure_files(Path(tree), name, pack, batch_size, threads),
+        files=files,
     )
 
 
@@ -100,12 +115,12 @@ def format_bench(bench: Bench) -> str:
     if bench.files is not None:
         rows.insert(0, ("PNG files, ImageFolder's way", bench.files))
     base = rows[0][1]
+    cells = [(name, f"{rate:,.0f}", f"{rate / base:,.1f}x") for name, rate in rows]
     lines = [
         f"{bench.images:,} images of {bench.split}, batches of {bench.batch_size}, random crop, "
         f"flip, normalise to float32; {bench.threads} threads",
         "",
-        f"{'':30}{'images/s':>12}{'ratio':>9}",
-        *(f"{name:30}{rate:>12,.0f}{rate / base:>8,.1f}x" for name, rate in rows),
+        *table([("", "images/s", "ratio"), *cells], widths=(30, 10, 7)),
         "",
         _name_bottleneck(bench),
     ]
@@ -188,7 +203,9 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
         return pixels.to(torch.float32).div(255).sub_(self._mean).div_(self._std), label
 
 
-def _measure_files(tree: Path, split: str, pack: Pack, batch_size: int, processes: int) -> float:
+def _measure_files(
+    tree: Path, split: str, pack: Pack, batch_size: int, processes: int, seconds: float
+) -> float:
     loader = DataLoader(
         FileDataset(tree, split, pack),
         batch_size,
@@ -200,21 +217,21 @@ def _measure_files(tree: Path, split: str, pack: Pack, batch_size: int, processe
     # Comes when the processes have started.
     next(batches)
     count, start = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - start) < _FILE_SECONDS:
+    while (elapsed := time.perf_counter() - start) < seconds:
         count += len(next(batches)[1])
-    return count / seconds
+    return count / elapsed
 
 
 def _count(loader: Loader) -> int:
     return sum(len(labels) for _, labels in loader)
 
 
-def _rate(run: Callable[[], int]) -> float:
+def _rate(run: Callable[[], int], seconds: float) -> float:
     """Run whole epochs for a while; return images per second."""
     count, start = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - start) < _ROUND_SECONDS:
+    while (elapsed := time.perf_counter() - start) < seconds:
         count += run()
-    return count / seconds
+    return count / elapsed
 
 
 def _name_bottleneck(bench: Bench) -> str:

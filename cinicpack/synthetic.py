@@ -24,7 +24,7 @@ __all__ = [
     "write_tree",
 ]
 
-# (split, class, file names) -> as many uint8 images of shape (size, size, 3), in that order.
+# Called with split, class and file names; gives a uint8 image (size, size, 3) for every name.
 DrawImages = Callable[[str, str, Sequence[str]], Iterable[NDArray[np.uint8]]]
 
 _Fields = NDArray[np.float32]
@@ -43,20 +43,22 @@ SYNSETS: Final = {
     "truck": (3256166, 3345487, 3930630, 4490091),
 }
 
-# Image numbers of a synset are drawn from 1 to this, or as many as are needed.
+# The images of a synset are numbered from 1 to this, or further where more are needed.
 _NUMBERS_PER_SYNSET = 20_000
 
 # 32 of the 2,000 real images on the authors' contact sheets have no colour.
 _GREY_SHARE = 0.02
 
-# Images synthesised at once: 1.6 MB of float32 at 32x32, a quarter faster than 1,024 images.
+# Images synthesised at once: 1.6 MB of float32 at 32x32, which stay in the cache; a quarter faster
+# than 1,024 images.
 _BLOCK = 128
 
-# Red, green and blue of one unit of brightness and of two kinds of colour, which are faint: on the
-# contact sheets the channels correlate by 0.79 to 0.92.
+# Rows are red, green and blue; columns, what one unit of brightness and of two kinds of colour adds
+# to each. Colours are faint: on the contact sheets the channels correlate by 0.79 to 0.92.
 _COLOURS = np.array([[1, 0.2, -0.1], [1, 0, 0.15], [1, -0.25, -0.1]], np.float32)
 
-# The fineness of the clouds and the camera's noise: PNG files of about CINIC-10's 2,400 bytes.
+# How fast the amplitude of clouds falls with the frequency, and the camera's noise: chosen so that
+# PNG files have about the 2,400 bytes of CINIC-10's.
 _FALLOFF, _GRAIN = 1.5, 0.02
 
 _MEAN = np.array(cinic10.MEAN, np.float32)[:, None] * 255
@@ -192,7 +194,7 @@ def _draw_clouds(
     gain = (frequency**-falloff).astype(np.float32)
     fields = np.fft.irfft2(np.fft.rfft2(noise) * gain, s=(size, size))
     spread = fields.std((-2, -1), keepdims=True)
-    spread[spread == 0] = 1  # of a single pixel
+    spread[spread == 0] = 1  # an image of a single pixel has no spread to divide by
     clouds: _Fields = (fields / spread).astype(np.float32, copy=False)
     return clouds
 

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import termios
@@ -145,9 +146,8 @@ def test_bench(npy_pack, tree, monkeypatch, capsys):
 # What Python 3.12 and later say when a DataLoader starts its processes.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_demo(monkeypatch, capsys):
-    monkeypatch.setattr("cinicpack.demo.run_demo", partial(run_demo, per_class=2))
-    for name in ("_ROUND_SECONDS", "_FILE_SECONDS"):
-        monkeypatch.setattr(f"cinicpack.bench.{name}", 0.01)
+    short = partial(run_demo, per_class=2, round_seconds=0.01, file_seconds=0.01)
+    monkeypatch.setattr("cinicpack.demo.run_demo", short)
     assert main(["demo"]) == 0
     out = capsys.readouterr().out
     assert "making 60 synthetic PNG files" in out
@@ -348,13 +348,17 @@ def test_a_reader_that_had_enough(npy_pack, unbuffered):
     assert (process.returncode, errors) == (1, b"")
 
 
-def test_ctrl_c(monkeypatch, capsys):
-    def interrupt(path: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cinicpack.store.pack.open_pack", interrupt)
-    assert main(["info", "a"]) == 130
-    assert capsys.readouterr().err == "cinicpack: interrupted\n"
+def test_ctrl_c(npy_pack, tmp_path):
+    os.mkfifo(tmp_path / "predictions.npy")
+    command = [*PROGRAM, "shift", npy_pack, tmp_path / "predictions.npy"]
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE) as process,
+        # Opening a pipe waits for its reader: the command is running from here on.
+        open(tmp_path / "predictions.npy", "wb"),
+    ):
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"cinicpack: interrupted\n")
 
 
 def test_progress_is_for_terminals(tree, tmp_path):

@@ -1,24 +1,21 @@
-"""The command line: one thin function per command.
+"""The command line: one thin function per command, in `packs`, `making` and `looking`.
 
 Each function adds the arguments of its command to a parser and returns what runs it. Its docstring
 is the help text; what it needs is imported when it runs, so that ``--help`` answers at once.
-The commands that study a pack are in `cinicpack.cli.studies`.
 """
 
 import argparse
 import io
-import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from textwrap import dedent
-from typing import Any
+from typing import Any, Final
 
 from cinicpack import __version__
-from cinicpack.cli import studies as commands_of_study
-from cinicpack.cli.studies import Run, add_json, add_workers, parse_names, whole_number
+from cinicpack.cli import looking, making, packs
+from cinicpack.cli.options import Command
 from cinicpack.errors import BadImagesError, CinicPackError
 
 __all__ = ["main"]
@@ -34,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"cinicpack {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (*_COMMANDS, *commands_of_study.COMMANDS):
+    for command in _COMMANDS:
         summary, _, details = dedent(" " * 4 + (command.__doc__ or "")).partition("\n\n")
         subparser = commands.add_parser(
             command.__name__.rstrip("_"),
@@ -42,13 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             description=summary,
             epilog=details,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            # What is short for one option today may be short for two tomorrow.
+            # No abbreviations: an option added later must not break a script.
             allow_abbrev=False,
         )
         subparser.set_defaults(run=command(subparser))
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # As on standard error, since names of files may be in no encoding.
+        # Escape what cannot be encoded, as Python does on standard error: file names may be any
+        # bytes.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
@@ -56,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             status: int = arguments.run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has had enough; nothing more can be written there.
+        # The reader of standard output has closed it. Python writes the rest of its buffer when it
+        # exits, and would fail again; the null device takes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -70,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _text_of(error: Exception) -> str:
     if isinstance(error, BadImagesError):
-        # The exception's own text shows the first few only.
+        # List all images that are bad: the text of the exception has only the first few.
         lines = [str(error).partition("\n")[0]]
         return "\n".join(lines + [f"  {path}: {reason}" for path, reason in error.images])
     return str(error) or "not enough memory"
@@ -80,171 +79,21 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"cinicpack: warning: {message}", file=sys.stderr)
 
 
-def pack(parser: argparse.ArgumentParser) -> Run:
-    """Convert a tree or an archive of PNG images into a pack.
-
-    SOURCE is a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png or
-    CLASS/NAME.png in it. Nothing is extracted. What would move a label, or lose an image that
-    ImageFolder would load, is an error.
-
-    Example:
-      cinicpack pack CINIC-10.tar.gz cinic10.pack
-    """
-    parser.add_argument("source", metavar="SOURCE")
-    parser.add_argument("destination", metavar="DESTINATION", help="the pack to make")
-    parser.add_argument(
-        "--format",
-        choices=("npy", "hdf5"),
-        default="npy",
-        help="a directory of npy files (default), or one HDF5 file",
-    )
-    parser.add_argument(
-        "--splits",
-        "--split",
-        type=parse_names,
-        metavar="SPLITS",
-        help="the splits to take: train,valid",
-    )
-    add_workers(parser, "processes")
-    parser.add_argument(
-        "--shard-rows", type=whole_number(1), metavar="N", help="images in one file at most"
-    )
-    parser.add_argument(
-        "--skip-bad",
-        action="store_true",
-        help="leave out images that are broken or of another size",
-    )
-    parser.add_argument(
-        "--allow-missing",
-        action="store_true",
-        help="accept classes without images, which keep their labels, and images that are not PNG, "
-        "which are left out",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a pack with nothing else in it"
-    )
-    parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
-
-    def run(arguments: argparse.Namespace) -> int:
-        import cinicpack
-
-        start = time.perf_counter()
-        made = cinicpack.pack(
-            arguments.source,
-            arguments.destination,
-            format=arguments.format,
-            splits=arguments.splits,
-            shard_rows=arguments.shard_rows,
-            num_workers=arguments.workers,
-            skip_bad=arguments.skip_bad,
-            allow_missing=arguments.allow_missing,
-            overwrite=arguments.overwrite,
-            expect=arguments.expect,
-        )
-        seconds = time.perf_counter() - start
-        count = sum(info.rows for info in made.manifest.splits.values())
-        print(f"packed {count:,} images in {seconds:.1f} s ({count / seconds:,.0f} images/s)")
-        print(f"{made.path}: fingerprint {made.fingerprint}")
-        return 0
-
-    return run
-
-
-def info(parser: argparse.ArgumentParser) -> Run:
-    """Show what is in a pack.
-
-    Example:
-      cinicpack info cinic10.pack
-    """
-    parser.add_argument("pack", metavar="PACK")
-    add_json(parser)
-
-    def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.store.pack import open_pack
-        from cinicpack.store.summary import describe_pack, format_summary
-
-        summary = describe_pack(open_pack(arguments.pack))
-        print(json.dumps(summary, indent=2) if arguments.json else format_summary(summary))
-        return 0
-
-    return run
-
-
-def verify(parser: argparse.ArgumentParser) -> Run:
-    """Hash a pack again, and check all that it says of its images.
-
-    Every problem is named; the exit status is then 1.
-
-    Example:
-      cinicpack verify cinic10.pack
-    """
-    parser.add_argument("pack", metavar="PACK")
-    add_workers(parser)
-
-    def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.store.verify import verify_pack
-
-        start = time.perf_counter()
-        nbytes, problems = verify_pack(arguments.pack, num_workers=arguments.workers)
-        seconds = time.perf_counter() - start
-        for problem in problems:
-            print(f"cinicpack: error: {problem}", file=sys.stderr)
-        verdict = "all as recorded"
-        if problems:
-            verdict = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        rate = nbytes / seconds / 1e9
-        print(f"{arguments.pack}: {nbytes:,} bytes in {seconds:.2f} s ({rate:.1f} GB/s), {verdict}")
-        return 1 if problems else 0
-
-    return run
-
-
-def bench(parser: argparse.ArgumentParser) -> Run:
-    """Measure how fast a pack loads on this machine, and what holds it back.
-
-    With --tree the tree's files are read too, as ImageFolder does. Takes less than 30 s.
-
-    Example:
-      cinicpack bench cinic10.pack --tree CINIC-10
-    """
-    parser.add_argument("pack", metavar="PACK")
-    parser.add_argument("--tree", metavar="TREE", help="the tree of PNG files it was made from")
-    parser.add_argument(
-        "--batch-size",
-        type=whole_number(1),
-        default=128,
-        metavar="N",
-        help="images in a batch (default: 128)",
-    )
-    add_json(parser)
-
-    def run(arguments: argparse.Namespace) -> int:
-        from cinicpack.bench import format_bench, run_bench
-        from cinicpack.store.pack import open_pack
-
-        result = run_bench(
-            open_pack(arguments.pack), arguments.tree, batch_size=arguments.batch_size
-        )
-        print(json.dumps(result._asdict()) if arguments.json else format_bench(result))
-        return 0
-
-    return run
-
-
-def demo(_: argparse.ArgumentParser) -> Run:
-    """Show everything on a small data set that is made for it; needs nothing, takes a minute.
-
-    Example:
-      cinicpack demo
-    """
-
-    def run(_: argparse.Namespace) -> int:
-        from cinicpack.demo import run_demo
-
-        run_demo()
-        return 0
-
-    return run
-
-
-_COMMANDS = (pack, info, verify, bench, demo)
+# All commands, in the order in which the help lists them.
+_COMMANDS: Final[tuple[Command, ...]] = (
+    packs.pack,
+    packs.info,
+    packs.verify,
+    packs.bench,
+    packs.demo,
+    making.unpack,
+    making.cifar10,
+    looking.shift,
+    making.compile_,
+    packs.download,
+    looking.stats,
+    looking.contributors,
+    looking.sheet,
+    looking.histogram,
+    looking.audit,
+)

@@ -72,8 +72,8 @@ class _Writer:
         self._out.write(self._number())
 
     def _write_array(self, array: NDArray[np.uint8]) -> None:
-        # numpy.ndarray.__reduce__: _reconstruct(ndarray, (0,), "b"), and then the state
-        # (1, shape, dtype, not Fortran's order, data).
+        # As numpy.ndarray.__reduce__ has it: a call of _reconstruct(ndarray, (0,), "b"), then the
+        # state (1, shape, dtype, False for C order, data).
         put = self._out.write
         put(b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n")
         put(_integer(0) + b"\x85U\1btR(" + _integer(1) + b"(")
@@ -112,8 +112,8 @@ def load_pickle(data: bytes, where: str) -> dict[str, Any]:
         if isinstance(content, dict):
             return {_text(key): _value(value) for key, value in content.items()}
     except Exception as error:
-        # Anything, since the unpickler lets through whatever it stumbles over: a MemoryError too,
-        # where nine bytes announce more than any machine could hold.
+        # Every kind of exception: the unpickler raises many kinds for broken data, among them a
+        # MemoryError where nine bytes announce more than any machine could hold.
         raise SourceError(
             f"{where}: expected a pickled batch of CIFAR-10, found {str(error) or repr(error)}"
         ) from None
@@ -145,7 +145,7 @@ class _Reader(pickle.Unpickler):
         ("numpy", "ndarray"): _Call,
         ("numpy", "dtype"): _Call,
         ("_codecs", "encode"): _encode,
-        # Of nothing: how Python 3 asks for empty bytes in those protocols.
+        # Python 3 writes empty bytes as a call bytes() in protocols up to 2.
         ("__builtin__", "bytes"): lambda: b"",
     }
 

@@ -5,6 +5,7 @@ from typing import Any
 from cinicpack.cinic10 import MEAN, STD, Origin
 from cinicpack.store.manifest import channel_statistics
 from cinicpack.store.pack import Pack
+from cinicpack.text import table
 
 __all__ = ["describe_pack", "format_summary"]
 
@@ -62,7 +63,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     total = sum(split["images"] for split in summary["splits"].values())
     normalization = summary["normalization"]
     where = f"computed on {normalization['origin']}"
-    # By the figures, since a split may be called "published".
+    # Ask the figures and not the origin's name, since a split may be called "published".
     if (tuple(normalization["mean"]), tuple(normalization["std"])) == (MEAN, STD):
         where = "published for CINIC-10"
         if not summary["is_cinic10"]:
@@ -76,19 +77,19 @@ def format_summary(summary: dict[str, Any]) -> str:
         "",
     ]
     columns = list(summary["splits"].items())
-    table = [["", *(name for name, _ in columns)]]
-    table.append(["images", *(f"{split['images']:,}" for _, split in columns)])
-    table.append(["shards", *(f"{split['shards']:,}" for _, split in columns)])
+    rows = [["", *(name for name, _ in columns)]]
+    rows.append(["images", *(f"{split['images']:,}" for _, split in columns)])
+    rows.append(["shards", *(f"{split['shards']:,}" for _, split in columns)])
     names = {"sources": _ORIGIN_NAMES.values(), "classes": columns[0][1]["classes"]}
     for field in ("sources", "classes"):
         keys = [key for key in names[field] if any(key in split[field] for _, split in columns)]
-        table += [[key, *(f"{split[field].get(key, 0):,}" for _, split in columns)] for key in keys]
+        rows += [[key, *(f"{split[field].get(key, 0):,}" for _, split in columns)] for key in keys]
     for field in ("mean", "std"):
         for channel, colour in enumerate(("red", "green", "blue")):
             cells = (f"{split[field][channel]:.6f}" for _, split in columns)
-            table.append([f"{field} {colour}", *cells])
-    table.append(["fingerprint", *(split["fingerprint"][:12] for _, split in columns)])
-    lines += _align(table)
+            rows.append([f"{field} {colour}", *cells])
+    rows.append(["fingerprint", *(split["fingerprint"][:12] for _, split in columns)])
+    lines += table(rows)
     if summary["skipped"]:
         lines += ["", f"left out when packing: {len(summary['skipped']):,} images"]
         lines += [f"  {skip['path']}: {skip['reason']}" for skip in summary["skipped"]]
@@ -97,12 +98,3 @@ def format_summary(summary: dict[str, Any]) -> str:
 
 def _figures(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.6f}" for value in values)
-
-
-def _align(table: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        f"{row[0]:<{widths[0]}}"
-        + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True))
-        for row in table
-    ]

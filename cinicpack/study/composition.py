@@ -1,14 +1,12 @@
 """Compiling: CIFAR-10 and ImageNet's synsets become a CINIC-10, as the authors made theirs."""
 
-import csv
 import hashlib
 import io
 import os
 import tarfile
-import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
@@ -26,27 +24,32 @@ from cinicpack.cinic10 import (
     Provenance,
     format_name,
 )
-from cinicpack.convert.packer import pack
+from cinicpack.convert.packer import build
+from cinicpack.convert.plan import Wanted
+from cinicpack.convert.source import open_source
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
 from cinicpack.formats.cifar10 import Cifar10, read_batches
-from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, format_synset, reduce_jpeg
-from cinicpack.study.synsets import read_synsets
-from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
+from cinicpack.formats.png import encode_pngs
+from cinicpack.store.container import for_suffix, named
+from cinicpack.store.publish import publishing
+from cinicpack.study.contributors import read_contributors
+from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, reduce_jpeg
+from cinicpack.study.synsets import format_synset, read_synsets
+from cinicpack.study.tree import run_jobs, write_files
+from cinicpack.text import some
 
 __all__ = ["Composition", "compose_dataset"]
 
 _JOB_IMAGES: Final = 64
 _SHOWN: Final = 10
-_PACK_FORMATS: Final = {".pack": "npy", ".h5": "hdf5", ".hdf5": "hdf5"}
-_COLUMNS: Final = ("synset", "image_num", "cinic_set", "class")
 
-# A split and a class; what takes files for them, as names and contents; the JPEGs that are to go
-# there; those that are drawn next for a class; and what could not be read, with the reason.
-_Folder = tuple[str, str]
-_Sink = Callable[[_Folder, Sequence[str], Sequence[bytes]], None]
-_Plan = dict[_Folder, list[Jpeg]]
-_Reserve = dict[str, Iterator[Jpeg]]
-_Failure = tuple[_Folder, Jpeg, str]
+_Folder = tuple[str, str]  # a split and a class
+_Sink = Callable[[_Folder, Sequence[str], Sequence[bytes]], None]  # takes files: names, contents
+_Plan = dict[_Folder, list[Jpeg]]  # the JPEGs of every folder
+_Reserve = dict[str, Iterator[Jpeg]]  # by class the JPEGs that take the place of broken ones
+_Failure = tuple[_Folder, Jpeg, str]  # a JPEG that cannot be decoded, and the reason
+_Choice = tuple[Found, _Plan, _Reserve]
+_Job = Callable[[], int]  # returns the number of images that it has written
 _Item = TypeVar("_Item")
 
 
@@ -81,9 +84,9 @@ def compose_dataset(
     """Make a CINIC-10 from CIFAR-10 and ImageNet: a tree, or straight a pack.
 
     Follows "Construction" in the README of BayesWatch/cinic-10. Of each class of CIFAR-10 a third
-    goes to each split, its test images all to the test split. Of the JPEGs of the class's synsets
-    ``per_class`` are drawn, reduced to 32x32 and dealt to the splits. A synset that is listed
-    under two classes can give an image to both.
+    goes to each split, its test images all to test. Of the JPEGs of the class's synsets
+    ``per_class`` are drawn, reduced to 32x32 and dealt to the splits. A synset that is listed under
+    two classes can give an image to both.
 
     The same images and seed give the same result: they are drawn in the order of the SHA-256 of
     seed, class and name, and one that cannot be read is replaced by the next.
@@ -105,6 +108,34 @@ def compose_dataset(
             cannot be read, or an input is something else.
         DestinationError: ``destination`` is there, or cannot be written.
     """
+    choose = _choose_way(synsets, contributors, per_class, seed)
+    run = partial(run_jobs, num_workers=num_workers, progress=progress)
+    with _writing(Path(destination), progress) as sink:
+        original = read_batches(cifar10)
+        found, plan, reserve = choose(Path(imagenet))
+        dealt = list(_deal(original, seed))
+        jobs = [
+            job
+            for folder, origin, rows in dealt
+            for job in _make_jobs(partial(_write_rows, original, folder, origin, sink), rows)
+        ]
+        images = sum(len(rows) for _, _, rows in dealt)
+        undecoded = _write_all(jobs, images, plan, reserve, Path(imagenet), sink, run)
+    return Composition(
+        cifar10=_count_by_split((folder, rows) for folder, _, rows in dealt),
+        imagenet=_count_by_split(plan.items()),
+        absent=[format_synset(synset) for synset in found.absent],
+        left_out=sorted([*found.left_out, *undecoded]),
+    )
+
+
+def _choose_way(
+    synsets: str | os.PathLike[str] | None,
+    contributors: str | os.PathLike[str] | None,
+    per_class: int,
+    seed: int,
+) -> Callable[[Path], _Choice]:
+    """Return what chooses the JPEGs in ImageNet's folder, by the one list that there has to be."""
     if (synsets is None) == (contributors is None):
         raise ArgumentError(
             "expected either a list of synsets to draw from (--synsets, synsets=) or one of "
@@ -116,58 +147,65 @@ def compose_dataset(
             f"expected per_class to be a multiple of {len(SPLITS)}, to deal it to the splits, "
             f"found {per_class}"
         )
-    with _writing(Path(destination), progress) as sink:
-        original = read_batches(cifar10)
-        if contributors is not None:
-            found, plan = _look_up(Path(imagenet), Path(contributors))
-            reserve: _Reserve = {}
-        else:
-            assert synsets is not None
-            found, plan, reserve = _draw(Path(imagenet), Path(synsets), per_class, seed)
-        rows, jpegs, wanted = Counter[str](), Counter[str](), Counter[str]()
-        jobs = []
-        for (split, name), origin, mine in _deal(original, seed):
-            rows[split] += len(mine)
-            jobs += _make_jobs(partial(_write_rows, original, (split, name), origin, sink), mine)
-        for (split, name), listed in plan.items():
-            jpegs[split] += len(listed)
-            wanted[name] += len(listed)
-        total = rows.total() + jpegs.total()
-        left_out = list(found.left_out)
-        while plan:
-            failures: list[_Failure] = []
-            for folder, listed in plan.items():
-                jobs += _make_jobs(partial(_write_jpegs, folder, sink, failures), listed)
-            run_jobs(jobs, total, num_workers=num_workers, progress=progress)
-            left_out += [(str(jpeg), reason) for _, jpeg, reason in failures]
-            plan = _replace(failures, reserve, wanted, Path(imagenet))
-            jobs, total = [], len(failures)
-    return Composition(
-        cifar10={split: rows[split] for split in SPLITS},
-        imagenet={split: jpegs[split] for split in SPLITS},
-        absent=[format_synset(synset) for synset in found.absent],
-        left_out=sorted(left_out),
-    )
+    if synsets is not None:
+        return partial(_draw, synsets=Path(synsets), per_class=per_class, seed=seed)
+    assert contributors is not None
+    return partial(_look_up, contributors=Path(contributors))
+
+
+def _count_by_split(chosen: Iterable[tuple[_Folder, Sized]]) -> dict[str, int]:
+    counts = dict.fromkeys(SPLITS, 0)
+    for (split, _), images in chosen:
+        counts[split] += len(images)
+    return counts
+
+
+def _write_all(
+    jobs: list[_Job],
+    images: int,
+    plan: _Plan,
+    reserve: _Reserve,
+    imagenet: Path,
+    sink: _Sink,
+    run: Callable[[Sequence[_Job], int], None],
+) -> list[tuple[str, str]]:
+    """Run the jobs of CIFAR-10's images, and reduce the JPEGs of a plan, or others for them.
+
+    Returns the JPEGs that could not be decoded, each with the reason.
+    """
+    wanted: Counter[str] = Counter()
+    for (_, name), jpegs in plan.items():
+        wanted[name] += len(jpegs)
+    undecoded: list[tuple[str, str]] = []
+    while jobs or plan:
+        failures: list[_Failure] = []
+        for folder, jpegs in plan.items():
+            jobs = jobs + _make_jobs(partial(_write_jpegs, folder, sink, failures), jpegs)
+            images += len(jpegs)
+        run(jobs, images)
+        undecoded += [(str(jpeg), reason) for _, jpeg, reason in failures]
+        plan = _replace(failures, reserve, wanted, imagenet)
+        jobs, images = [], 0
+    return undecoded
 
 
 @contextmanager
 def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
     """Give what takes files; make a tree of them, or afterwards a pack."""
-    container = _PACK_FORMATS.get(destination.suffix)
+    container = named("npy") if destination.suffix == ".pack" else for_suffix(destination)
     if container is None:
-        with building(destination) as work:
-            yield lambda folder, names, files: write_files(work.joinpath(*folder), names, files)
+        with publishing(destination, overwrite=False, sync=False, empty_folder=True) as new:
+            new.mkdir()
+            yield lambda folder, names, files: write_files(new.joinpath(*folder), names, files)
         return
-    if os.path.lexists(destination) or not destination.parent.is_dir():
+    if os.path.lexists(destination):
         raise DestinationError(
-            f"{destination}: expected nothing there, in a folder that exists; choose another "
-            "name, remove it yourself, or create the folder"
+            f"{destination}: expected nothing there; choose another name, or remove it yourself"
         )
-    prefix = f".{destination.name}."
-    with tempfile.TemporaryDirectory(".tmp", prefix, destination.parent) as folder:
-        path = Path(folder, f"{destination.stem}.tar")
-        lock = threading.Lock()
+    with publishing(destination, overwrite=False) as new:
+        path = new.with_name(f"{destination.stem}.tar")
         with tarfile.open(path, "w") as archive:
+            lock = threading.Lock()
 
             def add(folder: _Folder, names: Sequence[str], files: Sequence[bytes]) -> None:
                 with lock:
@@ -177,12 +215,10 @@ def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
                         archive.addfile(member, io.BytesIO(content))
 
             yield add
-        pack(path, destination, format=container, progress=progress)
+        build(open_source(path), new, container, Wanted(progress=progress))
 
 
-def _draw(
-    imagenet: Path, synsets: Path, per_class: int, seed: int
-) -> tuple[Found, _Plan, _Reserve]:
+def _draw(imagenet: Path, synsets: Path, per_class: int, seed: int) -> _Choice:
     """Draw the images of each class, and deal them; the reserve is drawn next."""
     classes = read_synsets(synsets)
     if set(classes) != set(CLASSES):
@@ -200,7 +236,7 @@ def _draw(
         if len(jpegs) < per_class:
             few.append(f"{name} {len(jpegs):,}")
         for turn, split in enumerate(SPLITS):
-            # In the order in which they lie, for the sake of disks that seek.
+            # Sorted by file and offset: a hard disk reads JPEGs in that order without seeking.
             plan[split, name] = sorted(jpegs[turn : per_class : len(SPLITS)])
         reserve[name] = iter(jpegs[per_class:])
     if few:
@@ -212,9 +248,9 @@ def _draw(
     return found, plan, reserve
 
 
-def _look_up(imagenet: Path, contributors: Path) -> tuple[Found, _Plan]:
-    """Find the images that a list of contributors names."""
-    listed = _read_contributors(contributors)
+def _look_up(imagenet: Path, contributors: Path) -> _Choice:
+    """Find the images that a list of contributors names; there is no reserve."""
+    listed = read_contributors(contributors)
     found = find_jpegs(imagenet, {synset for keys in listed.values() for synset, _ in keys})
     there = {(jpeg.synset, jpeg.number): jpeg for jpegs in found.jpegs.values() for jpeg in jpegs}
     missing = sorted(set().union(*listed.values()) - there.keys())
@@ -222,43 +258,10 @@ def _look_up(imagenet: Path, contributors: Path) -> tuple[Found, _Plan]:
         names = [f"{format_synset(synset)}_{number}" for synset, number in missing]
         raise SourceError(
             f"{imagenet}: expected all images of {contributors}, found no "
-            f"{_show(names)}{_explain(found)}"
+            f"{some(names, _SHOWN)}{_explain(found)}"
         )
-    return found, {folder: [there[key] for key in keys] for folder, keys in listed.items()}
-
-
-def _read_contributors(path: Path) -> dict[_Folder, list[tuple[int, int]]]:
-    """Read which images, by synset and number, go to which split and class."""
-    listed: dict[_Folder, dict[tuple[int, int], None]] = {}
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        rows = csv.reader(file, skipinitialspace=True)
-        header = next(rows, [])
-        if not set(_COLUMNS) <= set(header):
-            raise SourceError(
-                f"{path}: expected the columns {', '.join(_COLUMNS)}, found {', '.join(header)}"
-            )
-        places = [header.index(column) for column in _COLUMNS]
-        for row in filter(None, rows):
-            try:
-                synset, number, split, name = (row[place].strip() for place in places)
-                key = (int(synset.removeprefix("n")), int(number))
-                if split not in SPLITS or name not in CLASSES:
-                    raise ValueError
-            except (ValueError, IndexError):
-                raise SourceError(
-                    f"{path}:{rows.line_num}: expected a line like "
-                    f"'n02691156, 10153, train, airplane', found {', '.join(row)!r}"
-                ) from None
-            keys = listed.setdefault((split, name), {})
-            if key in keys:
-                raise SourceError(
-                    f"{path}:{rows.line_num}: expected every image of a class once, "
-                    f"found {', '.join(row)!r} again"
-                )
-            keys[key] = None
-    if not listed:
-        raise SourceError(f"{path}: expected images of ImageNet, found no line")
-    return {folder: list(keys) for folder, keys in listed.items()}
+    plan = {folder: [there[key] for key in keys] for folder, keys in listed.items()}
+    return found, plan, {}
 
 
 def _deal(original: Cifar10, seed: int) -> Iterator[tuple[_Folder, Origin, list[int]]]:
@@ -279,7 +282,7 @@ def _deal(original: Cifar10, seed: int) -> Iterator[tuple[_Folder, Origin, list[
 def _shuffle(
     items: list[_Item], seed: int, class_name: str, name: Callable[[_Item], str]
 ) -> list[_Item]:
-    """Order by hash: what else there is, or is lacking, changes nothing between two items."""
+    """Order by hash, so that items added or taken away leave the order of all others."""
 
     def rank(item: _Item) -> bytes:
         return hashlib.sha256(f"{seed}/{class_name}/{name(item)}".encode()).digest()
@@ -287,9 +290,7 @@ def _shuffle(
     return sorted(items, key=rank)
 
 
-def _make_jobs(
-    function: Callable[[list[_Item]], int], items: list[_Item]
-) -> list[Callable[[], int]]:
+def _make_jobs(function: Callable[[list[_Item]], int], items: list[_Item]) -> list[_Job]:
     """Make jobs that each call a function with some of the items."""
     starts = range(0, len(items), _JOB_IMAGES)
     return [partial(function, items[start : start + _JOB_IMAGES]) for start in starts]
@@ -332,14 +333,11 @@ def _replace(
         else:
             lacking[folder[1]] += 1
     if lacking:
-        few = [
-            f"{name} {wanted[name] - count:,} of {wanted[name]:,}"
-            for name, count in lacking.items()
-        ]
+        few = [f"{name} {wanted[name] - n:,} of {wanted[name]:,}" for name, n in lacking.items()]
         reasons = [f"{jpeg}: {reason}" for _, jpeg, reason in sorted(failures)]
         raise SourceError(
             f"{imagenet}: expected JPEGs that can be read, found too few of {', '.join(few)}: "
-            f"{_show(reasons)}"
+            f"{some(reasons, _SHOWN)}"
         )
     return plan
 
@@ -347,9 +345,4 @@ def _replace(
 def _explain(found: Found) -> str:
     absent = f"; {len(found.absent):,} synsets are not there" if found.absent else ""
     left_out = [f"{where}: {reason}" for where, reason in found.left_out]
-    return absent + (f"; left out: {_show(left_out)}" if left_out else "")
-
-
-def _show(items: list[str]) -> str:
-    more = f" and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more
+    return absent + (f"; left out: {some(left_out, _SHOWN)}" if left_out else "")

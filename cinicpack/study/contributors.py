@@ -1,13 +1,17 @@
 """The ImageNet images of a pack: the authors' list of contributors, and counts per synset."""
 
+import csv
+import os
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cinicpack.cinic10 import CLASSES, SPLITS
+from cinicpack.errors import SourceError
 from cinicpack.store.pack import Pack
-from cinicpack.study.synsets import Synset
+from cinicpack.study.synsets import Synset, format_synset
 
 __all__ = [
     "SynsetCount",
@@ -15,7 +19,10 @@ __all__ = [
     "format_contributors",
     "format_counts",
     "format_unlisted",
+    "read_contributors",
 ]
+
+_COLUMNS: Final = ("synset", "image_num", "cinic_set", "class")
 
 Synsets = Mapping[str, Sequence[Synset]]
 
@@ -49,18 +56,17 @@ def format_contributors(pack: Pack, synsets: Synsets | None = None) -> str:
     a space after every comma.
 
     >>> import cinicpack
-    >>> pack = cinicpack.open_pack("cinic10.pack")  # doctest: +SKIP
-    >>> print(format_contributors(pack)[:69])  # doctest: +SKIP
-    synset, image_num, cinic_set, class
-    n02686568, 10011, train, airplane
+    >>> text = format_contributors(cinicpack.open_pack("cinic10.pack"))
+    >>> text.splitlines()[0]
+    'synset, image_num, cinic_set, class'
     """
-    header = ["synset", "image_num", "cinic_set", "class"]
-    lines = [", ".join(header if synsets is None else [*header, "words", "place"])]
+    lines = [", ".join(_COLUMNS if synsets is None else (*_COLUMNS, "words", "place"))]
     places = _find_places(synsets)
     for split in pack.splits:
         pairs, pair_of_row, numbers = _find_pairs(pack, split)
-        # What stands before and after the number is the same for all images of a pair.
-        heads = [_wnid(synset) for _, synset in pairs]
+        # Of a line only the number differs between images of one class and synset: the text before
+        # and after it is made once for them.
+        heads = [format_synset(synset) for _, synset in pairs]
         tails = []
         for pair in pairs:
             known = () if synsets is None else places.get(pair, ("", ""))
@@ -70,6 +76,57 @@ def format_contributors(pack: Pack, synsets: Synsets | None = None) -> str:
             for pair, number in zip(pair_of_row.tolist(), numbers.tolist(), strict=True)
         ]
     return "\n".join(lines) + "\n"
+
+
+def read_contributors(path: str | os.PathLike[str]) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """Read a list as `format_contributors` writes it, or the authors' own.
+
+    Other columns than synset, image_num, cinic_set and class are passed over.
+
+    Returns:
+        For every split and class that occurs its images, by synset and number, in the order of the
+        list.
+
+    Raises:
+        SourceError: a column is lacking, a line is none of an image of ImageNet in a split and
+            class of CINIC-10, an image is there twice in the same, or there are no images.
+
+    >>> import cinicpack
+    >>> from cinicpack.study.output import write_text
+    >>> write_text("contributors.csv", format_contributors(cinicpack.open_pack("cinic10.pack")))
+    >>> len(read_contributors("contributors.csv")["train", "cat"])
+    7
+    """
+    listed: dict[tuple[str, str], dict[tuple[int, int], None]] = {}
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        rows = csv.reader(file, skipinitialspace=True)
+        header = next(rows, [])
+        if not set(_COLUMNS) <= set(header):
+            raise SourceError(
+                f"{path}: expected the columns {', '.join(_COLUMNS)}, found {', '.join(header)}"
+            )
+        places = [header.index(column) for column in _COLUMNS]
+        for row in filter(None, rows):
+            try:
+                synset, number, split, name = (row[place].strip() for place in places)
+                key = (int(synset.removeprefix("n")), int(number))
+                if split not in SPLITS or name not in CLASSES:
+                    raise ValueError
+            except (ValueError, IndexError):
+                raise SourceError(
+                    f"{path}:{rows.line_num}: expected a line like "
+                    f"'n02691156, 10153, train, airplane', found {', '.join(row)!r}"
+                ) from None
+            keys = listed.setdefault((split, name), {})
+            if key in keys:
+                raise SourceError(
+                    f"{path}:{rows.line_num}: expected every image of a class once, "
+                    f"found {', '.join(row)!r} again"
+                )
+            keys[key] = None
+    if not listed:
+        raise SourceError(f"{path}: expected images of ImageNet, found no line")
+    return {folder: list(keys) for folder, keys in listed.items()}
 
 
 def count_synsets(pack: Pack, synsets: Synsets | None = None) -> list[SynsetCount]:
@@ -109,7 +166,9 @@ def format_counts(counts: Sequence[SynsetCount]) -> str:
     rows = [("synset", "class", *splits, "words", "place")]
     for count in counts:
         images = map(str, count.images.values())
-        rows.append((_wnid(count.number), count.class_name, *images, count.words, count.place))
+        rows.append(
+            (format_synset(count.number), count.class_name, *images, count.words, count.place)
+        )
     return "".join(", ".join(map(_cell, row)) + "\n" for row in rows)
 
 
@@ -121,7 +180,7 @@ def format_unlisted(counts: Sequence[SynsetCount]) -> str:
     for count in unlisted:
         where = f"listed under {' and '.join(count.listed)}" if count.listed else "not listed"
         own = sum(count.images.values())
-        lines.append(f"  {own:,} of {_wnid(count.number)} in {count.class_name}: {where}")
+        lines.append(f"  {own:,} of {format_synset(count.number)} in {count.class_name}: {where}")
     return "\n".join(lines)
 
 
@@ -154,10 +213,6 @@ def _find_places(synsets: Synsets | None) -> dict[tuple[str, int], tuple[str, st
                 place = f"{known[1]} | {place}"
             places[name, synset.number] = (synset.words, place)
     return places
-
-
-def _wnid(number: int) -> str:
-    return f"n{number:08d}"
 
 
 def _cell(text: str) -> str:

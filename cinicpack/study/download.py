@@ -1,7 +1,10 @@
-"""Downloading the archive of CINIC-10: what breaks off goes on later, and the MD5 is checked."""
+"""Downloading the archive of CINIC-10: what breaks off goes on later, and the MD5 is checked.
+
+Address, size and MD5 are those of https://datashare.ed.ac.uk/handle/10283/3192 (README of
+BayesWatch/cinic-10, "Download").
+"""
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
@@ -25,6 +28,7 @@ from tqdm import tqdm
 import cinicpack
 from cinicpack.cinic10 import ARCHIVE_BYTES, ARCHIVE_MD5, ARCHIVE_URL
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
+from cinicpack.store.publish import locked
 from cinicpack.store.region import write_all
 
 __all__ = ["download"]
@@ -32,10 +36,10 @@ __all__ = ["download"]
 _BLOCK: Final = 1 << 20
 _TIMEOUT: Final = 60.0
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)")
-# Answers after which the next try may succeed.
+# Statuses of HTTP after which another try may succeed.
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
 
-Bar: TypeAlias = Any  # tqdm's; it has no types
+Bar: TypeAlias = Any  # a tqdm, which has no types
 
 
 def download(
@@ -50,20 +54,17 @@ def download(
     """Fetch the archive of CINIC-10 and check it, as an alternative to the authors' wget.
 
     What has come is kept in ``NAME.part``: when a connection breaks, and in a later call, the
-    download goes on from there, or from the start where the server cannot do that. A server whose
-    name is not known is not tried again, unless something has come from it. An archive that is
-    there already is checked. A ``NAME.part`` of another file is refused once that is seen, and left
-    as it was, unless the server can only begin at the start.
-
-    Address, size and MD5 are those of https://datashare.ed.ac.uk/handle/10283/3192 (README of
-    BayesWatch/cinic-10, "Download").
+    download goes on from there, or from the start where the server cannot do that. An archive that
+    is there already is checked. A ``NAME.part`` of another file is refused and left as it was,
+    unless the server can only begin at the start.
 
     Args:
         destination: the file to write, or a directory to write ``CINIC-10.tar.gz`` in.
         url: where to get it; at another place has to be the same file.
         nbytes: its size.
         md5: its MD5.
-        pauses: seconds to wait before each further try, while not a byte comes.
+        pauses: seconds to wait before each further try, while not a byte comes. A server whose name
+            is not known is not tried again, unless something has come from it.
         progress: say on standard error why and when it tries again, and show a bar if that is a
             terminal.
 
@@ -87,12 +88,7 @@ def download(
     if os.path.lexists(destination):
         _check_existing(destination, nbytes, md5)
         return destination
-    with _opening(destination.with_name(f"{destination.name}.part")) as part:
-        if part.size > nbytes:
-            raise DestinationError(
-                f"{part.path}: expected the first of {nbytes:,} bytes, found {part.size:,}: "
-                "another file; move or remove it, and run again"
-            )
+    with locked(destination, wait=False), _opening(destination) as part:
         _check_space(part, nbytes)
         bar = tqdm(
             total=nbytes,
@@ -104,32 +100,13 @@ def download(
         )
         with bar:
             _fill(part, url, nbytes, pauses, bar, print_tries=progress)
-        if (found := part.digest.hexdigest()) != md5:
-            if part.found:
-                os.truncate(part.descriptor, part.found)
-                raise DestinationError(
-                    f"{part.path}: expected MD5 {md5} of its {part.found:,} bytes with the rest "
-                    f"from {url}, found {found}: one of the two is another file, or damaged; the "
-                    "first is as it was: move or remove it, and run again"
-                )
-            os.unlink(part.path)
-            raise SourceError(
-                f"{url}: expected MD5 {md5}, found {found}: another file, or damaged on the way; "
-                f"it is deleted; run again, or get it elsewhere with --url (url=)"
-            )
-        os.fsync(part.descriptor)
-        if os.path.lexists(destination):
-            raise DestinationError(
-                f"{destination}: expected nothing there, found what has come meanwhile; move or "
-                f"remove it, and run again: {part.path} is whole"
-            )
-        os.rename(part.path, destination)
+        _finish(part, destination, url, md5)
     return destination
 
 
 @dataclass
 class _PartialFile:
-    """What has come so far, the first ``found`` bytes of it before this call."""
+    """The file that a download goes into; its first ``found`` bytes are of an earlier call."""
 
     path: Path
     descriptor: int
@@ -141,7 +118,7 @@ class _PartialFile:
         try:
             write_all(self.descriptor, memoryview(block), self.size)
         except OSError as error:
-            # Of what does not fit any more, a part may be written.
+            # A full disk may have taken the first bytes of the block.
             self.size = os.fstat(self.descriptor).st_size
             raise DestinationError(
                 error.errno,
@@ -158,8 +135,9 @@ class _PartialFile:
 
 
 @contextlib.contextmanager
-def _opening(path: Path) -> Iterator[_PartialFile]:
-    """Open a file for as long as no other process does, and read what is in it."""
+def _opening(destination: Path) -> Iterator[_PartialFile]:
+    """Open ``NAME.part``, and read what is in it; leave none that is empty."""
+    path = destination.with_name(f"{destination.name}.part")
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
@@ -167,12 +145,6 @@ def _opening(path: Path) -> Iterator[_PartialFile]:
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DestinationError(f"{path}: expected a file or nothing, found something else")
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DestinationError(
-                f"{path}: another process is downloading to it; wait for it to end"
-            ) from None
         digest = hashlib.file_digest(file, _md5)
         part = _PartialFile(path, descriptor, file.tell(), file.tell(), digest)
         try:
@@ -202,7 +174,8 @@ def _fill(
         if part.size < nbytes:
             problem = _put_in_words(error, url)
             pause = next(waiting, None)
-            # A mistaken name, or a machine without a network, does not come right in a minute.
+            # Do not wait for an unknown name: a typing error, or a machine without a network, does
+            # not come right in a minute.
             if pause is None or (_is_unknown_name(error) and not any_came):
                 advice = "check the network, run again" if _is_unknown_name(error) else "run again"
                 raise SourceError(
@@ -211,7 +184,7 @@ def _fill(
                     "with --url (url=)"
                 )
             if print_tries:
-                # Above the bar.
+                # tqdm writes the line above the bar, which print() would break.
                 tqdm.write(
                     f"{url}: {problem}, after {part.size:,} bytes; trying again in {pause:g} s",
                     file=sys.stderr,
@@ -224,7 +197,8 @@ def _fetch(part: _PartialFile, url: str, nbytes: int, bar: Bar) -> Exception | N
     try:
         with _request(url, part.size, nbytes) as response:
             if response.status == HTTPStatus.OK:
-                # From the start, also where the rest was asked for: a server without ranges.
+                # Status 200 is the whole file, even if the rest was asked for: a server without
+                # ranges.
                 part.clear()
                 bar.reset()
             while part.size < nbytes and (block := response.read1(_BLOCK)):
@@ -233,7 +207,7 @@ def _fetch(part: _PartialFile, url: str, nbytes: int, bar: Bar) -> Exception | N
     except DestinationError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        # What urllib wraps is the matter.
+        # urllib wraps the error of the socket in an URLError; only the former says what is wrong.
         reason = getattr(error, "reason", None)
         return reason if isinstance(reason, Exception) else error
     return None
@@ -244,12 +218,12 @@ def _is_unknown_name(error: Exception | None) -> bool:
 
 
 def _put_in_words(error: Exception | None, url: str) -> str:
-    """Say why a request gave no more."""
+    """Say in words why a request ended before the file did."""
     if error is None:
         return "the connection ended"
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answers {error.code} {error.reason}"
-    # Without the number of the error.
+    # strerror is the text alone, without "[Errno 111]".
     text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
     if _is_unknown_name(error):
         return f"no address is known for {urlsplit(url).hostname} ({text})"
@@ -288,6 +262,30 @@ def _request(url: str, start: int, nbytes: int) -> http.client.HTTPResponse:
     )
 
 
+def _finish(part: _PartialFile, destination: Path, url: str, md5: str) -> None:
+    """Give the file its name, if it is the right one."""
+    if (found := part.digest.hexdigest()) != md5:
+        if part.found:
+            os.truncate(part.descriptor, part.found)
+            raise DestinationError(
+                f"{part.path}: expected MD5 {md5} of its {part.found:,} bytes with the rest "
+                f"from {url}, found {found}: one of the two is another file, or damaged; the "
+                "first is as it was: move or remove it, and run again"
+            )
+        os.unlink(part.path)
+        raise SourceError(
+            f"{url}: expected MD5 {md5}, found {found}: another file, or damaged on the way; "
+            f"it is deleted; run again, or get it elsewhere with --url (url=)"
+        )
+    os.fsync(part.descriptor)
+    if os.path.lexists(destination):
+        raise DestinationError(
+            f"{destination}: expected nothing there, found what has come meanwhile; move or "
+            f"remove it, and run again: {part.path} is whole"
+        )
+    os.rename(part.path, destination)
+
+
 def _check_existing(path: Path, nbytes: int, md5: str) -> None:
     if not path.is_file() or path.stat().st_size != nbytes or _hash_file(path) != md5:
         raise DestinationError(
@@ -297,6 +295,11 @@ def _check_existing(path: Path, nbytes: int, md5: str) -> None:
 
 
 def _check_space(part: _PartialFile, nbytes: int) -> None:
+    if part.size > nbytes:
+        raise DestinationError(
+            f"{part.path}: expected the first of {nbytes:,} bytes, found {part.size:,}: "
+            "another file; move or remove it, and run again"
+        )
     free = shutil.disk_usage(part.path.parent).free
     if free < nbytes - part.size:
         raise DestinationError(
@@ -311,7 +314,7 @@ def _hash_file(path: Path) -> str:
 
 
 def _md5() -> "hashlib._Hash":
-    # It tells this file from others by mistake; whoever wants to forge it could as well.
+    # Not for security: the published MD5 shows a damaged file, and no forged one.
     return hashlib.md5(usedforsecurity=False)
 
 

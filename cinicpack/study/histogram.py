@@ -21,8 +21,9 @@ __all__ = ["Histograms", "count_intensities", "draw_histograms"]
 #: For every source, uint64 (3, 256): how many pixels have each intensity, per channel.
 Histograms = Mapping[str, NDArray[np.uint64]]
 
-# Label, colour, opacity of the area and dashes of the mean. The colours differ for any colour
-# vision and are no channel's; the dashes of two means that coincide take turns.
+# By source: label, colour, opacity of the area, and dashes of the mean. The colours can be told
+# apart with any colour vision, and are not red, green or blue, which would look like channels. The
+# dashes of imagenet and cifar10 are offset, so that both are seen where the means coincide.
 _STYLES: Final = {
     "imagenet": ("ImageNet contributors", "#d95f02", 0.35, (0, (4, 4))),
     "cifar10": ("CIFAR-10", "#1f78b4", 0.0, (4, (4, 4))),
@@ -89,9 +90,10 @@ def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> Non
             "install it with pip install matplotlib"
         ) from None
     shares = {name: _share_pixels(counts) for name, counts in histograms.items()}
-    # Overexposed pixels would leave a third of the height to all others; what is cut off is told.
+    # The axis fits the intensities 1 to 254: black and overexposed pixels would press all others
+    # into a third of the height. The figure says what is cut off.
     top = 1.4 * max(float(share[:, 1:255].max()) for share in shares.values()) or 1
-    # A fixed salt and no date: the same pack gives the same file.
+    # Matplotlib's ids with a fixed salt, and no date, so that the same pack gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": "cinicpack", "font.size": 9}):
         figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
         panels = figure.subplots(2, 2, sharex=True, sharey=True).flat

@@ -15,8 +15,9 @@ from PIL import Image
 from cinicpack.cinic10 import IMAGE_SHAPE, Origin, Provenance, format_name
 from cinicpack.errors import SourceError
 from cinicpack.shortage import is_shortage
+from cinicpack.study.synsets import format_synset
 
-__all__ = ["Found", "Jpeg", "find_jpegs", "format_synset", "reduce_jpeg"]
+__all__ = ["Found", "Jpeg", "find_jpegs", "reduce_jpeg"]
 
 _NAME: Final = re.compile(r"n([0-9]{8})_([0-9]{1,9})\.jpe?g", re.IGNORECASE)
 
@@ -114,17 +115,8 @@ def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:
     except Exception as error:
         if is_shortage(error):
             raise _unreadable(str(jpeg), error) from error
-        # Anything, since Pillow lets through whatever its parsers stumble over.
+        # Every kind of exception: Pillow's parsers raise many kinds for broken files.
         return f"Pillow cannot decode it: {str(error) or type(error).__name__}"
-
-
-def format_synset(number: int) -> str:
-    """Write a synset's number as WordNet does.
-
-    >>> format_synset(2691156)
-    'n02691156'
-    """
-    return f"n{number:08d}"
 
 
 def _unreadable(where: str, error: Exception) -> SourceError:

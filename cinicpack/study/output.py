@@ -34,5 +34,8 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``path`` likewise, as UTF-8; names in it that are not UTF-8 are the bytes they were."""
+    """Write a text as `write_file` does, in UTF-8.
+
+    Names of files in the text that are not UTF-8 become the bytes that they were.
+    """
     write_file(path, text.encode("utf-8", "surrogateescape"))

@@ -14,7 +14,8 @@ __all__ = ["map_planes"]
 
 Result = TypeVar("Result")
 
-# 3 MB of 32x32 images: enough work for one call, and little to copy where a block must be copied.
+# Images in a block, 3 MB of 32x32: enough work for one call, and little to hold where a selection
+# has to be copied.
 _BLOCK: Final = 1024
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -23,18 +23,19 @@ from cinicpack.formats.cifar10 import (
     write_batches,
 )
 from cinicpack.store.pack import Pack, open_pack
-from cinicpack.study.tree import building
+from cinicpack.store.publish import publishing
 
 __all__ = [
     "Recovery",
     "Reference",
+    "compare_cifar10",
     "describe_recovery",
     "extract_cifar10",
     "format_recovery",
     "recover_cifar10",
 ]
 
-# Images of CIFAR-10's own two sets.
+# Number of images in CIFAR-10's own two sets.
 _WHOLE: Final = {"train": 50_000, "test": 10_000}
 _ORIGINS: Final = {"train": Origin.CIFAR10_TRAIN, "test": Origin.CIFAR10_TEST}
 _BLOCK: Final = 1024
@@ -121,18 +122,19 @@ def recover_cifar10(
         SourceError: the reference is not CIFAR-10.
         DestinationError: ``destination`` is there, or cannot be written.
 
-    >>> recover_cifar10("cinic10.pack", "cifar-10-batches-bin").images  # doctest: +SKIP
-    {'train': 50000, 'test': 10000}
+    >>> recover_cifar10("cinic10.pack", "cifar-10-batches-bin", allow_missing=True).images
+    {'train': 50, 'test': 10}
     """
     pack = pack if isinstance(pack, Pack) else open_pack(pack)
     cifar10 = extract_cifar10(pack, allow_missing=allow_missing)
-    with building(destination) as work:
-        write_batches(cifar10, work, layout)
-        compared = None if reference is None else _compare(cifar10, Path(reference))
+    with publishing(Path(destination), overwrite=False, sync=False, empty_folder=True) as new:
+        new.mkdir()
+        write_batches(cifar10, new, layout)
+        compared = None if reference is None else compare_cifar10(cifar10, reference)
     parts = cifar10._asdict()
     return Recovery(
         images={name: len(part.rows) for name, part in parts.items()},
-        missing={name: _find_missing(name, part.rows).tolist() for name, part in parts.items()},
+        missing={name: _find_missing(part, _WHOLE[name]).tolist() for name, part in parts.items()},
         blob_ids={
             name: compute_blob_id(part.records) for name, part in split_batches(cifar10).items()
         },
@@ -160,7 +162,7 @@ def format_recovery(recovery: Recovery) -> str:
         " and ".join(f"{count:,} {name}" for name, count in recovery.images.items()) + " images"
     ]
     lines += [
-        f"  {len(rows):,} {name} images are missing: {_show(np.array(rows))}"
+        f"  {len(rows):,} {name} images are missing: {_format_ranges(np.array(rows))}"
         for name, rows in recovery.missing.items()
         if rows
     ]
@@ -182,10 +184,22 @@ def format_recovery(recovery: Recovery) -> str:
     return "\n".join(lines)
 
 
-def extract_cifar10(pack: Pack, *, allow_missing: bool = False) -> Cifar10:
+def extract_cifar10(
+    pack: Pack, *, allow_missing: bool = False, whole: Mapping[str, int] = _WHOLE
+) -> Cifar10:
     """Collect the images of CIFAR-10 in all splits of a pack, in their original order.
 
-    Arguments and errors are those of `recover_cifar10`.
+    Args:
+        pack: an open pack.
+        allow_missing: take what is there where rows are missing.
+        whole: how many images the ``"train"`` and the ``"test"`` set have.
+
+    Raises `SelectionError` as `recover_cifar10` does.
+
+    >>> import cinicpack
+    >>> pack = cinicpack.open_pack("cinic10.pack")
+    >>> extract_cifar10(pack, allow_missing=True).test.rows
+    array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     if pack.image_shape != IMAGE_SHAPE or not set(pack.classes) <= set(CLASSES):
         raise SelectionError(
@@ -194,7 +208,9 @@ def extract_cifar10(pack: Pack, *, allow_missing: bool = False) -> Cifar10:
         )
     parts = {name: _extract(pack, origin) for name, origin in _ORIGINS.items()}
     problems = [
-        problem for name, part in parts.items() for problem in _check(name, part, allow_missing)
+        problem
+        for name, part in parts.items()
+        for problem in _check(name, part, allow_missing, whole[name])
     ]
     if problems:
         raise SelectionError(
@@ -228,35 +244,48 @@ def _extract(pack: Pack, origin: Origin) -> Cifar10Set:
     return Cifar10Set(rows[order].astype(np.int64), records, names[order].tolist())
 
 
-def _check(name: str, part: Cifar10Set, allow_missing: bool) -> Iterator[str]:
+def _check(name: str, part: Cifar10Set, allow_missing: bool, whole: int) -> Iterator[str]:
     rows = part.rows
-    if len(beyond := rows[rows >= _WHOLE[name]]):
-        yield f"CIFAR-10 has {_WHOLE[name]:,} {name} images, these do not exist: {_show(beyond)}"
+    if len(beyond := rows[rows >= whole]):
+        numbers = _format_ranges(beyond)
+        yield f"CIFAR-10 has {whole:,} {name} images, these do not exist: {numbers}"
     if len(double := np.unique(rows[1:][rows[1:] == rows[:-1]])):
-        yield f"{len(double):,} {name} images are there more than once: {_show(double)}"
+        yield f"{len(double):,} {name} images are there more than once: {_format_ranges(double)}"
     if allow_missing:
         return
     if not len(rows):
         yield f"there are no {name} images; --allow-missing (allow_missing=True) goes without"
-    elif len(missing := _find_missing(name, rows)):
+    elif len(missing := _find_missing(part, whole)):
         yield (
-            f"{len(missing):,} {name} images are missing: {_show(missing)}; "
+            f"{len(missing):,} {name} images are missing: {_format_ranges(missing)}; "
             "--allow-missing (allow_missing=True) goes without them"
         )
 
 
-def _find_missing(name: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.setdiff1d(np.arange(_WHOLE[name]), rows)
+def _find_missing(part: Cifar10Set, whole: int) -> NDArray[np.int64]:
+    return np.setdiff1d(np.arange(whole), part.rows)
 
 
-def _show(rows: NDArray[np.int64]) -> str:
+def _format_ranges(rows: NDArray[np.int64]) -> str:
     """Write rows, ascending, as ranges: 3-7, 12."""
     runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
     shown = [f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs[:_SHOWN]]
     return ", ".join(shown) + (" and more" if len(runs) > _SHOWN else "")
 
 
-def _compare(cifar10: Cifar10, path: Path) -> Reference:
+def compare_cifar10(
+    cifar10: Cifar10,
+    path: str | os.PathLike[str],
+    *,
+    official: Mapping[str, str] = ARCHIVE_MD5S,
+) -> Reference:
+    """Compare images with CIFAR-10's own, one by one.
+
+    Args:
+        cifar10: the images.
+        path: an archive or a folder, as `read_batches` takes it.
+        official: by the MD5 of an archive its name.
+    """
     theirs = read_batches(path)
     compared = absent = 0
     differences = []
@@ -275,12 +304,12 @@ def _compare(cifar10: Cifar10, path: Path) -> Reference:
         differences += [
             f"{name} {row}: not in the reference" for row in mine.rows[within:].tolist()
         ]
-    return Reference(str(path), _identify(path), compared, absent, differences)
+    return Reference(str(path), _identify(Path(path), official), compared, absent, differences)
 
 
-def _identify(path: Path) -> str | None:
+def _identify(path: Path, official: Mapping[str, str]) -> str | None:
     if path.is_dir():
         return None
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
-    return ARCHIVE_MD5S.get(digest.hexdigest())
+    return official.get(digest.hexdigest())

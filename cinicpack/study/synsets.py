@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from cinicpack.errors import SourceError
 
-__all__ = ["Synset", "read_synsets"]
+__all__ = ["Synset", "format_synset", "read_synsets"]
 
 _LINE: Final = re.compile(r"(-+)n([0-9]{8}): *(.*)")
 
@@ -27,7 +27,7 @@ class Synset(NamedTuple):
 
 
 def read_synsets(path: str | os.PathLike[str]) -> dict[str, list[Synset]]:
-    """Read a list as the authors' ``synsets-to-cifar-10-classes.txt`` in BayesWatch/cinic-10.
+    r"""Read a list as the authors' ``synsets-to-cifar-10-classes.txt`` in BayesWatch/cinic-10.
 
     A line without dashes names a class. The lines after it are its synsets, each below the last
     one before it that has fewer dashes.
@@ -38,7 +38,9 @@ def read_synsets(path: str | os.PathLike[str]) -> dict[str, list[Synset]]:
     Raises:
         SourceError: a line is neither, or a class is there twice or has no synsets.
 
-    >>> read_synsets("synsets-to-cifar-10-classes.txt")["ship"][1]  # doctest: +SKIP
+    >>> from pathlib import Path
+    >>> count = Path("list.txt").write_text("ship\n----n02858304: boat\n--------n02737351: ark\n")
+    >>> read_synsets("list.txt")["ship"][1]
     Synset(number=2737351, words='ark', path=(2858304, 2737351))
     """
     classes: dict[str, list[Synset]] = {}
@@ -74,3 +76,12 @@ def read_synsets(path: str | os.PathLike[str]) -> dict[str, list[Synset]]:
     if not classes:
         raise SourceError(f"{path}: expected a list of synsets, found no class in it")
     return classes
+
+
+def format_synset(number: int) -> str:
+    """Write a synset's number as WordNet does.
+
+    >>> format_synset(2691156)
+    'n02691156'
+    """
+    return f"n{number:08d}"

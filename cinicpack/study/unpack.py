@@ -11,15 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, PackError, SelectionError, SourceError
+from cinicpack.formats.png import encode_pngs
 from cinicpack.store.pack import Pack, Split, open_pack
-from cinicpack.study.tree import building, encode_pngs, run_jobs, write_files
+from cinicpack.store.publish import publishing
+from cinicpack.study.tree import run_jobs, write_files
+from cinicpack.text import some
 
 __all__ = ["unpack"]
 
 _JOB_IMAGES: Final = 512
-_SHOWN: Final = 5
 
-# The authors' enlarged training set, which is named like the first.
+# The splits that the authors' enlarged training set is made of; it has the name of the first.
 _MERGED: Final = ("train", "valid")
 
 
@@ -47,14 +49,13 @@ def unpack(
 ) -> dict[str, int]:
     """Write images of a pack as ``DESTINATION/SPLIT/CLASS/NAME.png``, under their original names.
 
-    The pixels are the same, though not the bytes of the files: ``cinicpack.pack(destination)``
-    gives splits with the fingerprints of what was selected. A class without images in a split gets
-    an empty folder there, so that its label is not lost; of such a tree, or of some of CINIC-10's
-    classes, make a pack with ``allow_missing=True``. ``destination`` appears when all is written.
+    The pixels are the same, though not the bytes of the files: a pack of the tree has splits with
+    the fingerprints of what was selected. A class without images in a split gets an empty folder,
+    so that its label is not lost; of such a tree, or of some of CINIC-10's classes, make a pack
+    with ``allow_missing=True``. ``destination`` appears when all is written.
 
     Reproduces the authors' notebooks ``enlarge-train-set`` (``merge_train_valid=True``),
-    ``cifar-extraction`` and ``imagenet-extraction`` (``source=``), whose links
-    lead nowhere (BayesWatch/cinic-10).
+    ``cifar-extraction`` and ``imagenet-extraction`` (``source=``) of BayesWatch/cinic-10.
 
     Args:
         pack: a pack, or its path.
@@ -77,18 +78,37 @@ def unpack(
         SourceError: the tree that is to be linked lacks some of the files.
         DestinationError: ``destination`` is there, or cannot be written.
 
-    >>> from cinicpack.study.unpack import unpack
-    >>> unpack("cinic10.pack", "enlarged", merge_train_valid=True)  # doctest: +SKIP
-    {'train': 180000, 'test': 90000}
+    >>> unpack("cinic10.pack", "enlarged", merge_train_valid=True)
+    {'train': 180, 'test': 90}
     """
     pack = pack if isinstance(pack, Pack) else open_pack(pack)
+    parts = _choose(pack, split, source, classes, merge_train_valid)
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts[part.target] += len(part.rows)
+    destination = Path(destination)
+    with publishing(destination, overwrite=False, sync=False, empty_folder=True) as new:
+        jobs = _make_jobs(parts, new, None if link is None else Path(link), destination)
+        run_jobs(jobs, counts.total(), num_workers=num_workers, progress=progress)
+    return dict(counts)
+
+
+def _choose(
+    pack: Pack,
+    split: str | None,
+    source: str | None,
+    classes: str | Iterable[str] | None,
+    merge_train_valid: bool,
+) -> list[_ClassFolder]:
+    """Divide what is selected into class folders."""
     names = list(pack.splits) if split is None else split.split("+")
     if merge_train_valid and not set(_MERGED) <= set(names):
         raise ArgumentError(
             f"expected {' and '.join(_MERGED)} to merge, found the splits {', '.join(names)}"
         )
     chosen = [classes] if isinstance(classes, str) else classes and list(classes)
-    selected = pack["+".join(names)].select(source=source, classes=chosen)
+    # Only for its errors: select() refuses a selection without images.
+    pack["+".join(names)].select(source=source, classes=chosen)
     parts = [
         part
         for name in names
@@ -100,24 +120,7 @@ def unpack(
         )
     ]
     _check_names(parts)
-    with building(destination) as work:
-        for part in parts:
-            if not part.names:
-                write_files(work / part.target / part.class_name, [], [])
-        if link is None:
-            jobs = [job for part in parts for job in _write_jobs(part, work)]
-        else:
-            sources = _locate(Path(link), parts)
-            final = Path(os.path.realpath(destination))
-            jobs = [
-                partial(_link, part, folder, work, final)
-                for part, folder in zip(parts, sources, strict=True)
-            ]
-        run_jobs(jobs, len(selected), num_workers=num_workers, progress=progress)
-    counts: Counter[str] = Counter()
-    for part in parts:
-        counts[part.target] += len(part.rows)
-    return dict(counts)
+    return parts
 
 
 def _group_by_class(
@@ -149,20 +152,37 @@ def _check_names(parts: list[_ClassFolder]) -> None:
     if shared:
         raise SelectionError(
             f"{' and '.join(_MERGED)} cannot be merged: expected different names, found "
-            f"{_show(shared)} in both; leave out --merge-train-valid (merge_train_valid=True)"
+            f"{some(shared)} in both; leave out --merge-train-valid (merge_train_valid=True)"
         )
 
 
-def _write_jobs(part: _ClassFolder, work: Path) -> Iterator[Callable[[], int]]:
-    for start in range(0, len(part.rows), _JOB_IMAGES):
-        stop = start + _JOB_IMAGES
-        yield partial(
+def _make_jobs(
+    parts: list[_ClassFolder],
+    new: Path,
+    link: Path | None,
+    destination: Path,
+) -> list[Callable[[], int]]:
+    """Make jobs that write the files of all class folders, or links to those of a tree."""
+    for part in parts:
+        if not part.names:
+            write_files(new / part.target / part.class_name, [], [])
+    if link is not None:
+        final = Path(os.path.realpath(destination))
+        return [
+            partial(_link, part, folder, new, final)
+            for part, folder in zip(parts, _locate(link, parts), strict=True)
+        ]
+    return [
+        partial(
             _write,
             part.split,
-            part.rows[start:stop],
-            work / part.target / part.class_name,
-            part.names[start:stop],
+            part.rows[start : start + _JOB_IMAGES],
+            new / part.target / part.class_name,
+            part.names[start : start + _JOB_IMAGES],
         )
+        for part in parts
+        for start in range(0, len(part.rows), _JOB_IMAGES)
+    ]
 
 
 def _write(split: Split, rows: NDArray[np.int64], folder: Path, names: list[str]) -> int:
@@ -184,21 +204,17 @@ def _locate(tree: Path, parts: list[_ClassFolder]) -> list[Path]:
     if missing:
         raise SourceError(
             f"{tree}: expected SPLIT/CLASS/NAME.png of every selected image, found no "
-            f"{_show(missing)}; name the tree that was packed"
+            f"{some(missing)}; name the tree that was packed"
         )
     return folders
 
 
-def _link(part: _ClassFolder, source: Path, work: Path, final: Path) -> int:
-    # Links count from where they will really be, whatever links lead there.
-    folder = work / part.target / part.class_name
+def _link(part: _ClassFolder, linked: Path, new: Path, final: Path) -> int:
+    # A relative link starts at the real place of its folder, so symbolic links in the paths of
+    # destination and tree are resolved first.
+    folder = new / part.target / part.class_name
     folder.mkdir(parents=True, exist_ok=True)
-    start = os.path.relpath(os.path.realpath(source), final / part.target / part.class_name)
+    start = os.path.relpath(os.path.realpath(linked), final / part.target / part.class_name)
     for name in part.names:
         os.symlink(f"{start}/{name}", folder / name)
     return len(part.names)
-
-
-def _show(items: list[str]) -> str:
-    more = f" and {len(items) - _SHOWN:,} more" if len(items) > _SHOWN else ""
-    return ", ".join(items[:_SHOWN]) + more

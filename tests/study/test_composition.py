@@ -320,25 +320,6 @@ def test_contributors_are_taken_instead(inputs, tmp_path):
         compiled(inputs, tmp_path / "again", synsets=None, contributors=contributors)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", r"expected the columns synset, image_num, cinic_set, class, found $"),
-        ("synset,image_num,class", r"found synset, image_num, class"),
-        ("synset, image_num, cinic_set, class", r"found no line"),
-        ("class,cinic_set,image_num,synset\ncat,train,x,n1", r"c.csv:2: .* found 'cat, train, x,"),
-        ("synset,image_num,cinic_set,class\nn1,1,dev,cat", r"c.csv:2: "),
-        ("synset,image_num,cinic_set,class\nn1,1,train,lion", r"c.csv:2: "),
-        ("synset,image_num,cinic_set,class\nn1,1,train", r"c.csv:2: "),
-        ("synset,image_num,cinic_set,class" + "\nn1,1,train,cat" * 2, r"c.csv:3: .* once, found"),
-    ],
-)
-def test_other_lists_are_refused(inputs, tmp_path, text, message):
-    (tmp_path / "c.csv").write_text(text)
-    with pytest.raises(SourceError, match=message):
-        compiled(inputs, tmp_path / "made", synsets=None, contributors=tmp_path / "c.csv")
-
-
 # Arguments
 
 

@@ -7,12 +7,14 @@ import cinicpack
 from cinicpack import Pack, cinic10
 from cinicpack.cinic10 import Origin
 from cinicpack.cli import main
+from cinicpack.errors import SourceError
 from cinicpack.study.contributors import (
     SynsetCount,
     count_synsets,
     format_contributors,
     format_counts,
     format_unlisted,
+    read_contributors,
 )
 from cinicpack.study.synsets import Synset
 from cinicpack.synthetic import write_images
@@ -124,6 +126,43 @@ def test_pack_without_imagenet_has_no_contributors(tmp_path):
     assert format_contributors(pack) == "synset, image_num, cinic_set, class\n"
     assert count_synsets(pack) == []
     assert format_counts([]) == "synset, class, words, place\n"
+
+
+@pytest.mark.parametrize("synsets", [None, SYNSETS])
+def test_a_list_is_read_again(pack, tmp_path, synsets):
+    file = tmp_path / "c.csv"
+    file.write_text(format_contributors(pack, synsets).replace("test,", "valid,"))
+    assert read_contributors(file) == {
+        ("train", "automobile"): [(11, 7), (22, 5)],
+        ("train", "truck"): [(99, 8)],
+        ("valid", "automobile"): [(13, 123456789), (13, 2)],
+    }
+
+
+def test_columns_are_known_by_their_names(tmp_path):
+    (tmp_path / "c.csv").write_text(
+        "class,by,cinic_set,image_num,synset\n\ncat,me,test,2,n00000001"
+    )
+    assert read_contributors(tmp_path / "c.csv") == {("test", "cat"): [(1, 2)]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"expected the columns synset, image_num, cinic_set, class, found $"),
+        ("synset,image_num,class", r"found synset, image_num, class"),
+        ("synset, image_num, cinic_set, class", r"found no line"),
+        ("class,cinic_set,image_num,synset\ncat,train,x,n1", r"c.csv:2: .* found 'cat, train, x,"),
+        ("synset,image_num,cinic_set,class\nn1,1,dev,cat", r"c.csv:2: "),
+        ("synset,image_num,cinic_set,class\nn1,1,train,lion", r"c.csv:2: "),
+        ("synset,image_num,cinic_set,class\nn1,1,train", r"c.csv:2: "),
+        ("synset,image_num,cinic_set,class" + "\nn1,1,train,cat" * 2, r"c.csv:3: .* once, found"),
+    ],
+)
+def test_other_lists_are_refused(tmp_path, text, message):
+    (tmp_path / "c.csv").write_text(text)
+    with pytest.raises(SourceError, match=message):
+        read_contributors(tmp_path / "c.csv")
 
 
 def test_command_prints_or_writes_the_list(pack, tmp_path, capsys):

@@ -1,4 +1,3 @@
-import fcntl
 import hashlib
 import os
 import resource
@@ -18,6 +17,7 @@ import cinicpack
 from cinicpack import cinic10
 from cinicpack.cli import main
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
+from cinicpack.store.publish import locked
 from cinicpack.study.download import download
 from cinicpack.synthetic import write_tree
 
@@ -363,15 +363,17 @@ def test_a_disk_without_room_is_noticed_before(server, tmp_path, monkeypatch):
 
 
 def test_two_do_not_write_at_once(server, tmp_path):
-    with open(tmp_path / "CINIC-10.tar.gz.part", "wb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(DestinationError, match="another process is downloading to it"):
-            fetch(server, tmp_path)
+    with (
+        locked(tmp_path / "CINIC-10.tar.gz", wait=False),
+        pytest.raises(DestinationError, match=r"tar.gz: another process is writing it; wait"),
+    ):
+        fetch(server, tmp_path)
+    assert os.listdir(tmp_path) == []
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
 def test_folder_must_be_there(server, tmp_path):
-    with pytest.raises(DestinationError, match=r"cannot write .*none/a.tgz.part: No such file"):
+    with pytest.raises(DestinationError, match=r"cannot write in .*none: No such file"):
         fetch(server, tmp_path / "none" / "a.tgz")
 
 

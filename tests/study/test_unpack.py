@@ -1,5 +1,6 @@
 import contextlib
 import os
+import resource
 import shutil
 import warnings
 from io import BytesIO
@@ -21,7 +22,7 @@ from cinicpack.errors import (
     SelectionError,
     SourceError,
 )
-from cinicpack.study.tree import encode_pngs, write_files
+from cinicpack.formats.png import encode_pngs
 from cinicpack.study.unpack import unpack
 from cinicpack.synthetic import write_images, write_tree
 
@@ -201,15 +202,17 @@ def test_destination_is_no_mount_point(pack, tmp_path, monkeypatch):
 
 
 def test_folders_of_others_beside_it_are_kept(pack, tmp_path):
-    for name in (".out.tmp", ".out.old", ".out.a.tmp"):
+    for name in (".out.old", ".out.a.tmp", ".taken.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine").touch()
     for link in (None, tmp_path / "nowhere", tmp_path / "out"):
         with contextlib.suppress(SourceError, DestinationError):
             unpack(pack, tmp_path / "out", link=link, progress=False)
+    with pytest.raises(DestinationError, match=r"\.taken\.tmp: expected nothing there"):
+        unpack(pack, tmp_path / "taken", progress=False)
     found = sorted(path.name for path in tmp_path.iterdir())
-    assert found == [".out.a.tmp", ".out.old", ".out.tmp", "out"]
-    assert len(list(tmp_path.glob(".out.*/mine"))) == 3
+    assert found == [".out.a.tmp", ".out.old", ".taken.tmp", "out"]
+    assert len(list(tmp_path.glob(".*/mine"))) == 3
 
 
 def test_destination_must_be_free(pack, tmp_path):
@@ -227,20 +230,17 @@ def test_destination_must_be_free(pack, tmp_path):
     assert len(files(tmp_path / "empty")) == 27
 
 
-def test_failure_leaves_nothing(pack, tmp_path, monkeypatch):
-    calls = []
-
-    def fail(*arguments):
-        calls.append(arguments)
-        if len(calls) == 4:
-            raise OSError(28, "No space left on device")
-        return write_files(*arguments)
-
-    monkeypatch.setattr("cinicpack.study.unpack.write_files", fail)
-    with pytest.raises(OSError, match="No space left"):
-        unpack(pack, tmp_path / "made", num_workers=0, progress=False)
-    assert 4 <= len(calls) < 9
-    assert os.listdir(tmp_path) == []
+def test_failure_leaves_nothing(pack, tmp_path):
+    unpack(pack, tmp_path / "whole", progress=False)
+    sizes = [path.stat().st_size for path in (tmp_path / "whole").rglob("*.png")]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes) - 1, hard))
+    try:
+        with pytest.raises(DestinationError, match=r"cannot write \d files in .*: File too large"):
+            unpack(pack, tmp_path / "made", progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == ["whole"]
 
 
 @pytest.mark.parametrize("other", [b"../", b"..", b"."])

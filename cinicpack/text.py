@@ -1,0 +1,46 @@
+"""Text for people: lists that end in "and 7 more", and tables."""
+
+from collections.abc import Collection, Sequence
+
+__all__ = ["some", "table"]
+
+
+def some(items: Sequence[object], shown: int = 5, *, quoted: bool = False) -> str:
+    """List the first items, and say how many more there are.
+
+    Args:
+        items: what is listed, by its ``str``.
+        shown: how many at most.
+        quoted: write literals instead, which can be printed whatever is in them: names of files
+            may be no UTF-8.
+
+    >>> some(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(items) - shown:,} more" if len(items) > shown else ""
+    return ", ".join(map(repr if quoted else str, items[:shown])) + more
+
+
+def table(
+    rows: Sequence[Sequence[str]], widths: Sequence[int] = (), left: Collection[int] = (0,)
+) -> list[str]:
+    """Lay out rows of cells as lines, columns two spaces apart, without trailing blanks.
+
+    Args:
+        rows: cells, as many in every row.
+        widths: of the first columns at least, in characters; the widest cell may be wider.
+        left: numbers of the columns whose cells begin at the left; all others end at the right.
+
+    >>> table([("", "images"), ("train", "90,000")], widths=(6,))
+    ['        images', 'train   90,000']
+    """
+    columns = list(zip(*rows, strict=True))
+    spans = [max(map(len, column)) for column in columns]
+    spans[: len(widths)] = map(max, spans, widths)
+    pads = [str.ljust if number in left else str.rjust for number in range(len(columns))]
+    return [
+        "  ".join(
+            pad(cell, span) for pad, cell, span in zip(pads, row, spans, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
