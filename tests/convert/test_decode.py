@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from cinicpack import cinic10
 from cinicpack.convert.decode import decode_images, is_image, is_other_image, measure_image
 from cinicpack.convert.files import Content
 from cinicpack.formats.png import read_chunks
