@@ -204,7 +204,7 @@ class _TrainLoader(Loader):
             super().load_state_dict({**super().state_dict(), "seed": state["seed"]})
 
     def _check_epoch(self, epoch: int) -> None:
-        here, samples = self._following()
+        here, samples = self._stream.following
         if samples and here != epoch:
             raise StateError(
                 f"the checkpoint is in the middle of epoch {here}, which the trainer counts as "

@@ -7,18 +7,21 @@ from typing import Final
 
 __all__ = ["Repeats", "repeats"]
 
-# The clients of a federation may each have a loader of their own. 4,096 take 0.6 MB.
-_LIMIT: Final = 4096
 _EXCUSED: Final = -1
 
 
 class Repeats:
     """Counts loaders that gave epoch 0 and nothing else, by what their options hash to.
 
-    It refers to no loader, and remembers the ``_LIMIT`` latest hashes only.
+    It refers to no loader.
+
+    Args:
+        limit: how many hashes are remembered, the latest ones. 4,096 take 0.6 MB: the clients of a
+            federation may each have a loader of their own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 4096) -> None:
+        self._limit = limit
         self.forget()
 
     def forget(self) -> None:
@@ -48,7 +51,7 @@ class Repeats:
     def _keep(self, key: bytes, count: int) -> None:
         self._counts[key] = count
         self._counts.move_to_end(key)
-        if len(self._counts) > _LIMIT:
+        if len(self._counts) > self._limit:
             self._counts.popitem(last=False)
 
 

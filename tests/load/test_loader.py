@@ -27,7 +27,7 @@ AUGMENTS = [
 @pytest.fixture(autouse=True)
 def small_slabs(monkeypatch):
     """Make an epoch of 90 images many slabs, as it is at full size."""
-    monkeypatch.setattr("cinicpack.load.loader._SLAB_BYTES", 100_000)
+    monkeypatch.setattr("cinicpack.load.makers._SLAB_BYTES", 100_000)
 
 
 def digest(loader):
@@ -266,8 +266,8 @@ def test_dropped_batches_are_recycled(pack):
         for images, _ in loader:
             places.add(images.data_ptr())
         del images
-    slabs = loader.num_workers + 1 + 2
-    assert len(places) <= slabs * loader._slab_batches
+    # A slab of one batch for each that is under way or waiting, and two more.
+    assert len(places) <= loader.num_workers + 1 + 2
 
 
 def test_close_gives_the_memory_back(pack):
@@ -378,7 +378,8 @@ def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, 
     expected = [index.tolist() for epoch in range(2) for _, _, index in loader]
     loader.set_epoch(0)
     iterator = iter(loader)
-    got = [next(iterator)[2].tolist() for _ in range(3 * loader._slab_batches)]
+    # Whole slabs of two batches.
+    got = [next(iterator)[2].tolist() for _ in range(6)]
 
     def interrupt(pipeline):
         raise KeyboardInterrupt
@@ -396,15 +397,13 @@ def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, 
 
 
 def test_an_epoch_that_cannot_start_is_not_used_up(pack, monkeypatch):
-    loader = Loader(pack, batch_size=4, num_workers=2, return_index=True)
-    loader._cold = False
-    expected = [index.tolist() for _, _, index in loader]
+    loader, other = (Loader(pack, batch_size=4, num_workers=2, return_index=True) for _ in range(2))
+    expected = [index.tolist() for _, _, index in other]
     loader.load_state_dict({**loader.state_dict(), "epoch": 0, "samples": 8})
 
     def fail(thread):
         raise RuntimeError("can't start new thread")
 
-    loader._close_pipeline()
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", fail)
         with pytest.raises(RuntimeError, match="can't start"):
@@ -446,8 +445,8 @@ def test_epochs_count_on(pack):
     loader = Loader(pack, batch_size=16)
     assert loader.state_dict()["epoch"] == 0
     for expected in range(3):
-        for _ in loader:
-            assert loader.state_dict()["epoch"] == expected or not loader._running()
+        epochs = [loader.state_dict()["epoch"] for _ in loader]
+        assert epochs == [*[expected] * (len(loader) - 1), expected + 1]
     assert loader.state_dict()["epoch"] == 3
     loader.set_epoch(10)
     assert loader.state_dict()["epoch"] == 10
@@ -801,7 +800,7 @@ def test_an_open_loader_survives_its_pack(tree, tmp_path, name, replaced):
 
 
 def test_ranks_on_one_machine_share_its_cores(pack, monkeypatch):
-    monkeypatch.setattr("cinicpack.load.loader.usable_cores", lambda: 8)
+    monkeypatch.setattr("cinicpack.load.options.usable_cores", lambda: 8)
     assert Loader(pack).num_workers == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     assert Loader(pack).num_workers == 2
