@@ -1,0 +1,155 @@
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from cinicpack import Augment, Loader, LoaderError, StateError
+from tests.load.digests import digest
+
+
+@pytest.fixture(autouse=True)
+def small_slabs(monkeypatch):
+    """Make an epoch of 90 images many slabs, as it is at full size."""
+    monkeypatch.setattr("cinicpack.load.makers._SLAB_BYTES", 100_000)
+
+
+@pytest.mark.parametrize("batch_size", [5, 16])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_resume_at_every_batch(pack, batch_size, drop_last):
+    options: dict[str, Any] = {
+        "augment": Augment(),
+        "return_index": True,
+        "drop_last": drop_last,
+        "seed": 7,
+    }
+    loader = Loader(pack, "valid", batch_size=batch_size, num_workers=2, **options)
+    whole = list(loader) + list(loader)
+    per_epoch = len(loader)
+    loader = Loader(pack, "valid", batch_size=batch_size, **options)
+    iterator = iter(loader)
+    for position in range(per_epoch + 1):
+        state = json.loads(json.dumps(loader.state_dict()))
+        resumed = Loader(pack, "valid", batch_size=batch_size, num_workers=0, **options)
+        resumed.load_state_dict(state)
+        assert resumed.state_dict() == state
+        first = next(iter(resumed))
+        assert all(map(torch.equal, first, whole[position]))
+        if position < per_epoch:
+            next(iterator)
+
+
+def test_a_state_fits_any_batch_size_and_world_size(pack):
+    def rows(loader):
+        return [row for batch in loader for row in batch[2].tolist()]
+
+    options: dict[str, Any] = {"return_index": True, "seed": 3}
+    loader = Loader(pack, batch_size=8, **options)
+    iterator = iter(loader)
+    for _ in range(3):
+        next(iterator)
+    state = loader.state_dict()
+    assert state["samples"] == 24
+    expected = [row for batch in iterator for row in batch[2].tolist()]
+    other = Loader(pack, batch_size=11, **options)
+    other.load_state_dict(state)
+    assert rows(other) == expected
+    gathered = []
+    for rank in range(3):
+        part = Loader(pack, batch_size=3, rank=rank, world_size=3, **options)
+        part.load_state_dict(state)
+        gathered += rows(part)
+    assert sorted(gathered) == sorted(expected)
+
+
+def test_states_are_small(pack):
+    loader = Loader(
+        pack, "train+valid+test", classes=10 * pack.classes, source="imagenet",
+        augment=Augment(), seed=2**64 - 1, drop_last=True,
+    )  # fmt: skip
+    iter(loader)
+    assert len(json.dumps(loader.state_dict())) < 600
+    other = Loader(pack, classes=10 * pack.classes[:9])
+    with pytest.raises(StateError, match="classes"):
+        other.load_state_dict(loader.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"split": "valid"}, "split"),
+        ({"source": "cifar10"}, "source"),
+        ({"classes": ["cat"]}, "classes"),
+        ({"shuffle": False}, "shuffle"),
+        ({"drop_last": True}, "drop_last"),
+        ({"augment": Augment()}, "augment"),
+    ],
+)
+def test_a_state_of_other_options_is_refused_by_name(pack, options, name):
+    state = Loader(pack).state_dict()
+    with pytest.raises(StateError, match=name):
+        Loader(pack, **options).load_state_dict(state)
+
+
+def test_a_state_of_another_selection_is_refused(pack):
+    first = Loader(pack, pack["train"].select(indices=[1, 2, 3]))
+    with pytest.raises(StateError, match="split"):
+        Loader(pack, pack["train"].select(indices=[1, 2, 4])).load_state_dict(first.state_dict())
+
+
+@pytest.mark.parametrize("state", [None, {}, {"epoch": 0}, 5])
+def test_what_is_no_state_is_refused(pack, state):
+    with pytest.raises(StateError, match="state_dict"):
+        Loader(pack).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("epoch", "samples"), [(-1, 0), (0, -1), (0, 10**9), ("0", 0), (0, 1.5)])
+def test_a_damaged_state_is_refused(pack, epoch, samples):
+    loader = Loader(pack)
+    with pytest.raises(StateError, match="damaged"):
+        loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "samples": samples})
+
+
+def test_a_state_is_not_loaded_into_a_running_iterator(pack):
+    loader = Loader(pack, batch_size=4)
+    state = loader.state_dict()
+    iterator = iter(loader)
+    next(iterator)
+    with pytest.raises(LoaderError, match="running"):
+        loader.load_state_dict(state)
+    iterator.close()
+    loader.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_workers": 0}, {"num_workers": 2}, {"augment_on": "device"}]
+)
+def test_a_state_brings_its_seed_where_one_was_drawn(pack, options):
+    options = {"augment": Augment(), "batch_size": 16, "return_index": True, **options}
+    source = Loader(pack, seed=2**64 - 1, **options)
+    list(source)
+    iterator = iter(source)
+    next(iterator)
+    state = json.loads(json.dumps(source.state_dict()))
+    expected = [*iterator, *source]
+    loader = Loader(pack, seed=None, **options)
+    # What has been made ahead of the same place, with the seed that was drawn, is not given.
+    list(loader)
+    for _ in range(2):
+        loader.load_state_dict(state)
+        assert loader.seed == source.seed
+        assert loader.state_dict() == state
+        for batch, other in zip([*loader, *loader], expected, strict=True):
+            assert all(map(torch.equal, batch, other))
+    start = {**state, "epoch": 1, "samples": 0, "seed": 5}
+    loader.set_epoch(0)
+    list(loader)
+    loader.load_state_dict(start)
+    assert digest(loader) == digest(Loader(pack, **options | {"seed": 5, "epoch": 1}))
+    with pytest.raises(StateError, match="seed 5"):
+        Loader(pack, **options).load_state_dict(start)
+    for seed in (None, -1, 2**64, "1", 1.5):
+        with pytest.raises(StateError, match="damaged: expected seed"):
+            loader.load_state_dict({**state, "seed": seed})
+    assert loader.seed == 5
