@@ -1,17 +1,57 @@
+import inspect
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
 from cinicpack import ArgumentError, Augment, Loader, LoaderError, SelectionError
 from tests.load.digests import digest
 
+OPTIONS: dict[str, Any] = {
+    "batch_size": 7,
+    "shuffle": False,
+    "augment": Augment(cutout=3),
+    "normalize": ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
+    "dtype": "float16",
+    "channels_last": True,
+    "source": "imagenet",
+    "classes": ["cat", "dog"],
+    "drop_last": True,
+    "seed": 5,
+    "num_workers": 1,
+    "device": "cpu",
+    "augment_on": "device",
+    "resident": True,
+    "rank": 1,
+    "world_size": 2,
+    "return_index": True,
+    "output": "torch",
+}
 
-@pytest.mark.parametrize("option", ["batch_size", "seed", "augment", "split", "num_workers"])
-def test_options_cannot_be_changed(pack, option):
-    loader = Loader(pack)
-    before = getattr(loader, option)
-    with pytest.raises(ArgumentError, match=f"{option} of a Loader cannot be changed"):
-        setattr(loader, option, 7)
-    assert getattr(loader, option) is before
+
+def test_every_option_can_be_read_and_none_changed(pack):
+    loader = Loader(pack, "train+valid", epoch=3, **OPTIONS)
+    names = inspect.signature(Loader).parameters.keys() - {"pack", "split", "epoch"}
+    assert names == OPTIONS.keys()
+    assert {name: getattr(loader, name) for name in names} == OPTIONS
+    assert (loader.pack, loader.split.name, loader.epoch) == (pack, "train+valid", 3)
+    for name in ("pack", "split", *OPTIONS):
+        before = getattr(loader, name)
+        with pytest.raises(ArgumentError, match=f"{name} of a Loader cannot be changed"):
+            setattr(loader, name, 7)
+        assert getattr(loader, name) is before
+
+
+def test_options_are_what_was_meant(pack):
+    """Names of what was given as something else, and a choice of what was left out."""
+    given: dict[str, Any] = {"dtype": torch.float16, "normalize": np.False_}
+    loader = Loader(pack.path, pack["valid"], classes=iter(["cat", "dog"]), **given)
+    assert (loader.dtype, loader.classes, loader.normalize) == ("float16", ["cat", "dog"], False)
+    assert (loader.split.name, loader.pack.fingerprint) == ("valid", pack.fingerprint)
+    assert Loader(pack, classes="cat").classes == ["cat"]
+    assert loader.num_workers >= 1
+    assert (loader.rank, loader.world_size) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +90,8 @@ def test_options_cannot_be_changed(pack, option):
         ({"classes": ["cat", "cow"]}, SelectionError, "cow"),
         ({"classes": []}, SelectionError, "no images"),
         ({"augment_on": "gpu"}, ArgumentError, "augment_on"),
+        ({"output": "numpy", "augment_on": "device"}, ArgumentError, "made on the CPU"),
+        ({"output": "numpy", "resident": True}, ArgumentError, "made on the CPU"),
     ],
 )
 def test_bad_arguments_are_refused_by_name(pack, options, error, text):

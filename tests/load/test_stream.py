@@ -16,6 +16,19 @@ def small_slabs(monkeypatch):
     monkeypatch.setattr("cinicpack.load.makers._SLAB_BYTES", 100_000)
 
 
+def test_a_loader_is_closed_at_the_end_of_its_block(pack):
+    with Loader(pack, batch_size=4, num_workers=3) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        assert threads()
+    assert not threads()
+    for go_on in (lambda: next(iterator), lambda: iter(loader)):
+        with pytest.raises(LoaderError, match="close"):
+            go_on()
+    with pytest.raises(ZeroDivisionError), loader:
+        raise ZeroDivisionError
+
+
 @pytest.mark.parametrize("how", ["break", "exception", "drop", "close", "forget", "loader"])
 def test_no_thread_is_left(pack, how):
     loader = Loader(pack, batch_size=4, num_workers=3)
