@@ -43,7 +43,7 @@ class PackedDataModule(LightningDataModule):
     called again, without a checkpoint, after it ended in mid-epoch: the next epoch comes then.
 
     >>> from cinicpack.lightning import PackedDataModule
-    >>> data = PackedDataModule("cinic10.pack", batch_size=512)  # doctest: +SKIP
+    >>> data = PackedDataModule("cinic10.pack", batch_size=512)
     >>> lightning.Trainer(max_epochs=10).fit(model, data)  # doctest: +SKIP
     """
 

@@ -37,8 +37,8 @@ class PackedDataset(Dataset[tuple[Any, Any]]):
         class_to_idx: label of every class name.
 
     >>> import cinicpack
-    >>> dataset = cinicpack.PackedDataset("cinic10.pack", "train")  # doctest: +SKIP
-    >>> dataset[0]  # doctest: +SKIP
+    >>> dataset = cinicpack.PackedDataset("cinic10.pack", "train")
+    >>> dataset[0]  # doctest: +ELLIPSIS
     (<PIL.Image.Image image mode=RGB size=32x32 at ...>, 0)
     """
 
@@ -136,18 +136,9 @@ class PackedDataset(Dataset[tuple[Any, Any]]):
         return data
 
 
-def _make_pictures(pixels: NDArray[np.uint8]) -> list[Any]:
-    """Make PIL images of pixels (n, H, W, 3), all in one picture that is then cut."""
+def _make_pictures(pixels: NDArray[np.uint8]) -> list[Image.Image]:
+    """Make PIL images of pixels (n, H, W, 3)."""
+    # Cutting all images from one takes 3 µs each, `Image.fromarray` for each 5.5.
     count, height, width, _ = pixels.shape
-    planes = pixels.transpose(3, 0, 1, 2).reshape(3, count * height, width)
-    tall = Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
-    # 3 µs an image. Image._new, which does the same with more questions, makes it 4; Image.crop,
-    # which checks every box, 7; and Image.fromarray takes 20.
-    make, cut, mode, size = Image.Image, tall.im.crop, tall.mode, (width, height)
-    pictures = []
-    for top in range(0, count * height, height):
-        picture = make()
-        picture.im = cut((0, top, width, top + height))
-        picture._mode, picture._size = mode, size
-        pictures.append(picture)
-    return pictures
+    tall = Image.fromarray(pixels.reshape(count * height, width, 3))
+    return [tall.crop((0, top, width, top + height)) for top in range(0, count * height, height)]
