@@ -7,21 +7,23 @@ from typing import Any, Final, Self
 
 from cinicpack.errors import ArgumentError, LoaderError
 from cinicpack.load.augment import Augment
+from cinicpack.load.epoch import Epoch
 from cinicpack.load.makers import Maker, make_maker, make_samples, plan_pace
 from cinicpack.load.options import Normalize, Options, check_int, check_options, resolve_ranks
 from cinicpack.load.order import Share
 from cinicpack.load.repeats import repeats
 from cinicpack.load.samples import Samples
 from cinicpack.load.state import identify, read_state, write_state
-from cinicpack.load.stream import Epoch, Stream
+from cinicpack.load.stream import Stream
 from cinicpack.store.pack import Pack, PathLike, Split
 
 __all__ = ["Loader"]
 
-# All but the epoch, which goes on.
+# The attributes that are options. `Loader.epoch` is not: it counts on from the option.
 _OPTIONS: Final = tuple(name for name in Options.__dataclass_fields__ if name != "epoch")
-# A copy is made of these as they were opened and read, since a path leads elsewhere tomorrow, and
-# an iterator is used up; and of all else as it was given, to be decided anew where the copy is.
+# Arguments that a copy gets as they were opened and read: a path may lead elsewhere tomorrow, and
+# an iterator is used up. A copy gets all other arguments as they were given, so that the number of
+# threads, for example, is decided where the copy is made.
 _OPENED: Final = ("pack", "split", "classes", "normalize")
 
 
@@ -29,57 +31,63 @@ class Loader:
     """Iterates over epochs of augmented batches of a split.
 
     The first ``iter()`` is epoch 0, each further one the next. What happens to a sample is a pure
-    function of seed, epoch and index, and the order one of seed and epoch: any batch size, number
-    of threads and number of ranks give the same samples with the same pixels. So a loader that is
-    made anew gives epoch 0 again: make one for all epochs, or pass ``epoch`` or ``seed=None``. A
-    process warns once, where it makes the third shuffled or augmented loader with the same options
-    and each before gave epoch 0 only, more than a first batch of it, without ``epoch``, `set_epoch`
-    or a loaded state.
+    function of seed, epoch and index, and the order of samples one of seed and epoch: any batch
+    size, number of threads and number of ranks give the same samples with the same pixels. So a
+    loader that is made anew gives epoch 0 again: make one loader for all epochs, or pass ``epoch``
+    or ``seed=None``. A process warns once: when it makes the third shuffled or augmented loader
+    with the same options, and each of the others gave more than a first batch of epoch 0, no other
+    epoch, and had no ``epoch``, `set_epoch` or loaded state.
 
-    Batches are made ahead in slabs of one batch, or of several that make up 8 MiB (32 MiB for a
-    device, 64 MiB of resident pixels): at most ``num_workers + 1`` slabs are under way or waiting
-    (3 with resident pixels), towards the end of an epoch those that the next one starts with; the
-    threads are there until `close`, or until nothing refers to the loader and its iterators any
-    longer. The memory of a slab is used again when the images of none of its batches are referred
-    to any longer; images that are held keep their slab, labels and index do not. In the first epoch
-    one more thread reads the images ahead, in the order of the files. On a device the batches of a
-    slab share a storage: to save one alone, ``clone()`` it.
+    Threads make batches ahead in slabs: one batch, or several that together take 8 MiB (32 MiB for
+    a device, 64 MiB with resident pixels). At most ``num_workers + 1`` slabs are being made or
+    waiting (3 with resident pixels); at the end of an epoch these are the first of the next epoch.
+    The threads end with `close`, or when nothing refers to the loader and its iterators any longer.
+    The memory of a slab is used again when nothing refers to the images of its batches any longer;
+    labels and index have memory of their own. In the first epoch one more thread reads the images
+    ahead, in the order of the files. On a device the batches of a slab share a storage: ``clone()``
+    a batch to save it alone.
 
     Several threads may take batches from one iterator: each batch goes to one of them.
 
-    A copy, be it of `copy.copy`, `copy.deepcopy` or `pickle`, is a loader of its own with the same
-    arguments, at the place that `state_dict` names, and closed if this one is. A pickle holds no
-    images: where it is loaded the pack is opened again. Iterators cannot be copied.
+    ``with Loader(...) as loader`` closes the loader at the end of the block. Every option can be
+    read from an attribute of its name, and cannot be changed; `epoch` counts on.
+
+    A copy, made by `copy.copy`, `copy.deepcopy` or `pickle`, is a loader of its own with the same
+    arguments, at the place that `state_dict` names, and closed if its original is. A pickle holds
+    no images: the pack is opened again where the pickle is loaded. Iterators cannot be copied.
 
     Args:
         pack: a path, or an open `Pack`.
         split: name of a split, several joined by ``+``, or a `Split`.
         batch_size: images in a batch, per rank.
-        shuffle: draw a new order for every epoch; else rows in their order.
-        augment: what is done to training images; None: nothing.
-        normalize: True: with the pack's mean and std, whatever part of it is loaded; False: pixels
-            in [0, 1]; or (mean, std).
+        shuffle: draw a new order for every epoch; else samples come in the order of their rows.
+        augment: how training images are varied; None: not at all.
+        normalize: True: with mean and std of the whole pack, whatever part of it is loaded; False:
+            pixels stay in [0, 1]; or (mean, std), three numbers each.
         dtype: of the images: "float32", "float16", "bfloat16"; "uint8": pixels as they are, cropped
             and mirrored, but not normalised.
-        channels_last: torch tensors keep their shape with that memory format; NumPy arrays are
-            (B, H, W, 3).
+        channels_last: the channels of a pixel lie side by side in memory: torch tensors have the
+            memory format ``torch.channels_last``, NumPy arrays the shape (B, H, W, 3).
         source: only images from "cifar10" or "imagenet".
         classes: only images of these classes; labels stay as they are.
         drop_last: leave out the images that do not fill a batch on every rank.
-        seed: of order and augmentation, below 2**64; None: drawn anew, then a loaded state brings
-            its own. Where torch.distributed is initialised all ranks have rank 0's, and all must
-            make the loader.
-        epoch: of the first ``iter()``, as `set_epoch` sets it; None: 0.
-        num_workers: threads that make batches; None: the usable cores, divided among the ranks that
-            torchrun started on this machine; 0: the one that iterates.
-        device: where batches are given.
-        augment_on: "cpu", or "device".
-        resident: whether the split's pixels live on the device; implies ``augment_on="device"``.
-        rank: of this process; None: torch.distributed's when an epoch starts, if that is
-            initialised.
-        world_size: number of processes that share an epoch, likewise.
-        return_index: add the rows of the images in ``split``, before any narrowing.
-        output: "torch" or "numpy".
+        seed: of order and augmentation, below 2**64. None: one is drawn, and a loaded state brings
+            another; where torch.distributed is initialised, rank 0 draws for all ranks, so that
+            each of them must make the loader.
+        epoch: number of the first epoch, below 2**32; None: 0, which may be warned of, see above.
+        num_workers: number of threads that make batches; None: one for each usable core, divided
+            among the ranks that torchrun started on this machine; 0: batches are made by the
+            thread that iterates.
+        device: torch device of the batches: "cpu", "cuda", "cuda:1", or a `torch.device`.
+        augment_on: where images are augmented and normalised: "cpu", or "device".
+        resident: keep all pixels of the split on the device, which then augments.
+        rank: number of this process among those that share an epoch; None: at every start of an
+            epoch that of torch.distributed, or 0 if there is no process group.
+        world_size: number of processes that share an epoch; None: at every start of an epoch that
+            of torch.distributed, or 1 if there is no process group.
+        return_index: add the index of each image, which is its row in ``split``, whatever
+            ``source`` and ``classes`` leave of that.
+        output: kind of the arrays of a batch: "torch" or "numpy".
 
     A batch is ``(images, labels)`` or ``(images, labels, index)``: images (B, 3, H, W) of
     ``dtype``, labels (B,) int64, index (B,) int64.
@@ -89,9 +97,9 @@ class Loader:
         SelectionError: the pack has no such split, source or class.
         FileNotFoundError: there is no pack.
         PackError: the pack is damaged.
-        LoaderError: memory for copies to a GPU cannot be pinned; from ``iter()`` and ``len()``, and
-            at once where ``seed`` is None: WORLD_SIZE is above 1, but torch.distributed is not
-            initialised; or it was initialised after a seed had been drawn.
+        LoaderError: memory for copies to a GPU cannot be pinned. ``iter()`` and ``len()``, and with
+            ``seed=None`` the loader itself, raise it also where WORLD_SIZE is above 1 and
+            torch.distributed is not initialised, or was initialised after a seed had been drawn.
 
     >>> import cinicpack
     >>> loader = cinicpack.Loader(
@@ -163,7 +171,7 @@ class Loader:
         vars(self).update({name: getattr(options, name) for name in _OPTIONS})
         self._arguments = given | {name: getattr(options, name) for name in _OPENED}
         self._draws_seed = seed is None
-        # Whether ranks that come later would have other seeds.
+        # Whether each rank of a process group that is made later would have drawn another seed.
         self._seed_is_own = self._draws_seed and resolve_ranks(rank, world_size)[1] == 1
         self._identity = identify(options)
         self._samples, pace = make_samples(options), plan_pace(options)
@@ -173,7 +181,7 @@ class Loader:
         self._warn_of_repeat(epoch)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set what is not an option: these cannot be changed, for all else was made for them."""
+        """Refuse to change an option, since samples and threads were made for what it is."""
         if name == "epoch":
             raise ArgumentError("epoch of a Loader is not assigned: call set_epoch()")
         if name in _OPTIONS and name in vars(self):
@@ -185,9 +193,9 @@ class Loader:
         return self._share().batches(len(self._samples))
 
     def __iter__(self) -> Epoch:
-        """Start the next epoch, or go on where a loaded state stopped.
+        """Start the next epoch, or go on from where a loaded state is.
 
-        An iterator of this loader that is still running is closed.
+        A running iterator of this loader is closed.
         """
         iterator = self._stream.start(self._share(), self._repeat)
         if iterator.number:
@@ -217,29 +225,38 @@ class Loader:
         return self._stream.epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the number of the next epoch; those after it count on from there.
+        """Set the number of the next epoch; later epochs count on from there.
 
-        Where a state of that same epoch was loaded, it still goes on in the middle.
+        Where a state of that same epoch was loaded, the epoch still starts from where the state is.
+        Raises `ArgumentError` for what is no whole number of at least 0 and below 2**32.
         """
         self._stream.set_epoch(check_int("epoch", epoch, 0, 2**32))
         self._vary()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the epoch is, as JSON can hold it, in less than 600 bytes.
+        """Return where the loader is, as a dict that takes less than 600 bytes of JSON.
 
-        It counts what the consumer has received. After the last batch it is the start of the next
-        epoch.
+        A state counts what the consumer has received, not what was made ahead. After the last batch
+        of an epoch it names the start of the next one. `cinicpack.load.state` lists its keys.
+
+        >>> import cinicpack
+        >>> loader = cinicpack.Loader("cinic10.pack", batch_size=32, epoch=3)
+        >>> batch = next(iter(loader))
+        >>> state = loader.state_dict()
+        >>> state["epoch"], state["samples"]
+        (3, 32)
         """
         return write_state(self._identity, self._stream.position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state: the next ``iter()`` gives exactly what would have come.
 
-        Batch size, world size and number of threads may be others than when it was saved. A loader
-        made with ``seed=None`` takes the state's seed.
+        Batch size, world size and number of threads may differ from those of the loader that the
+        state is of. A loader made with ``seed=None`` takes the seed of the state.
 
         Raises:
-            StateError: the state is of another pack or other options; they are named.
+            StateError: the state is of another pack or other options, which the message names; or
+                it is damaged, or of a newer version of cinicpack.
             LoaderError: an iterator is running.
         """
         if self._stream.running():
@@ -258,7 +275,10 @@ class Loader:
         self._vary()
 
     def close(self) -> None:
-        """End the running iterator with its threads and give back the memory."""
+        """End the running iterator and all threads, and free the memory of slabs.
+
+        Batches that were received stay as they are. ``iter()`` raises `LoaderError` from now on.
+        """
         self._stream.close()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -275,7 +295,7 @@ class Loader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state["others"])
-        # Not that of a subclass, whose arguments are others.
+        # The `__init__` of a subclass may take other arguments, so it is not called.
         Loader.__init__(self, **state["arguments"])
         self._draws_seed = state["draws_seed"]
         self._stream.seek(*state["places"])
@@ -298,7 +318,7 @@ class Loader:
         return Share(self.batch_size, rank, world_size, self.drop_last)
 
     def _vary(self) -> None:
-        """Note that whoever uses loaders with these options knows of epochs."""
+        """Note that loaders with these options give other epochs than 0, or are meant not to."""
         if self._repeat is not None:
             repeats.excuse(self._repeat)
 
@@ -316,7 +336,7 @@ class Loader:
 
 
 def _find_repeat(options: Options, identity: dict[str, Any]) -> bytes | None:
-    """Return what loaders that repeat each other have in common; None: another one differs."""
+    """Hash all that makes the batches of two loaders equal; None: epoch 0 is like any other."""
     if not options.shuffle and options.augment is None:
         return None
     others = [str(getattr(options, name)) for name in _OPTIONS if name not in ("pack", "split")]

@@ -14,14 +14,15 @@ from cinicpack.load.samples import Samples
 
 __all__ = ["Maker", "Pace", "make_maker", "make_samples", "plan_pace"]
 
-# What a thread makes at once, several batches where these are small: 680 images of float32, 1.5 ms
-# of work. Going back to Python and waiting for its lock takes 20 to 100 µs each time; but the more
-# memory is under way, the less of it stays in the cache.
+# Size of a slab on the host: 680 images of float32, 1.5 ms of work for a thread. Between two slabs
+# a thread waits 20 to 100 µs for Python's lock, so larger slabs waste less time; but the larger
+# slabs are, the less of them stays in the processor's cache.
 _SLAB_BYTES: Final = 8 << 20
-# The same for a GPU, where a slab costs Python 0.2 ms and more, all of it under its lock: 8 threads
-# hand 2.3 million images of float32 a second to an H100, and 0.6 to 1 million in slabs of 8 MiB.
+# Size of a slab for a device: Python's lock is held for 0.2 ms and more for each. With 8 threads an
+# H100 gets 2.3 million images of float32 a second, and 0.6 to 1 million in slabs of 8 MiB.
 _DEVICE_SLAB_BYTES: Final = 32 << 20
-# What a GPU makes of resident pixels in one launch: 30 µs of its memory's time, a few launches'.
+# Size of a slab of resident pixels, which one launch makes: writing it takes the memory of a GPU
+# 30 µs, a few times as long as the launch.
 _LAUNCH_BYTES: Final = 64 << 20
 
 
@@ -32,7 +33,7 @@ class Maker(Protocol):
         """Make the samples at ``positions`` into batches with these edges."""
 
     def clear(self) -> None:
-        """Let go of all memory that no batch needs."""
+        """Free all memory that no batch needs."""
 
 
 class Pace(NamedTuple):
@@ -40,8 +41,8 @@ class Pace(NamedTuple):
 
     Attributes:
         slab_batches: batches in a slab.
-        threads: how many make slabs; 0: whoever asks for them.
-        ahead: slabs that are under way or waiting.
+        threads: number of threads that make slabs; 0: the consumer makes each when it needs it.
+        ahead: number of slabs that are being made or waiting.
     """
 
     slab_batches: int
@@ -54,7 +55,7 @@ def plan_pace(options: Options) -> Pace:
     slab_bytes = _SLAB_BYTES if _is_on_host(options) else _DEVICE_SLAB_BYTES
     threads = options.num_workers
     if options.resident:
-        # Threads only look up and launch then, and each slab takes 64 MiB of the device.
+        # Two threads suffice: the device does the work, and each slab takes 64 MiB of its memory.
         slab_bytes, threads = _LAUNCH_BYTES, min(threads, 2)
     slab_batches = max(1, slab_bytes // options.batch_format.nbytes(options.batch_size))
     return Pace(slab_batches, threads, threads + 1)
@@ -63,7 +64,9 @@ def plan_pace(options: Options) -> Pace:
 def make_samples(options: Options) -> Samples:
     """Choose the rows of a loader, and how their pixels become those of a batch.
 
-    Raises ``SelectionError`` where there are none, or no such source or class.
+    Raises:
+        SelectionError: no rows are left, or the pack has no such source or class.
+        ArgumentError: a std is not above 0, or the augmentation does not fit the size of images.
     """
     pack, split, normalize = options.pack, options.split, options.normalize
     rows = split.where(source=options.source, classes=options.classes)
@@ -79,7 +82,7 @@ def make_samples(options: Options) -> Samples:
 
 
 def make_maker(options: Options, samples: Samples, pace: Pace) -> Maker:
-    """Choose what makes the slabs.
+    """Make what makes the slabs, on the host or on a device.
 
     Raises:
         ArgumentError: there is no such device.
