@@ -24,10 +24,10 @@ Normalize: TypeAlias = bool | tuple[Sequence[float], Sequence[float]]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The arguments of a `Loader`, checked; their names and meaning are the Loader's.
+    """The arguments of a `Loader`, checked; `Loader` says what each of them means.
 
-    Paths are opened packs here, names are splits, and what was left to the loader is decided: seed
-    and number of threads. Rank and world size stay None where every epoch asks for them anew.
+    The pack is open, the split is looked up, dtype and classes are plain names, and seed and number
+    of threads are decided. Rank and world size are None if every epoch asks torch.distributed.
     """
 
     pack: Pack
@@ -62,7 +62,10 @@ class Options:
 
 
 def check_options(given: Mapping[str, Any]) -> Options:
-    """Check the arguments of a `Loader`, all of them by name, and decide what is left to it.
+    """Check the arguments of a `Loader`, and decide those that may be None.
+
+    Args:
+        given: all arguments, by name.
 
     Raises:
         ArgumentError: an argument is out of its domain.
@@ -100,13 +103,18 @@ def check_options(given: Mapping[str, Any]) -> Options:
     checked["normalize"] = _check_normalize(given["normalize"], checked["dtype"])
     _check_output(checked)
     if given["seed"] is None:
-        # Last, since with torch.distributed all ranks have to get here.
+        # The seed is drawn after all checks: with torch.distributed every rank waits for the others
+        # here, so that none may have failed before.
         checked["seed"] = _draw_seed(*ranks)
     return Options(**checked)
 
 
 def check_int(name: str, value: Any, low: int, stop: int | None = None) -> int:
-    """Return ``value`` as an int in [low, stop)."""
+    """Return ``value`` as an int in [low, stop); raises `ArgumentError` if it is none.
+
+    >>> check_int("seed", 7, 0)
+    7
+    """
     try:
         number = operator.index(value)
     except TypeError:
@@ -118,7 +126,10 @@ def check_int(name: str, value: Any, low: int, stop: int | None = None) -> int:
 
 
 def resolve_ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
-    """Find rank and world size: as given, as torch.distributed has them, or one alone."""
+    """Find rank and world size: as given, else those of torch.distributed, else (0, 1).
+
+    Raises `LoaderError` where WORLD_SIZE says that there are other ranks, but there is no group.
+    """
     if rank is not None and world_size is not None:
         return rank, world_size
     if (distributed := _find_group()) is not None:
@@ -143,7 +154,7 @@ def _find_group() -> Any:
 
 
 def _draw_seed(rank: int | None, world_size: int | None) -> int:
-    """Draw a seed, on rank 0 for all ranks."""
+    """Draw a seed; with torch.distributed all ranks get the one that rank 0 drew."""
     seed = secrets.randbits(64)
     if rank is not None:
         if world_size != 1:
@@ -176,7 +187,7 @@ def _check_split(pack: Pack, split: str | Split) -> Split:
 
 
 def _check_dtype(dtype: Any) -> str:
-    # torch.float32 and numpy.float32 say their names like this.
+    # `numpy.float32` has a `__name__`, and `str(torch.float32)` is "torch.float32".
     name = getattr(dtype, "__name__", str(dtype)).removeprefix("torch.")
     if name not in DTYPES:
         raise ArgumentError(f"expected dtype to be one of {', '.join(DTYPES)}, found {dtype!r}")

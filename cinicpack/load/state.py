@@ -8,16 +8,18 @@ Keys, in version 2:
     fingerprint  first 16 digits of the pack's
     split        its name; of a selection also "#" and 16 digits of the SHA-256 of its rows
     seed
-    options      16 digits of the SHA-256 of fingerprint, split and the options that follow
+    options      16 digits of the SHA-256 of fingerprint, split and all keys below
 
-and of these options those that are not the default: shuffle (true), drop_last (false), source
-(null), classes (null), augment (null; an object with what differs from ``Augment()``).
+Options follow that differ from their default: shuffle (true), drop_last (false), source (null),
+classes (null), augment (null; else an object with the fields that differ from ``Augment()``).
 
-A value whose JSON is longer than 60 characters is 16 digits of the SHA-256 of that. A callable is
-"callable": it has no value to compare. ``options`` tells where an option was lost on the way:
-torch.distributed loads only those keys of a checkpoint that the loader has which is there.
+A value whose JSON is longer than 60 characters is replaced by 16 digits of the SHA-256 of its JSON.
+A callable is "callable", since callables cannot be compared.
 
-Version 1 held every option, and up to 200 characters of JSON for classes.
+``options`` shows that a key was lost: torch.distributed loads a checkpoint into the state of a
+loader that was made anew, and leaves out every key that this state does not have.
+
+Version 1 held every option, and classes of up to 200 characters of JSON.
 """
 
 import dataclasses
@@ -58,7 +60,7 @@ class Position(NamedTuple):
 
 
 def identify(options: Options) -> dict[str, Any]:
-    """Collect what makes the samples of a loader what they are, as its state holds it."""
+    """Collect the entries of a loader's state that say what its samples are."""
     return _seal(
         {
             "fingerprint": options.pack.fingerprint[:16],
@@ -77,15 +79,21 @@ def write_state(identity: Mapping[str, Any], position: Position) -> dict[str, An
 def read_state(
     state: Any, identity: Mapping[str, Any], *, rows: int, any_seed: bool = False
 ) -> tuple[Position, int]:
-    """Return position and seed of a state of the loader with this identity and number of rows.
+    """Return the position and the seed that a state holds.
 
-    With ``any_seed`` the state may have another seed. Raises ``StateError`` where it is no state,
-    one of another loader, whose differences are named, or a damaged one.
+    Args:
+        state: what a loader saved, perhaps in an earlier version.
+        identity: of the loader that is to go on from the state.
+        rows: number of samples of that loader.
+        any_seed: whether the state may have another seed than the loader.
+
+    Raises ``StateError`` where this is no state, or a damaged one, or one of another loader; what
+    differs is named.
     """
     state = _upgrade(state)
     names = dict.fromkeys([*identity, *state])
     pairs = {name: (_get(state, name), _get(identity, name)) for name in names}
-    # Options last and alone: a difference that has a name is told of by that.
+    # The hash of all options is compared last: where an option differs, the message names it.
     theirs, ours = pairs.pop("options")
     different = [
         f"{name} {_shorten(there)} (here {_shorten(here)})"
@@ -96,8 +104,9 @@ def read_state(
         raise StateError(f"the state is of another loader: {', '.join(different)}")
     if theirs != ours:
         raise StateError(
-            "the state is of another loader, with an option that is not the default there and is "
-            "here: a torch.distributed checkpoint does not bring it along"
+            "the state is of another loader, one with an option that this loader leaves at its "
+            "default; the state does not name it, as a torch.distributed checkpoint gives a loader "
+            "only those entries that its own state has"
         )
     try:
         epoch = check_int("epoch", state["epoch"], 0, 2**32)
@@ -113,7 +122,7 @@ def _get(values: Mapping[str, Any], name: str) -> Any:
 
 
 def _upgrade(state: Any) -> dict[str, Any]:
-    """Bring a state to today's version, without that."""
+    """Return the entries of a state as today's version has them, without the version."""
     version: Any = state.get("version") if isinstance(state, dict) else None
     if isinstance(version, int) and version > _VERSION:
         raise StateError(
@@ -131,7 +140,7 @@ def _upgrade(state: Any) -> dict[str, Any]:
 
 
 def _upgrade_1(state: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what has its default, and abridge what is long."""
+    """Make a state of version 2 of one of version 1, which held all options."""
     identity = {name: state[name] for name in ("fingerprint", "split", "seed", *_DEFAULTS)}
     if identity["augment"] is not None:
         identity["augment"] = _leave_out_defaults(identity["augment"])
@@ -143,7 +152,7 @@ _UPGRADES: Final[dict[Any, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _u
 
 
 def _seal(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what is not the default, abridged, and add ``options``."""
+    """Leave out options that have their default, abridge long values, and add ``options``."""
     kept = {
         name: _abridge(value)
         for name, value in identity.items()

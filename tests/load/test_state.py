@@ -159,7 +159,7 @@ def test_an_option_that_was_lost_on_the_way_is_noticed(pack):
     for name in ("source", "augment"):
         options: dict[str, Any] = {"source": loader.source, "augment": loader.augment, name: None}
         state = {key: value for key, value in loader.state_dict().items() if key != name}
-        with pytest.raises(StateError, match="another loader, with an option"):
+        with pytest.raises(StateError, match="another loader, one with an option"):
             Loader(pack, **options).load_state_dict(state)
 
 
