@@ -18,32 +18,33 @@ _AUGMENT: Final = Augment()
 class PackedDataModule(LightningDataModule):
     """The splits of a pack for a Lightning ``Trainer``, each through a `Loader`.
 
-    Ranks share every epoch, in evaluation too without padding. A checkpoint of the trainer, saved
-    at any moment, holds where training is: it goes on with exactly the samples that would have
-    come, in the epoch that they are of. That is so after ``fit`` too, and where ``max_steps``,
-    ``max_time``, ``should_stop`` or an exception ended it in the middle of an epoch. Epochs of the
-    training loader are those of the trainer.
+    Ranks share every epoch, in evaluation too, without padding. A checkpoint of the trainer, saved
+    at any moment, holds where training is: training goes on with exactly the samples that would
+    have come, in their epoch. That is so after ``fit`` too, and where ``max_steps``, ``max_time``,
+    ``should_stop`` or an exception ended ``fit`` in the middle of an epoch. The training loader has
+    the epochs of the trainer.
 
     Args:
         pack: a path, or an open `Pack`.
         batch_size: images in a batch, per rank.
-        augment: what is done to training images; None: nothing.
+        augment: how training images are varied; None: not at all.
         train: split for training, as `Loader` takes it.
         valid: split for validation.
         test: split for test and prediction.
         drop_last: leave out the training images that do not fill a batch on every rank; else the
-            last batch may be smaller on some ranks, or empty, of which a mean is not a number.
+            last batch may be smaller on some ranks, or empty, and the mean of an empty batch is not
+            a number.
         options: of all loaders, as `Loader` takes them: ``dtype``, ``source``, ``seed``, ...;
-            ``device`` is the trainer's if that is a GPU. Not ``shuffle``: training is in a new
-            order every epoch, but for a trainer with ``overfit_batches``; all else is in order. Not
-            ``epoch``, which is the trainer's.
+            ``device`` is the trainer's if that is a GPU. Not ``shuffle``: training images come in a
+            new order every epoch, unless the trainer has ``overfit_batches``, and all others in
+            order. Not ``epoch``, which is the trainer's.
 
     Raises `ArgumentError` for ``shuffle`` and ``epoch``, and what `open_pack` raises. ``fit``
-    raises `StateError` for a checkpoint in mid-epoch of other data or options. It warns where it is
-    called again, without a checkpoint, after it ended in mid-epoch: the next epoch comes then.
+    raises `StateError` for a checkpoint in mid-epoch of other data or options. ``fit`` warns where
+    it is called again without a checkpoint after it ended in mid-epoch, and starts the next epoch.
 
     >>> from cinicpack.lightning import PackedDataModule
-    >>> data = PackedDataModule("cinic10.pack", batch_size=512)  # doctest: +SKIP
+    >>> data = PackedDataModule("cinic10.pack", batch_size=512)
     >>> lightning.Trainer(max_epochs=10).fit(model, data)  # doctest: +SKIP
     """
 
@@ -75,7 +76,7 @@ class PackedDataModule(LightningDataModule):
         self._state: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
-        """Make ready for a checkpoint; a subclass that overrides it calls it."""
+        """Prepare to go on from a checkpoint; a subclass that overrides this must call it."""
         self._state = None
         callbacks = getattr(self.trainer, "callbacks", None)
         if stage != "fit" or callbacks is None:
@@ -86,7 +87,8 @@ class PackedDataModule(LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Make the loader of the training split: shuffled, augmented, resumable."""
         options = {"augment": self.augment, "drop_last": self.drop_last, **self._loader_options()}
-        # Those are to be the same batches in every epoch. mypy does not see where it is set.
+        # A trainer with `overfit_batches` expects the same batches in every epoch. mypy takes
+        # `self.trainer` for None here.
         shuffle = not getattr(self.trainer, "overfit_batches", 0)
         if self.trainer is not None:
             _warn_of_left_epoch(self.trainer)
@@ -101,7 +103,7 @@ class PackedDataModule(LightningDataModule):
         return Loader(self.pack, self.test, shuffle=False, **self._loader_options())
 
     def predict_dataloader(self) -> Loader:
-        """Make the loader of the test split, likewise."""
+        """Make the loader of the test split: in order, as the images are."""
         return self.test_dataloader()
 
     def _loader_options(self) -> dict[str, Any]:
@@ -112,12 +114,12 @@ class PackedDataModule(LightningDataModule):
 
 
 class _Resumption(Callback):
-    """Has training go on where a checkpoint is, in mid-epoch or at an epoch's end.
+    """Makes training go on where a checkpoint is, in mid-epoch or at the end of an epoch.
 
-    When ``fit`` ends, by ``max_steps`` or ``should_stop``, the trainer counts the epoch as finished
-    wherever it is, and would go on from a checkpoint saved since then with the next epoch. With
-    ``max_steps`` it takes an epoch that is at its end for one in the middle, and would go on with a
-    single batch of the next.
+    When ``max_steps`` or ``should_stop`` end ``fit``, the trainer counts the epoch as finished even
+    in its middle, and from a checkpoint that is saved then it would go on with the next epoch. At
+    the end of an epoch ``max_steps`` makes the trainer count it as unfinished, and it would go on
+    with a single batch of the next epoch.
     """
 
     def on_load_checkpoint(
@@ -133,7 +135,7 @@ class _Resumption(Callback):
         fit = loops["fit_loop"]
         states = fit["state_dict"].get("combined_loader", [])
         if not states or not all("images_per_step" in state for state in states):
-            # It is of another data module, whose place in an epoch is none here.
+            # The checkpoint is of another data module: its place in an epoch means nothing here.
             return
         batches, epochs = fit["epoch_loop.batch_progress"], fit["epoch_progress"]
         current = epochs["current"]
@@ -145,17 +147,14 @@ class _Resumption(Callback):
             if not is_left:
                 batches["current"] = dict.fromkeys(batches["current"], 0)
                 batches["is_last_batch"] = False
-        # The trainer itself loads no state into a loader that it has asked for before, as for its
-        # estimated_stepping_batches.
+        # The state is kept for the loader to load, since the trainer does not load it into a loader
+        # that was made earlier, for its `estimated_stepping_batches`.
         if len(states) == 1:
             (module._state,) = states
 
 
 class _TrainLoader(Loader):
-    """A loader that keeps step with a trainer, which saves its state in checkpoints and loads it.
-
-    Its epochs are the trainer's.
-    """
+    """A loader that has the epochs of a trainer, which saves the loader's state and loads it."""
 
     def __init__(self, module: PackedDataModule, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -163,8 +162,8 @@ class _TrainLoader(Loader):
         self._trainer: Any = module.trainer
 
     def __iter__(self) -> Any:
-        # A generator: the epoch starts with its first batch, since the trainer calls iter() more
-        # than once for some epochs, and before it has loaded a checkpoint.
+        # This is a generator, so that an epoch starts with its first batch: the trainer calls
+        # iter() more than once for some epochs, and before it has loaded a checkpoint.
         if self._trainer is not None:
             self._resume()
             self._check_epoch(self._trainer.current_epoch)
@@ -177,11 +176,12 @@ class _TrainLoader(Loader):
             batches = self._trainer.fit_loop.epoch_loop.batch_progress
             done = batches.current.processed
             if done < batches.current.ready:
-                # The batch that the trainer is about comes again: the model has not learnt of it.
+                # The trainer has not finished its latest batch, so that this comes again: the model
+                # has not been trained on it.
                 samples = done * self._images_per_step()
                 state |= {"epoch": self._trainer.current_epoch, "samples": samples}
             elif batches.is_last_batch and state["samples"]:
-                # The trainer stops before the end where its limit_train_batches says so.
+                # A trainer with `limit_train_batches` ends an epoch before the loader does.
                 state |= {"epoch": state["epoch"] + 1, "samples": 0}
         return {**state, "images_per_step": self._images_per_step()}
 
@@ -196,7 +196,7 @@ class _TrainLoader(Loader):
         super().load_state_dict(state)
 
     def _resume(self) -> None:
-        """Load what a checkpoint has of this loader; from the end of an epoch that is the seed."""
+        """Load the loader's state of a checkpoint; at an epoch's end only the seed is needed."""
         state, self._module._state = self._module._state, None
         if state is not None and state["samples"]:
             self.load_state_dict(state)
@@ -204,7 +204,7 @@ class _TrainLoader(Loader):
             super().load_state_dict({**super().state_dict(), "seed": state["seed"]})
 
     def _check_epoch(self, epoch: int) -> None:
-        here, samples = self._following()
+        here, samples = self._stream.following
         if samples and here != epoch:
             raise StateError(
                 f"the checkpoint is in the middle of epoch {here}, which the trainer counts as "

@@ -1,4 +1,4 @@
-"""Repeats: loaders made anew with the same options, each of which gives epoch 0 again."""
+"""Repeats: loaders that are made anew with the same options, and so give epoch 0 again."""
 
 import os
 import threading
@@ -7,18 +7,19 @@ from typing import Final
 
 __all__ = ["Repeats", "repeats"]
 
-# The clients of a federation may each have a loader of their own. 4,096 take 0.6 MB.
-_LIMIT: Final = 4096
 _EXCUSED: Final = -1
 
 
 class Repeats:
-    """Counts loaders that gave epoch 0 and nothing else, by what their options hash to.
+    """Counts loaders that gave epoch 0 and no other, by a hash of their options.
 
-    It refers to no loader, and remembers the ``_LIMIT`` latest hashes only.
+    Args:
+        limit: number of hashes that are remembered, the latest ones; 4,096 take 0.6 MB. It is that
+            large since in federated learning each client may have a loader of its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = 4096) -> None:
+        self._limit = limit
         self.forget()
 
     def forget(self) -> None:
@@ -28,7 +29,7 @@ class Repeats:
         self._lock = threading.Lock()
 
     def is_next_due(self, key: bytes) -> bool:
-        """Say, once for all keys, that two loaders have given epoch 0 before this one."""
+        """Tell whether two loaders have given epoch 0 before this one; True once, for one key."""
         with self._lock:
             due = not self._is_told and self._counts.get(key, 0) >= 2
             self._is_told |= due
@@ -41,19 +42,20 @@ class Repeats:
             self._keep(key, count + 1 if count != _EXCUSED else count)
 
     def excuse(self, key: bytes) -> None:
-        """Count no loaders with these options any more: one of them had another epoch."""
+        """Count no more loaders with these options, since one of them had another epoch."""
         with self._lock:
             self._keep(key, _EXCUSED)
 
     def _keep(self, key: bytes, count: int) -> None:
         self._counts[key] = count
         self._counts.move_to_end(key)
-        if len(self._counts) > _LIMIT:
+        if len(self._counts) > self._limit:
             self._counts.popitem(last=False)
 
 
 repeats: Final = Repeats()
 
 if hasattr(os, "register_at_fork"):
-    # A thread that is not in the new process may have held the lock.
+    # A forked process gets a new lock, since the old one may be held by a thread that exists only
+    # in the first process.
     os.register_at_fork(after_in_child=repeats.forget)

@@ -1,4 +1,4 @@
-"""What exists once: it has memory, addresses or threads that a copy of it could not have."""
+"""Objects that exist once: a copy could not have their memory, addresses or threads."""
 
 from typing import NoReturn, SupportsIndex
 
@@ -6,10 +6,10 @@ __all__ = ["Unique"]
 
 
 class Unique:
-    """Refuses to be copied or pickled, as `copy.copy`, `copy.deepcopy` and `pickle` would do it.
+    """Refuses to be copied by `copy.copy` and `copy.deepcopy`, and to be pickled.
 
-    A copy would read where its original's memory was, hand memory out that the original still
-    lends, or wait for threads that are not there.
+    A copy would read from memory that its original has freed, lend memory that the original lends
+    too, or wait for threads that do not exist.
     """
 
     __slots__ = ()

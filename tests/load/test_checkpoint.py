@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.stateful import Stateful
@@ -46,3 +47,27 @@ def test_the_checkpoint_of_another_loader_is_refused(pack, tmp_path):
     save({"loader": make_loader(pack)}, checkpoint_id=tmp_path)
     with pytest.raises(StateError, match="seed 0"):
         load({"loader": make_loader(pack, seed=1)}, checkpoint_id=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "loaded"),
+    [
+        # An option that one of them does not have is not in the other's state, so that torch either
+        # does not find it, or leaves it out.
+        ({"augment": Augment()}, {}),
+        ({"augment": Augment(cutout=3)}, {"augment": Augment()}),
+        ({"source": "imagenet"}, {}),
+        ({"drop_last": True, "classes": ["cat"]}, {"classes": ["cat"]}),
+        ({}, {"augment": Augment()}),
+        ({}, {"augment": Augment(cutout=3)}),
+        ({}, {"shuffle": False}),
+        ({"classes": ["cat"]}, {"classes": ["dog"]}),
+    ],
+)
+def test_the_checkpoint_of_a_loader_with_other_options_is_refused(pack, tmp_path, saved, loaded):
+    save({"loader": make_loader(pack, **saved)}, checkpoint_id=tmp_path)
+    loader = make_loader(pack, **loaded)
+    with pytest.raises((StateError, CheckpointException)) as caught:
+        load({"loader": loader}, checkpoint_id=tmp_path)
+    assert isinstance(caught.value, StateError) or "loader." in str(caught.value)
+    assert loader.state_dict()["samples"] == 0

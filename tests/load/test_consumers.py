@@ -25,7 +25,7 @@ def hasty():
 
 @pytest.fixture
 def small_slabs(monkeypatch):
-    monkeypatch.setattr("cinicpack.load.loader._SLAB_BYTES", 50_000)
+    monkeypatch.setattr("cinicpack.load.makers._SLAB_BYTES", 50_000)
 
 
 def run_at_once(function: Callable[[int], Any], count: int = 4) -> list[Any]:

@@ -46,7 +46,7 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.fixture(autouse=True)
 def small_slabs(monkeypatch):
-    monkeypatch.setattr("cinicpack.load.loader._SLAB_BYTES", 100_000)
+    monkeypatch.setattr("cinicpack.load.makers._SLAB_BYTES", 100_000)
 
 
 def load(pack, split="valid", **options) -> Loader:
@@ -109,10 +109,10 @@ def test_a_copy_is_at_the_place_that_the_state_names(pack, data):
             loader, iterator = data.draw(st.sampled_from(WAYS))(loader), None
     other = data.draw(st.sampled_from(WAYS))(loader)
     assert other.state_dict() == loader.state_dict()
-    if not loader._running() and loader._start is None:
+    if loader.epoch != loader.state_dict()["epoch"]:
         # Broken off: the next iter() would be the next epoch.
         loader.load_state_dict(loader.state_dict())
-    rest = iterator if loader._running() and iterator else loader
+    rest = iterator if iterator is not None and iterator.is_running else loader
     assert rows_of(other) == rows_of(rest)
     assert rows_of(other) == rows_of(loader)
 
@@ -176,7 +176,7 @@ def test_arguments_are_copied_as_they_were_meant(pack, way, monkeypatch):
 
 def test_the_cores_are_those_of_where_the_copy_is(pack, monkeypatch):
     loader, fixed = load(pack), load(pack, num_workers=3)
-    monkeypatch.setattr("cinicpack.load.loader.usable_cores", lambda: 7)
+    monkeypatch.setattr("cinicpack.load.options.usable_cores", lambda: 7)
     assert [copy.copy(loader).num_workers, copy.copy(fixed).num_workers] == [7, 3]
 
 
@@ -245,13 +245,13 @@ def test_what_has_memory_or_threads_of_this_process_is_not_copied(pack, way, opt
     loader: Any = load(pack, **options)
     iterator: Any = iter(loader)
     next(iterator)
-    with pytest.raises(TypeError, match=r"cannot copy or pickle _Epoch.*copy or pickle the Loader"):
+    with pytest.raises(TypeError, match=r"cannot copy or pickle Epoch.*copy or pickle the Loader"):
         way(iterator)
     pool = Pool(partial(allocate_aligned, 100), 1)
     for thing in (loader._samples, loader._maker, iterator._pipeline, pool, pool.lend()):
         with pytest.raises(TypeError, match=f"cannot copy or pickle {type(thing).__name__}"):
             way(thing)
-    maker = HostMaker(loader._samples, loader._format, 8, 1)
+    maker = HostMaker(loader._samples, loader._maker._format, 8, 1)
     memory = maker._images.lend().lent
     with pytest.raises(TypeError, match="cannot copy or pickle _Memory"):
         way(memory)
@@ -345,15 +345,14 @@ def test_a_fork_while_another_thread_takes_a_batch_leaves_no_lock(pack, monkeypa
 
 
 @forks
-@pytest.mark.parametrize("lock", ["_lock", "_maker._lock"])
-def test_a_fork_while_another_thread_has_a_lock_leaves_a_loader_that_goes_on(pack, lock):
+@pytest.mark.parametrize("owner", ["_stream", "_maker"])
+def test_a_fork_while_another_thread_has_a_lock_leaves_a_loader_that_goes_on(pack, owner):
     loader: Any = load(pack, num_workers=1, augment_on="device", return_index=True)
     expected = rows_of(loader)
     has, forked = threading.Event(), threading.Event()
-    owner = loader._maker if lock == "_maker._lock" else loader
 
     def hold():
-        with owner._lock:
+        with getattr(loader, owner)._lock:
             has.set()
             forked.wait()
 

@@ -117,7 +117,7 @@ def test_fetching_several_is_fetching_each(dataset, data):
 
 
 def test_images_fetched_together_are_like_any_others(dataset):
-    """They are not made by Pillow's own functions, which take longer."""
+    """They are cut from one image."""
     first, (image, _) = dataset.__getitems__([4, 5])
     expected = Image.fromarray(dataset.data[5])
     assert image == expected

@@ -158,7 +158,7 @@ class LateCopies:
 
 @pytest.fixture
 def late_copies(monkeypatch):
-    monkeypatch.setattr("cinicpack.load.loader._DEVICE_SLAB_BYTES", 1)
+    monkeypatch.setattr("cinicpack.load.makers._DEVICE_SLAB_BYTES", 1)
     engine = LateCopies()
     yield engine
     engine.queue.put(None)

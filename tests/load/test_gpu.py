@@ -38,8 +38,8 @@ def pack(request, tmp_path_factory):
 @pytest.fixture
 def small_slabs(monkeypatch):
     """Make every batch a slab and a launch of its own, so that memory is used again at once."""
-    monkeypatch.setattr("cinicpack.load.loader._DEVICE_SLAB_BYTES", 1)
-    monkeypatch.setattr("cinicpack.load.loader._LAUNCH_BYTES", 1)
+    monkeypatch.setattr("cinicpack.load.makers._DEVICE_SLAB_BYTES", 1)
+    monkeypatch.setattr("cinicpack.load.makers._LAUNCH_BYTES", 1)
 
 
 def expect(pack, epochs=1, **options):

@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 import threading
 import warnings
 import weakref
@@ -7,20 +8,18 @@ import weakref
 import pytest
 
 from cinicpack import Augment, Loader
-from cinicpack.load import repeats
-from cinicpack.load.repeats import Repeats
+from cinicpack.load.repeats import Repeats, repeats
 
 TEXT = "is the third loader with these options"
 
 
 @pytest.fixture(autouse=True)
-def new_process(monkeypatch):
+def new_process():
     """Forget the loaders of other tests, and let none be told of but those that are expected."""
-    fresh = Repeats()
-    monkeypatch.setattr("cinicpack.load.loader.repeats", fresh)
+    repeats.forget()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", f".*{TEXT}", UserWarning)
-        yield fresh
+        yield
 
 
 def make(pack, **options):
@@ -120,23 +119,23 @@ def test_loaders_with_other_options_are_others(pack, first, second):
         make(pack, **first)
 
 
-def test_what_is_remembered_is_bounded_and_refers_to_no_loader(pack, monkeypatch, new_process):
-    monkeypatch.setattr(repeats, "_LIMIT", 3)
+def test_what_is_remembered_refers_to_no_loader(pack):
     loader = make(pack)
     list(loader)
     reference = weakref.ref(loader)
     del loader
     gc.collect()
     assert reference() is None
-    for seed in range(1, 6):
-        list(make(pack, seed=seed))
-    assert len(new_process._counts) == 3
-    # That of seed 0 is forgotten, that of seed 5 is not.
-    list(make(pack))
-    make(pack)
-    list(make(pack, seed=5))
-    with pytest.warns(UserWarning, match=TEXT):
-        make(pack, seed=5)
+
+
+def test_what_is_remembered_is_bounded():
+    few = Repeats(limit=3)
+    for key in (b"a", b"a", b"b", b"c", b"d", b"d"):
+        few.count(key)
+    assert not few.is_next_due(b"a")
+    few.count(b"a")
+    assert not few.is_next_due(b"a")
+    assert few.is_next_due(b"d")
 
 
 def test_loaders_on_several_threads_are_told_of_once(pack):
@@ -162,10 +161,12 @@ def test_loaders_on_several_threads_are_told_of_once(pack):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_process_starts_anew_whatever_lock_was_held():
-    ours = repeats.repeats
-    with ours._lock:
+    repeats.count(b"a")
+    with repeats._lock:
         child = os.fork()
         if not child:
-            ours.count(b"a")
-            os._exit(len(ours._counts))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+            signal.alarm(20)
+            repeats.count(b"a")
+            # Once in this process.
+            os._exit(repeats.is_next_due(b"a"))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

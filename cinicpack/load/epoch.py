@@ -1,0 +1,191 @@
+"""An epoch: the iterator over its batches, which several threads may share."""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+
+from cinicpack.errors import LoaderError
+from cinicpack.load.batches import Batch, Slab
+from cinicpack.load.pipeline import Pipeline
+from cinicpack.load.repeats import repeats
+from cinicpack.load.unique import Unique
+
+__all__ = ["Epoch", "Locked", "Place"]
+
+
+class Locked(Unique):
+    """What has a lock, and can be used in a forked process, whatever thread had the lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _all_locked.add(self)
+
+    def unlock(self) -> bool:
+        """Replace the lock if another thread has it, and return whether one has.
+
+        In a forked process that thread does not exist, so that nothing else would free the lock.
+        """
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            return False
+        self._lock = threading.RLock()
+        return True
+
+
+_all_locked: weakref.WeakSet[Locked] = weakref.WeakSet()
+
+
+def _unlock_all() -> None:
+    for locked in list(_all_locked):
+        locked.unlock()
+
+
+os.register_at_fork(after_in_child=_unlock_all)
+
+
+class Place:
+    """Where an iterator is: only the iterator writes this, and its stream reads it.
+
+    It outlives an iterator that was dropped, whose place is then that of the loader.
+    """
+
+    __slots__ = ("epoch", "samples")
+
+    def __init__(self, epoch: int, samples: int = 0) -> None:
+        self.epoch = epoch
+        self.samples = samples
+
+
+class Epoch(Locked):
+    """Iterates over the batches of an epoch, in order, from a place on.
+
+    Threads that call ``next()`` at once get their batches one after the other, by a lock.
+
+    Args:
+        place: where it starts, and notes how far it is.
+        step: number of samples that all ranks together have of a batch.
+        batches: number of batches from the place on.
+        pipeline: what gives the slabs from the place on.
+        reading: what reads images ahead, and is closed with the epoch.
+        finish: is called after the last batch, perhaps more than once.
+        repeat: the hash by which `repeats` counts the loader; None: the loader is not counted.
+
+    Attributes:
+        is_running: whether it has batches left.
+        is_over: whether ``next()`` has raised StopIteration, or the iterator was closed.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        step: int,
+        batches: int,
+        pipeline: Pipeline[Slab],
+        reading: Pipeline[int] | None,
+        finish: Callable[[], None],
+        repeat: bytes | None,
+    ) -> None:
+        super().__init__()
+        self._place = place
+        self._step = step
+        self._batches_left = batches
+        self._pipeline = pipeline
+        self._reading = reading
+        self._tell_finished = finish
+        self._repeat = None if place.epoch else repeat
+        self._ready: list[Batch] = []
+        self._receive: Callable[[Batch], None] | None = None
+        self.is_over = False
+        self.is_running = True
+
+    def __iter__(self) -> "Epoch":
+        return self
+
+    def __next__(self) -> Batch:
+        with self._lock:
+            try:
+                batch = (self._ready or self._refill()).pop()
+                if self._receive is not None:
+                    self._receive(batch)
+                self._batches_left -= 1
+                if self._batches_left:
+                    self._place.samples += self._step
+                else:
+                    self._finish()
+                if self._repeat is not None and self._place.samples > self._step:
+                    self._count()
+            except StopIteration:
+                raise
+            except BaseException:
+                # Close it after an interrupt too, which may have come between taking a batch and
+                # returning it: going on would skip that batch.
+                self.close()
+                raise
+        return batch
+
+    def __del__(self) -> None:
+        # The threads are not waited for: the garbage collector may call this on a thread that has
+        # a lock which they need.
+        if self.is_running:
+            self._pipeline.stop()
+
+    @property
+    def number(self) -> int:
+        """The number of the epoch."""
+        return self._place.epoch
+
+    def close(self) -> None:
+        """End the epoch here: ``next()`` raises `LoaderError` from now on, on any thread."""
+        # The lock is not taken: the garbage collector may call this on a thread that makes slabs,
+        # and a consumer that has the lock may wait for that very thread.
+        was_running, self.is_running = self.is_running, False
+        self.is_over = True
+        self._ready = []
+        self._batches_left = -1
+        if was_running:
+            self._pipeline.close()
+        self._stop_reading()
+
+    def unlock(self) -> bool:
+        """Close the iterator where another thread was in ``next()``, whose batch is lost."""
+        was_locked = super().unlock()
+        if was_locked:
+            self.close()
+        return was_locked
+
+    def _refill(self) -> list[Batch]:
+        if not self._batches_left:
+            # Only an epoch without any batch is not finished yet; for others this does nothing.
+            self._finish()
+            self.is_over = True
+            raise StopIteration
+        slab = next(self._pipeline, None) if self.is_running else None
+        if slab is not None:
+            self._ready, self._receive = slab
+        # `is_running` is looked at after `_ready` was set, since another thread may call `close` in
+        # between.
+        if slab is None or not self.is_running:
+            self._ready = []
+            raise LoaderError(
+                "expected a running iterator, found one that was closed: by close(), by a newer "
+                "iter() of its loader, by an error or interrupt in next(), or by a fork of the "
+                "process while another thread was in next()"
+            )
+        return slab.batches
+
+    def _finish(self) -> None:
+        self._tell_finished()
+        self.is_running = False
+        self._stop_reading()
+        self._count()
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+
+    def _count(self) -> None:
+        """Count, once, that the loader gave epoch 0: all of it, or more than a first batch."""
+        if self._repeat is not None:
+            repeats.count(self._repeat)
+            self._repeat = None

@@ -1,0 +1,199 @@
+"""The stream: which batches come next, epoch after epoch, and what makes them."""
+
+import weakref
+from functools import partial
+
+import numpy as np
+
+from cinicpack.errors import LoaderError
+from cinicpack.load.batches import Slab
+from cinicpack.load.epoch import Epoch, Locked, Place
+from cinicpack.load.makers import Maker, Pace
+from cinicpack.load.options import Options
+from cinicpack.load.order import Schedule, Share
+from cinicpack.load.pipeline import Pipeline
+from cinicpack.load.samples import Samples
+from cinicpack.load.state import Position
+
+__all__ = ["Stream"]
+
+
+class Stream(Locked):
+    """Where a loader is, and what makes the batches from there on.
+
+    The stream's lock is held while an epoch is started, finished or set, which several threads may
+    do at once. `close` and `position` take no lock: the garbage collector or a signal handler may
+    call them on a thread that is amid one of these.
+
+    Args:
+        samples: of the loader.
+        maker: what makes slabs of the samples.
+        options: of the loader.
+        pace: how much is made at a time.
+    """
+
+    def __init__(self, samples: Samples, maker: Maker, options: Options, pace: Pace) -> None:
+        super().__init__()
+        self._samples = samples
+        self._maker = maker
+        self._pace = pace
+        self._shuffle = options.shuffle
+        self._seed = options.seed
+        # Where the latest iterator is.
+        self._place = Place(0)
+        # Where the next iterator starts; None: at the epoch after that of the latest.
+        self._start: Position | None = Position(options.epoch or 0, 0)
+        # Where the second next iterator starts, likewise: set in a copy that was made in mid-epoch
+        # after set_epoch(), whose next iterator has the rest of that epoch.
+        self._then: Position | None = None
+        self._current: weakref.ref[Epoch] | None = None
+        # What gives the slabs, and between two epochs what it gives next; else None.
+        self._pipeline: Pipeline[Slab] | None = None
+        self._pipeline_at: tuple[Share, Position] | None = None
+        self._is_cold = options.num_workers > 0 and not options.resident
+        self._is_closed = False
+
+    @property
+    def position(self) -> Position:
+        """The epoch, and how many of its samples the consumer has received."""
+        # `_start` is read first: another thread may start or finish an epoch meanwhile, and `start`
+        # clears `_start` only after `_place` and `_current` are those of the new iterator.
+        start, running = self._start, self.running()
+        if start is not None and not running:
+            return start
+        place = self._place
+        return Position(place.epoch, place.samples)
+
+    @property
+    def following(self) -> Position:
+        """Where the next iterator starts."""
+        return self._start or Position(self._place.epoch + 1, 0)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the latest iterator until that is over, then the epoch that comes next."""
+        current = None if self._current is None else self._current()
+        if current is not None and not current.is_over:
+            return self._place.epoch
+        return self.following.epoch
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._is_closed
+
+    def running(self) -> Epoch | None:
+        """Return the latest iterator if it has batches left."""
+        current = None if self._current is None else self._current()
+        return current if current is not None and current.is_running else None
+
+    def places(self) -> tuple[Position, Position | None]:
+        """Return the arguments of `seek` with which another stream goes on like this one."""
+        with self._lock:
+            return self.position, self._start if self.running() else self._then
+
+    def seek(self, start: Position, then: Position | None = None) -> None:
+        """Set where the next iterator starts, and the second next; None: at the next epoch."""
+        with self._lock:
+            self._start, self._then = start, then
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the next iterator at an epoch, unless a loaded state is within that epoch."""
+        with self._lock:
+            if self._start is None or self._start.epoch != epoch:
+                self._start = Position(epoch, 0)
+            self._then = None
+
+    def reseed(self, seed: int) -> None:
+        """Draw with another seed from now on, and drop what was made ahead with the old one."""
+        self._close_pipeline()
+        self._seed = seed
+        self._samples.seed = np.uint64(seed)
+
+    def start(self, share: Share, repeat: bytes | None) -> Epoch:
+        """Start the next iterator, and close a running one.
+
+        Args:
+            share: what this rank takes of the epoch.
+            repeat: the hash by which `repeats` counts the loader; None: the loader is not counted.
+
+        Raises ``LoaderError`` after `close`.
+        """
+        self._check_open()
+        with self._lock:
+            if running := self.running():
+                running.close()
+            start = self.following
+            place = Place(*start)
+            batches = share.batches(len(self._samples) - start.samples)
+            pipeline = self._open_pipeline(share, start)
+            # Images are read ahead in one epoch only: afterwards they are in the page cache, or it
+            # has no room for them.
+            reading = self._samples.read_ahead() if self._is_cold else None
+            self._is_cold = False
+            finish = partial(self._finish, place, share)
+            epoch = Epoch(place, share.step, batches, pipeline, reading, finish, repeat)
+            # `_start` is cleared last, since another thread may be in `position`.
+            self._place = place
+            self._current = weakref.ref(epoch)
+            self._start, self._then = self._then, None
+        if self._is_closed:
+            # Another thread called `close` meanwhile, which may not have seen the new iterator.
+            self.close()
+        return epoch
+
+    def close(self) -> None:
+        """End the running iterator and all threads, and free the memory of slabs."""
+        self._is_closed = True
+        if running := self.running():
+            running.close()
+        self._close_pipeline()
+        self._maker.clear()
+
+    def _finish(self, place: Place, share: Share) -> None:
+        """Go over to the next epoch, unless another thread has started a newer iterator."""
+        with self._lock:
+            if self._place is place:
+                following = Position(place.epoch + 1, 0)
+                self._pipeline_at = (share, following)
+                if self._start is None:
+                    self._start = following
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise LoaderError("expected an open loader, found one after close(); make a new one")
+
+    def _open_pipeline(self, share: Share, start: Position) -> Pipeline[Slab]:
+        """Return what gives the slabs from ``start`` on.
+
+        That is the pipeline of the epoch before where it goes on like this, which it does not after
+        a fork: its threads are not in the new process.
+        """
+        pipeline = self._pipeline
+        if pipeline is None or self._pipeline_at != (share, start) or not pipeline.is_alive():
+            self._close_pipeline()
+            schedule = Schedule(
+                len(self._samples),
+                shuffle=self._shuffle,
+                seed=self._seed,
+                share=share,
+                slab_batches=self._pace.slab_batches,
+                epoch=start.epoch,
+                consumed=start.samples,
+            )
+            # Threads refer to the function below, so it must not refer to the stream: else the
+            # threads would keep a loader alive that nothing else refers to.
+            maker = self._maker
+            pipeline = self._pipeline = Pipeline(
+                lambda number: maker.make(*schedule[number]),
+                len(schedule),
+                self._pace.threads,
+                self._pace.ahead,
+            )
+        self._pipeline_at = None
+        return pipeline
+
+    def _close_pipeline(self) -> None:
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
