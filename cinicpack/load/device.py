@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, LoaderError
 from cinicpack.load.batches import Batch, BatchFormat, Slab
+from cinicpack.load.draws import COUNT
 from cinicpack.load.memory import Pool, allocate_aligned
 from cinicpack.load.on_torch import choose_augment, place_constants
 from cinicpack.load.samples import Samples
@@ -28,8 +29,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "uint8": torch.uint8,
 }
-# Of a sample: what `kernels.draw` writes, and label, row and position.
-_DRAWS = 5
+# Label, row and position of a sample.
 _INTEGERS = 3
 # Triton compiles a kernel for pointers to multiples of this, and once more for others.
 _ALIGNMENT = 16
@@ -121,7 +121,7 @@ class DeviceMaker(Unique):
         self._lock = threading.Lock()
         if self._augments:
             nbytes = 8 * _INTEGERS * slab_images if resident else self._raw.nbytes(slab_images)
-            nbytes += _ALIGNMENT + 4 * _DRAWS * slab_images
+            nbytes += _ALIGNMENT + 4 * COUNT * slab_images
         else:
             nbytes = batch_format.nbytes(slab_images)
         get = allocate_aligned if self._stream is None else _allocate_pinned
@@ -192,8 +192,8 @@ class DeviceMaker(Unique):
             labels, rows = block.labels, block.rows
             self._samples.gather(block, positions)
         start = end + -end % _ALIGNMENT
-        end = start + 4 * _DRAWS * count
-        draws = memory[start:end].view(np.int32).reshape(count, _DRAWS)
+        end = start + 4 * COUNT * count
+        draws = memory[start:end].view(np.int32).reshape(count, COUNT)
         self._samples.draw(rows, epoch, draws)
         sent = self._send(memory[:end])
         if pixels is None:
@@ -201,7 +201,7 @@ class DeviceMaker(Unique):
         images = self._augment_pixels(
             pixels,
             _of(sent, memory, places) if self._is_resident else None,
-            _of(sent, memory, draws).view(count, _DRAWS),
+            _of(sent, memory, draws).view(count, COUNT),
             self._constants,
             self._samples.transform,
             _DTYPES[form.dtype],

@@ -14,7 +14,8 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from cinicpack.load.samples import Transform
+from cinicpack.load.draws import COLUMNS
+from cinicpack.load.transform import Transform
 
 __all__ = ["AugmentPixels", "augment_with_torch", "choose_augment", "place_constants"]
 
@@ -79,7 +80,7 @@ def _can_use_triton() -> bool:
 def augment_with_torch(
     pixels: torch.Tensor,
     positions: torch.Tensor | None,
-    draws: torch.Tensor,
+    drawn: torch.Tensor,
     constants: torch.Tensor,
     transform: Transform,
     dtype: torch.dtype,
@@ -90,7 +91,7 @@ def augment_with_torch(
     Args:
         pixels: (M, 3, H, W) uint8, contiguous.
         positions: (n,) int64, which of them; None: all, in order.
-        draws: (n, 5) int32, see `kernels.draw`.
+        drawn: (n, COUNT) int32, see `draws.COLUMNS`.
         constants: what `place_constants` gives for the transform.
         transform: the parameters of the augmentation that are not drawn.
         dtype: of the batch.
@@ -102,11 +103,13 @@ def augment_with_torch(
     height, width = transform.height, transform.width
     scale, shift, filler = constants.view(3, 3, 1, 1)
     device = pixels.device
-    dy, dx, mirror, cy, cx = draws.to(torch.int64).unsqueeze(2).unbind(1)
+    by_sample = drawn.to(torch.int64).unsqueeze(2).unbind(1)
+    column = dict(zip(COLUMNS, by_sample, strict=True))
     columns = torch.arange(width, device=device).unsqueeze(0)
     rows = torch.arange(height, device=device).unsqueeze(0)
-    y = rows + dy - transform.crop_padding
-    x = torch.where(mirror != 0, width - 1 - columns, columns) + dx - transform.crop_padding
+    y = rows + column["dy"] - transform.crop_padding
+    x = torch.where(column["mirror"] != 0, width - 1 - columns, columns)
+    x = x + column["dx"] - transform.crop_padding
     visible = None
     if transform.reflect:
         y, x = y.abs(), x.abs()
@@ -124,7 +127,7 @@ def augment_with_torch(
         out = out.to(torch.float32) * scale
         out = out + shift
     if transform.cutout:
-        top, left = cy - transform.cutout // 2, cx - transform.cutout // 2
+        top, left = column["cy"] - transform.cutout // 2, column["cx"] - transform.cutout // 2
         inside_y = (rows >= top) & (rows < top + transform.cutout)
         inside_x = (columns >= left) & (columns < left + transform.cutout)
         inside = (inside_y.unsqueeze(2) & inside_x.unsqueeze(1)).unsqueeze(1)

@@ -6,11 +6,17 @@ import torch
 import triton
 import triton.language as tl
 
-from cinicpack.load.samples import Transform
+from cinicpack.load import draws
+from cinicpack.load.transform import Transform
 
 __all__ = ["augment_with_triton"]
 
 _BLOCK = 1024
+# A Triton kernel takes no other globals than these.
+_COUNT = tl.constexpr(draws.COUNT)
+_DY, _DX = tl.constexpr(draws.DY), tl.constexpr(draws.DX)
+_MIRROR = tl.constexpr(draws.MIRROR)
+_CY, _CX = tl.constexpr(draws.CY), tl.constexpr(draws.CX)
 # The loader launches from several threads, and Triton does not say that this is safe. The first
 # launch compiles, which the others should wait for rather than do as well.
 _LAUNCH = Lock()
@@ -18,7 +24,7 @@ _LAUNCH = Lock()
 
 @triton.jit
 def _augment(
-    pixels, positions, draws, constants, out,
+    pixels, positions, drawn, constants, out,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PADDING: tl.constexpr, REFLECT: tl.constexpr,
     CUTOUT: tl.constexpr, CHANNELS_LAST: tl.constexpr, GATHER: tl.constexpr, RAW: tl.constexpr,
     BFLOAT16: tl.constexpr, BLOCK: tl.constexpr,
@@ -35,10 +41,10 @@ def _augment(
     inside = pixel < plane
     row = pixel // WIDTH
     column = pixel % WIDTH
-    drawn = draws + image * 5
-    y = row + (tl.load(drawn) - PADDING)
-    mirror = tl.load(drawn + 2) != 0
-    x = tl.where(mirror, WIDTH - 1 - column, column) + (tl.load(drawn + 1) - PADDING)
+    drawn += image * _COUNT
+    y = row + (tl.load(drawn + _DY) - PADDING)
+    mirror = tl.load(drawn + _MIRROR) != 0
+    x = tl.where(mirror, WIDTH - 1 - column, column) + (tl.load(drawn + _DX) - PADDING)
     if REFLECT:
         y = tl.abs(y)
         x = tl.abs(x)
@@ -46,16 +52,16 @@ def _augment(
         x = tl.minimum(x, 2 * (WIDTH - 1) - x)
     visible = inside & (y >= 0) & (y < HEIGHT) & (x >= 0) & (x < WIDTH)
     if CUTOUT:
-        top = tl.load(drawn + 3) - CUTOUT // 2
-        left = tl.load(drawn + 4) - CUTOUT // 2
+        top = tl.load(drawn + _CY) - CUTOUT // 2
+        left = tl.load(drawn + _CX) - CUTOUT // 2
         hole = (row >= top) & (row < top + CUTOUT) & (column >= left) & (column < left + CUTOUT)
-    source = image
+    read_from = image
     if GATHER:
-        source = tl.load(positions + image)
-    source_start = pixels + source * (3 * plane)
+        read_from = tl.load(positions + image)
+    read_start = pixels + read_from * (3 * plane)
     target_start = out + image * (3 * plane)
     for channel in tl.static_range(3):
-        value = tl.load(source_start + (channel * plane + y * WIDTH + x), mask=visible, other=0)
+        value = tl.load(read_start + (channel * plane + y * WIDTH + x), mask=visible, other=0)
         if RAW:
             result = value.to(tl.int32)
         else:
@@ -79,14 +85,14 @@ def _augment(
 def augment_with_triton(
     pixels: torch.Tensor,
     positions: torch.Tensor | None,
-    draws: torch.Tensor,
+    drawn: torch.Tensor,
     constants: torch.Tensor,
     transform: Transform,
     dtype: torch.dtype,
     channels_last: bool,
 ) -> torch.Tensor:
     """Do as `on_torch.augment_with_torch` does, in one kernel on the current stream."""
-    count, height, width = len(draws), transform.height, transform.width
+    count, height, width = len(drawn), transform.height, transform.width
     layout = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.empty(
         (count, 3, height, width), dtype=dtype, device=pixels.device, memory_format=layout
@@ -98,7 +104,7 @@ def augment_with_triton(
         _augment[grid](
             pixels,
             pixels if positions is None else positions,
-            draws,
+            drawn,
             constants,
             out.view(torch.uint16) if dtype == torch.bfloat16 else out,
             HEIGHT=height,

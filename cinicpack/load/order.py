@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.load.kernels.fill import shuffle as _shuffle
+from cinicpack.load.kernels.random import shuffle as _shuffle
 
 __all__ = ["Schedule", "Share", "Work", "epoch_order"]
 
