@@ -26,6 +26,7 @@ from cinicpack.load.order import Schedule, Share
 from cinicpack.load.pipeline import Pipeline
 from cinicpack.load.repeats import repeats
 from cinicpack.load.samples import Samples
+from cinicpack.load.transform import make_transform
 from cinicpack.load.unique import Unique
 from cinicpack.store.pack import Pack, PathLike, Split, open_pack
 
@@ -200,9 +201,9 @@ class Loader:
         self.seed = _draw_seed(self._given_ranks) if seed is None else seed
         # Whether ranks that come later would have other seeds.
         self._seed_is_own = self._draws_seed and self._resolve_ranks()[1] == 1
-        self._samples = Samples(
-            self.split, rows, augment, self.seed, self._format, mean, std, normalized
-        )
+        shape = self.pack.image_shape
+        transform = make_transform(augment, shape, mean, std, normalized=normalized, dtype=dtype)
+        self._samples = Samples(self.split, rows, transform, self.seed, self._format)
         self._split_text = _describe_split(self.split)
         # With resident pixels threads only look up and launch, and each slab that is made ahead
         # takes 64 MiB of the device.
@@ -451,7 +452,7 @@ class Loader:
     def _reseed(self, seed: int) -> None:
         # What was made ahead has the old seed.
         self._close_pipeline()
-        self._samples.seed = np.uint64(seed)
+        self._samples.reseed(seed)
         super().__setattr__("seed", seed)
 
     def _identity(self) -> dict[str, Any]:
