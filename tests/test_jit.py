@@ -7,6 +7,7 @@ from typing import Any
 
 import numba
 import pytest
+from numba.core.caching import FunctionCache
 
 from cinicpack import jit as jit_module
 from cinicpack.jit import jit
@@ -109,12 +110,12 @@ def test_numba_has_the_private_parts_that_are_used():
 @pytest.fixture
 def numba_of_another_kind(monkeypatch):
     """Numba whose cache has a method with another argument."""
-    index_key = jit_module.FunctionCache._index_key
+    index_key = FunctionCache._index_key
 
     def other(self, overload, codegen):
         return index_key(self, overload, codegen)
 
-    monkeypatch.setattr(jit_module.FunctionCache, "_index_key", other)
+    monkeypatch.setattr(FunctionCache, "_index_key", other)
     jit_module._has_known_numba.cache_clear()
     yield
     jit_module._has_known_numba.cache_clear()
@@ -122,7 +123,7 @@ def numba_of_another_kind(monkeypatch):
 
 def test_with_another_numba_its_own_cache_is_used(load, numba_of_another_kind, caplog):
     first = load(2)
-    assert type(first._cache) is jit_module.FunctionCache
+    assert type(first._cache) is FunctionCache
     assert first(21) == 42
     second = load(2)
     assert second(21) == 42
