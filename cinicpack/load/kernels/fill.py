@@ -141,13 +141,16 @@ def _find_row(y: Any, top: Any, reflect: Any, height: Any) -> Any:
 @literal
 def _write_rows(
     target, ahead, pixels, step, black, mask, coefficients, mirror, top, left, reflect, height,
-    width, item, dtype, channels_last, ties, lanes,
+    width, own_height, own_width, item, dtype, channels_last, ties, lanes,
 ):  # fmt: skip
     """Write an image row by row, and ask for the next one meanwhile.
 
     Images come in random order from more memory than any cache holds. To ask for the next one row
     by row is worth a quarter of the speed, and all at once half of that.
     """
+    # LLVM does not compile this into its caller, and so would not know of a size that is constant.
+    if own_width:
+        height, width = own_height, own_width
     w, plane = _u64(width), _u64(height * width)
     pixel_bytes = 3 * item if channels_last else item
     last = w - _u64(lanes)
@@ -253,7 +256,7 @@ def _make_fill(
             ahead = places[min(i + _u64(1), count - _u64(1))]
             _write_rows(
                 target, ahead, pixels, step, black, mask, coefficients, mirror, top, left, reflect,
-                height, width, item, dtype, channels_last, ties, lanes,
+                height, width, own_height, own_width, item, dtype, channels_last, ties, lanes,
             )  # fmt: skip
             if reflect:
                 _write_edges(
