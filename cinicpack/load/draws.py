@@ -43,7 +43,11 @@ ORDER: Final = 3
 COLUMNS: Final = ("dy", "dx", "mirror", "cy", "cx")
 COUNT: Final = len(COLUMNS)
 # Numba and Triton compile the places of the columns in as constants.
-DY, DX, MIRROR, CY, CX = range(COUNT)
+DY: Final = COLUMNS.index("dy")
+DX: Final = COLUMNS.index("dx")
+MIRROR: Final = COLUMNS.index("mirror")
+CY: Final = COLUMNS.index("cy")
+CX: Final = COLUMNS.index("cx")
 
 
 class Draw(NamedTuple):
