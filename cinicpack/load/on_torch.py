@@ -1,6 +1,6 @@
 """Augmentation on a device: one fused kernel where Triton is, torch operations everywhere else.
 
-Both do what `load.kernels` does on the CPU, in the same order with the same roundings, and give the
+Both do what `kernels.fill` does on the CPU, in the same order with the same roundings, and give the
 same bytes: crop, mirror, multiply, add, cut out, round to the type of the batch.
 """
 
@@ -36,7 +36,8 @@ AugmentPixels: TypeAlias = Callable[
 def place_constants(transform: Transform, device: torch.device) -> torch.Tensor:
     """Put scale, shift and filler of the channels on a device: (3, 3) float32.
 
-    Once and not for each batch: a copy from memory that is not pinned waits for the stream.
+    This is done once and not for each batch: a copy from memory that is not pinned waits for all
+    that is queued on the stream.
     """
     rows = (transform.scale, transform.shift, transform.filler)
     return torch.from_numpy(np.array(rows, np.float32)).to(device)
@@ -45,8 +46,8 @@ def place_constants(transform: Transform, device: torch.device) -> torch.Tensor:
 def choose_augment(device: torch.device) -> AugmentPixels:
     """Choose what makes batches on a device: the fused kernel on a GPU where it can be compiled.
 
-    Elsewhere torch operations give the same bytes, on a GPU much slower: that is said in a
-    ``UserWarning`` once a process.
+    Elsewhere torch operations give the same bytes. A ``UserWarning``, once a process, says where a
+    GPU has to use them, on which they are much slower.
     """
     if device.type != "cuda" or not _can_use_triton():
         return augment_with_torch
@@ -57,7 +58,7 @@ def choose_augment(device: torch.device) -> AugmentPixels:
 
 @cache
 def _can_use_triton() -> bool:
-    """Say whether Triton is there, and what it needs to compile the code that launches a kernel."""
+    """Say whether Triton is there, with all that it needs to compile the launch of a kernel."""
     reason = "Triton is not installed"
     if find_spec("triton") is not None:
         from triton.runtime import driver
@@ -123,7 +124,7 @@ def augment_with_torch(
     if visible is not None:
         out = out * visible.unsqueeze(1)
     if dtype != torch.uint8:
-        # Two operations, hence two roundings.
+        # Multiplication and addition are two operations, so that each rounds, as everywhere.
         out = out.to(torch.float32) * scale
         out = out + shift
     if transform.cutout:

@@ -12,13 +12,13 @@ from cinicpack.load.transform import Transform
 __all__ = ["augment_with_triton"]
 
 _BLOCK = 1024
-# A Triton kernel takes no other globals than these.
+# Triton compiles a global into a kernel only where it is a constexpr.
 _COUNT = tl.constexpr(draws.COUNT)
 _DY, _DX = tl.constexpr(draws.DY), tl.constexpr(draws.DX)
 _MIRROR = tl.constexpr(draws.MIRROR)
 _CY, _CX = tl.constexpr(draws.CY), tl.constexpr(draws.CX)
-# The loader launches from several threads, and Triton does not say that this is safe. The first
-# launch compiles, which the others should wait for rather than do as well.
+# Launches take turns: the loader launches from several threads, which Triton does not call safe,
+# and the threads should wait for the first launch to compile the kernel rather than compile it too.
 _LAUNCH = Lock()
 
 
@@ -31,9 +31,9 @@ def _augment(
 ):  # fmt: skip
     """Write a block of the pixels of one image, in all three channels.
 
-    Where a pixel comes from is worked out once for the three, since the kernel would else be held
-    up by its integers rather than by memory. Offsets in an image are 32 bits; those of images are
-    64, because a split may have more than 2**31 bytes.
+    Where a pixel comes from is worked out once for the three channels; otherwise the kernel would
+    wait for its integers rather than for memory. Offsets in an image have 32 bits; those of images
+    have 64, because a split may have more than 2**31 bytes.
     """
     image = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -65,14 +65,15 @@ def _augment(
         if RAW:
             result = value.to(tl.int32)
         else:
-            # Compiled without fusion (see the launch): two roundings, as everywhere.
+            # The launch forbids to fuse the two operations, so that each rounds, as everywhere.
             result = value.to(tl.float32) * tl.load(constants + channel)
             result = result + tl.load(constants + 3 + channel)
         if CUTOUT:
             filler = tl.load(constants + 6 + channel)
             result = tl.where(hole, filler.to(result.dtype), result)
         if BFLOAT16:
-            # By hand, to nearest with ties to even: Triton's interpreter cuts the lower bits off.
+            # Rounded by hand to nearest, ties to even: Triton's interpreter would cut the lower
+            # bits off.
             bits = result.to(tl.uint32, bitcast=True)
             result = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         if CHANNELS_LAST:

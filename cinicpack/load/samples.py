@@ -17,7 +17,7 @@ from cinicpack.store.pack import Split
 
 __all__ = ["Samples"]
 
-# Read ahead between two looks at whether to go on.
+# How much is read ahead between two looks at whether to go on.
 _READ_BYTES: Final = 8 << 20
 
 
@@ -40,8 +40,8 @@ class Samples(Unique):
         seed: int,
         batch_format: BatchFormat,
     ) -> None:
-        # The addresses hold as long as the files are mapped: threads that read there refer to this
-        # object, not to the addresses alone.
+        # The split keeps the files mapped, without which the addresses mean nothing: threads that
+        # read there must refer to this object, not to the addresses alone.
         self._split = split
         self._rows = rows.copy()
         self._addresses = split.addresses()[rows]
@@ -72,8 +72,8 @@ class Samples(Unique):
     def read_ahead(self) -> Pipeline[int]:
         """Start to read all images from the disk, on a thread and in the order of the files.
 
-        It takes a few milliseconds where they are in the page cache. What is returned must be
-        closed, or dropped, to end the thread.
+        Reading takes a few milliseconds where the images are in the page cache. The thread ends
+        with the pipeline that is returned: close or drop it.
         """
         read = partial(self._read, np.sort(self._addresses))
         count = -(-len(self) // self._step)
@@ -92,7 +92,7 @@ class Samples(Unique):
         draw(rows, seed, np.uint64(epoch), self.transform.draws, out)
 
     def _read(self, addresses: NDArray[np.uint64], number: int) -> int:
-        """Read a step of the images; a method, so that its thread keeps the files mapped."""
+        """Read a step of the images; a method, so that its thread keeps them mapped."""
         return touch(addresses[number * self._step : (number + 1) * self._step], self._image_bytes)
 
     def _run(

@@ -20,12 +20,14 @@ from cinicpack.load.kernels.vectors import bytes_at, convert_block, literal, spi
 __all__ = ["fill_kernel"]
 
 _u64 = np.uint64
-# A row is converted in blocks of the first of these that it is as wide as. Blocks of 32 were seldom
-# faster than 16, and up to a tenth slower; blocks of 8 are a quarter slower where a type is small.
+# How many pixels are converted at once: the first of these numbers that a row is as wide as. Blocks
+# of 32 were seldom faster than 16, and up to a tenth slower; blocks of 8 are a quarter slower where
+# a type is small.
 _LANES: Final = (16, 8, 1)
-# Sizes that have kernels of their own, in which they are constants: a quarter faster for bfloat16,
-# a fifth for uint8, a twentieth for float32.
+# Sizes of images that have kernels of their own, where height and width are constants: a quarter
+# faster for bfloat16, a fifth for uint8, a twentieth for float32.
 _OWN_SIZES: Final = ((32, 32), (64, 64))
+# Bytes of a cache line.
 _LINE: Final = 64
 _ITEM_SIZES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1}
 
@@ -43,10 +45,10 @@ def fill_kernel(
     Args:
         dtype: "float32", "float16", "bfloat16" or "uint8".
         channels_last: write (H, W, 3) rather than (3, H, W).
-        height: of the images, the one that the kernel will be called with.
-        width: likewise.
-        scale: (3,), likewise.
-        shift: (3,), likewise.
+        height: of the images, as in the parameters that the kernel will be called with.
+        width: of the images, as in these parameters.
+        scale: (3,), as in these parameters.
+        shift: (3,), as in these parameters.
 
     The kernel's arguments, all arrays in C order and writeable (any other type of array would be
     compiled for anew):
@@ -70,10 +72,10 @@ def fill_kernel(
 
 
 def _has_ties(scale: NDArray[np.float32], shift: NDArray[np.float32]) -> bool:
-    """Say whether a pixel's value lies in the middle between two bfloat16.
+    """Say whether any pixel's value lies in the middle between two bfloat16.
 
-    One in a hundred choices of mean and std has such; without, rounding takes two instructions
-    of five.
+    One in a hundred choices of mean and std has such a value. Without one, to round takes two
+    instructions instead of five.
     """
     pixels = np.arange(256, dtype=np.float32)[:, None]
     return bool(((pixels * scale + shift).view(np.uint32) & 0xFFFF == 0x8000).any())
@@ -89,7 +91,7 @@ def _copy_image(address: Any, size: Any, scratch: NDArray[np.uint8], start: Any)
 
 @jit
 def _make_ruler(width: int) -> NDArray[np.uint8]:
-    """Make what a mask for any shift of a row is a part of: three rows, the one amid visible."""
+    """Make a row of 255 between two rows of 0: the masks of all shifts of a row are parts of it."""
     ruler = np.zeros(3 * width, np.uint8)
     for x in range(_u64(width), _u64(2 * width)):
         ruler[x] = 255
@@ -106,7 +108,7 @@ def _look_up(
     out_labels: NDArray[np.int64],
     out_index: NDArray[np.int64],
 ) -> None:
-    """Read all tables at once: their cache misses overlap here, but would not between images."""
+    """Look up all samples before any image is made, so that the cache misses overlap."""
     for i in range(_u64(len(samples))):
         sample = _u64(samples[i])
         places[i] = addresses[sample]
@@ -216,7 +218,7 @@ def _write_edges(
 def _make_fill(
     dtype: str, channels_last: bool, ties: bool, lanes: int, own_height: int, own_width: int
 ) -> Callable[..., None]:
-    # Numba caches a closure by the values it closes over, so these may be strings and numbers only.
+    # Numba caches a closure by the values that it closes over: only strings and numbers will do.
     item = _ITEM_SIZES[dtype]
     pixel_bytes = 3 * item if channels_last else item
 

@@ -64,7 +64,7 @@ def _type_prefetch(_typing: Any, _address: Any, write: int) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
         insert: Any = cgutils.get_or_insert_function
         function = insert(builder.module, kind, "llvm.prefetch.p0")
-        # As near to the core as possible, data rather than code.
+        # 3: as near to the core as possible; 1: data rather than code.
         builder.call(function, [pointer, _INT(write), _INT(3), _INT(1)])
         return context.get_dummy_value()
 
@@ -138,7 +138,7 @@ def _interleave(builder: Any, planes: Sequence[Any]) -> Any:
 
 
 def _affine(builder: Any, pixels: Any, coefficients: Any, channels: Sequence[int]) -> Any:
-    """Multiply and add, rounding twice; ``channels`` says which channel each lane is of."""
+    """Multiply and add, each with a rounding; ``channels`` says which channel each lane is of."""
 
     def lanes(first: int) -> Any:
         three = _vector(_FLOAT, 3)(ir.Undefined)
@@ -152,7 +152,7 @@ def _affine(builder: Any, pixels: Any, coefficients: Any, channels: Sequence[int
 
 
 def _round_bfloat16(builder: Any, values: Any, ties: bool) -> Any:
-    """Round to nearest in the upper 16 bits of every lane, ties to even (if there are any)."""
+    """Round every lane to nearest in its upper 16 bits; ``ties``: halves occur, and go to even."""
     lanes = values.type.count
     bits = builder.bitcast(values, _vector(_INT, lanes))
     rounded = builder.add(bits, _constant(0x8000, lanes))
@@ -168,7 +168,7 @@ def _to_float16(builder: Any, values: Any, features: str) -> Any:
     lanes = values.type.count
     if "+f16c" in features or "+neon" in features:
         return builder.fptrunc(values, _vector(_HALF, lanes))
-    # LLVM would call a function here that numba does not have.
+    # For these processors LLVM would call a function that numba does not have.
     bits = builder.bitcast(values, _vector(_INT, lanes))
     sign = builder.and_(bits, _constant(0x80000000, lanes))
     size = builder.xor(bits, sign)
@@ -210,8 +210,8 @@ def _encode(
             return _to_float16(builder, values, features)
         bits = builder.lshr(_round_bfloat16(builder, values, ties), _constant(16, lanes))
         return builder.trunc(bits, _vector(_SHORT, lanes))
-    # Even and odd lanes apart, so that their upper halves only have to be put side by side: packing
-    # them would keep the two ports busy that shifts and shuffles have (a quarter slower).
+    # Even and odd lanes are rounded apart, so that their upper halves only have to be put side by
+    # side. Packing them would take a quarter longer: shifts and shuffles share two ports.
     half = lanes // 2
     pairs = builder.zext(builder.bitcast(pixels, _vector(_SHORT, half)), _vector(_INT, half))
     even = builder.and_(pairs, _constant(0xFF, half))
