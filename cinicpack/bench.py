@@ -21,7 +21,8 @@ from cinicpack.convert.source import open_source
 from cinicpack.cores import usable_cores
 from cinicpack.jit import jit
 from cinicpack.load.augment import Augment
-from cinicpack.load.kernels.fill import bytes_at
+from cinicpack.load.kernels import vectors
+from cinicpack.load.kernels.vectors import bytes_at
 from cinicpack.load.loader import Loader
 from cinicpack.load.pipeline import Pipeline
 from cinicpack.store.pack import Pack, Split
@@ -156,7 +157,7 @@ def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]
     return run
 
 
-@jit
+@jit(inlines=(vectors,))
 def _gather_convert(addresses: NDArray[np.uint64], out: NDArray[np.float32], size: int) -> None:
     """Convert the ``size`` bytes at each address to float32, one multiply and one add."""
     scale, shift = np.float32(0.016), np.float32(-1.9)

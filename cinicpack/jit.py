@@ -1,34 +1,56 @@
 """The decorator of every kernel: compiled without the GIL, kept on disk where that is possible."""
 
 import logging
+import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any, TypeVar, cast
+from inspect import signature
+from types import ModuleType
+from typing import Any, Final, TypeVar, cast, overload
 
+import numba
 from numba import njit
-from numba.core.caching import FunctionCache, NullCache
-from numba.core.runtime.nrt import rtsys
+
+# Private parts of numba, which another version may not have: see `_has_known_numba`.
+try:
+    from numba.core.caching import FunctionCache, NullCache
+    from numba.core.runtime.nrt import rtsys
+except ImportError:
+    FunctionCache = NullCache = rtsys = object  # type: ignore[assignment, misc]
 
 __all__ = ["jit"]
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
+_OPTIONS: Final[dict[str, Any]] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
 # What numba lets through where the disk is full, read-only or gone, or a crash cut a file short.
-_UNUSABLE = (OSError, EOFError, pickle.UnpicklingError)
+_UNUSABLE: Final = (OSError, EOFError, pickle.UnpicklingError)
 
 
 class _OptionalCache(FunctionCache):
-    """Numba's cache on disk, except that where it cannot be used the kernel is just compiled."""
+    """Numba's cache on disk, except that where it cannot be used the kernel is just compiled.
+
+    Args:
+        function: what is compiled.
+        inlines: the modules whose code is compiled into it; when one of their files changes, so
+            does the key of the kernel.
+    """
+
+    def __init__(self, function: Callable[..., Any], inlines: Sequence[ModuleType]) -> None:
+        parent: Any = super()
+        parent.__init__(function)
+        stats = [os.stat(str(module.__file__)) for module in inlines]
+        self._stamps = tuple((stat.st_mtime_ns, stat.st_size) for stat in stats)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        numba: Any = super()
+        parent: Any = super()
         # All that machine code needs. Numba's own method sets up the whole compiler before it looks
-        # for the file: half a second, three quarters of the time to a first batch.
+        # for the file, which takes 0.2 s of a start.
         rtsys.initialize(target_context)
         try:
-            found = numba._load_overload(sig, target_context)
+            found = parent._load_overload(sig, target_context)
         except _UNUSABLE:
             found = None
         if found is None:
@@ -36,14 +58,18 @@ class _OptionalCache(FunctionCache):
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        numba: Any = super()
+        parent: Any = super()
         try:
-            numba.save_overload(sig, data)
+            parent.save_overload(sig, data)
         except _UNUSABLE:
             # The index is written before the machine code: where only the index made it, it may
             # name code that is there from an older version of the source.
             with suppress(OSError):
-                numba.flush()
+                parent.flush()
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        parent: Any = super()
+        return (*parent._index_key(sig, codegen), self._stamps)
 
 
 class _NoCache(NullCache):
@@ -59,17 +85,60 @@ def _announce(where: str) -> None:
     logging.getLogger("cinicpack").warning("cinicpack is compiling its kernels; %s", where)
 
 
-def jit(function: Kernel) -> Kernel:
+@cache
+def _has_known_numba() -> bool:
+    """Say whether this numba has the private parts that the caches above use; if not, also warn."""
+    wanted = (
+        (FunctionCache, "_load_overload", ["self", "sig", "target_context"]),
+        (FunctionCache, "_index_key", ["self", "sig", "codegen"]),
+        (FunctionCache, "save_overload", ["self", "sig", "data"]),
+        (NullCache, "load_overload", ["self", "sig", "target_context"]),
+        (rtsys, "initialize", ["ctx"]),
+    )
+    known = hasattr(njit(_announce.__wrapped__), "_cache") and all(
+        hasattr(owner, name) and list(signature(getattr(owner, name)).parameters) == parameters
+        for owner, name, parameters in wanted
+    )
+    if not known:
+        logging.getLogger("cinicpack").warning(
+            "cinicpack does not know numba %s from inside: kernels are loaded by numba's own cache,"
+            " which takes longer",
+            numba.__version__,
+        )
+    return known
+
+
+@overload
+def jit(function: Kernel) -> Kernel: ...
+@overload
+def jit(*, inlines: Sequence[ModuleType]) -> Callable[[Kernel], Kernel]: ...
+def jit(function: Any = None, *, inlines: Sequence[ModuleType] = ()) -> Any:
     """Compile a function when it is first called with arguments of a type, or load it from disk.
 
     Numba alone lets a call fail where it can compile the function but not write it to disk. What is
-    on disk is used until the function's own module changes: not this one, nor kernels it imports.
-    Compiling is announced as a warning of the logger "cinicpack", which Python shows on stderr.
+    on disk is used until the function's own module changes, or one of ``inlines``: the modules of
+    what it calls and of the constants it names. Compiling is announced as a warning of the logger
+    "cinicpack", which Python shows on stderr. With a numba that is not known from inside, kernels
+    are kept as ``njit(cache=True)`` keeps them, without regard to ``inlines``.
+
+    >>> @jit
+    ... def double(x: int) -> int:
+    ...     return 2 * x
     """
-    kernel: Any = njit(nogil=True, boundscheck=False, error_model="numpy")(function)
-    # What numba does for cache=True; the error means that no directory is fit for a cache.
+    if function is None:
+        return lambda function: _compile(function, inlines)
+    return _compile(function, inlines)
+
+
+def _compile(function: Kernel, inlines: Sequence[ModuleType]) -> Kernel:
+    kernel: Any = njit(**_OPTIONS)(function)
+    # RuntimeError: numba finds no directory that is fit for a cache.
+    if not _has_known_numba():
+        with suppress(RuntimeError):
+            kernel = njit(cache=True, **_OPTIONS)(function)
+        return cast(Kernel, kernel)
     try:
-        kernel._cache = cast(Any, _OptionalCache)(function)
-    except RuntimeError:
+        kernel._cache = cast(Any, _OptionalCache)(function, inlines)
+    except (RuntimeError, OSError):
         kernel._cache = _NoCache()
     return cast(Kernel, kernel)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numba
 import pytest
+from numba.core.caching import FunctionCache
 
 from cinicpack import jit as jit_module
 from cinicpack.jit import jit
@@ -69,6 +70,75 @@ def test_compiling_is_announced_once_and_loading_is_not(load, tmp_path, caplog):
     assert str(tmp_path / "cache") in record.getMessage()
 
 
+INLINED = """
+from numba.extending import register_jitable
+
+@register_jitable
+def add(x):
+    return x + {}
+"""
+INLINING = """
+import inlined
+from cinicpack.jit import jit
+
+@jit(inlines=(inlined,))
+def scale(x):
+    return inlined.add(x) * {}
+"""
+
+
+def test_a_kernel_is_compiled_anew_when_a_module_that_it_inlines_changes(
+    load, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(f"{__name__}.SOURCE", INLINING)
+    monkeypatch.syspath_prepend(tmp_path)
+    for number, hits in ((1, 0), (1, 1), (1000, 0), (1000, 1)):
+        if not hits:
+            (tmp_path / "inlined.py").write_text(INLINED.format(number))
+        monkeypatch.delitem(sys.modules, "inlined", raising=False)
+        kernel = load(2)
+        assert kernel(20) == 2 * (20 + number)
+        assert cache_hits(kernel) == hits
+    monkeypatch.delitem(sys.modules, "inlined")
+
+
+def test_numba_has_the_private_parts_that_are_used():
+    """If not, look at `_OptionalCache` and what it overrides in numba's `caching.Cache`."""
+    assert jit_module._has_known_numba()
+
+
+@pytest.fixture
+def numba_of_another_kind(monkeypatch):
+    """Numba whose cache has a method with another argument."""
+    index_key = FunctionCache._index_key
+
+    def other(self, overload, codegen):
+        return index_key(self, overload, codegen)
+
+    monkeypatch.setattr(FunctionCache, "_index_key", other)
+    jit_module._has_known_numba.cache_clear()
+    yield
+    jit_module._has_known_numba.cache_clear()
+
+
+def test_with_another_numba_its_own_cache_is_used(load, numba_of_another_kind, caplog):
+    first = load(2)
+    assert type(first._cache) is FunctionCache
+    assert first(21) == 42
+    second = load(2)
+    assert second(21) == 42
+    assert cache_hits(second) == 1
+    [record] = caplog.records
+    assert f"numba {numba.__version__} from inside" in record.getMessage()
+
+
+def test_with_another_numba_no_directory_is_fit_for_a_cache(
+    load, tmp_path, monkeypatch, numba_of_another_kind
+):
+    forbid_caches(tmp_path, monkeypatch)
+    assert load(2)(21) == 42
+
+
 def test_kernels_call_kernels():
     @jit
     def inner(x: int) -> int:
@@ -89,12 +159,16 @@ def test_division_by_zero_is_as_in_numpy():
     assert divide(1.0, 0.0) == float("inf")
 
 
-def test_no_directory_is_fit_for_a_cache(load, tmp_path, monkeypatch, caplog):
-    jit_module._announce.cache_clear()
+def forbid_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("cache", "home", "__pycache__"):
         (tmp_path / name).write_bytes(b"a file where a directory should be")
+
+
+def test_no_directory_is_fit_for_a_cache(load, tmp_path, monkeypatch, caplog):
+    jit_module._announce.cache_clear()
+    forbid_caches(tmp_path, monkeypatch)
     assert load(2)(21) == 42
     assert load(2)(21) == 42
     [record] = caplog.records

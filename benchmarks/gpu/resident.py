@@ -12,6 +12,7 @@ from torch.nn import functional
 import cinicpack
 from benchmarks.gpu.setting import PIXELS, Row, Setting
 from benchmarks.race import Case
+from cinicpack.load.draws import COUNT
 from cinicpack.load.on_torch import augment_with_torch, choose_augment, place_constants
 from cinicpack.store.pack import Split
 
@@ -155,7 +156,7 @@ def _make_launches(
     maker: Any = loader._maker
     samples = maker._samples
     positions = np.random.default_rng(0).permutation(len(samples))
-    draws = np.empty((len(positions), 5), np.int32)
+    draws = np.empty((len(positions), COUNT), np.int32)
     samples.draw(positions, 0, draws)
     arguments = (
         maker._resident,

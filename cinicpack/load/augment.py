@@ -7,7 +7,7 @@ from cinicpack.errors import ArgumentError
 
 __all__ = ["Augment"]
 
-# So that places in the padded image fit into 32 bits.
+# Places in the padded image have to fit into 32 bits.
 _STOP: Final = 2**30
 
 
@@ -26,7 +26,7 @@ class Augment:
         cutout: side of a square with a uniform centre, clipped by the image, that is set to the
             mean; 0: none.
 
-    Raises ``ArgumentError`` for anything else.
+    Raises ``ArgumentError`` for any other value.
 
     >>> Augment(padding_mode="zeros")
     Augment(crop_padding=4, padding_mode='constant', flip='random', cutout=0)

@@ -102,7 +102,7 @@ class BatchFormat(NamedTuple):
     def describe_columns(
         self, columns: tuple[NDArray[Any], ...], start: int, stop: int
     ) -> list[Interface]:
-        """Describe likewise its labels, and its rows if they are asked for."""
+        """Describe for NumPy the labels of a batch, and its rows if the user asked for an index."""
         return [
             {
                 "version": 3,
@@ -138,8 +138,8 @@ class BatchFormat(NamedTuple):
 
 @cache
 def _torch() -> ModuleType:
-    # Not at the top: those who ask for NumPy arrays need no torch, and looking an import up costs
-    # as much as making a tensor.
+    # torch is imported here, so that NumPy batches need none, and only once (the cache), since to
+    # look an import up costs as much as to make a tensor.
     import torch
 
     return torch

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, LoaderError
 from cinicpack.load.batches import Batch, BatchFormat, Slab
+from cinicpack.load.draws import COUNT
 from cinicpack.load.memory import Pool, allocate_aligned
 from cinicpack.load.on_torch import choose_augment, place_constants
 from cinicpack.load.samples import Samples
@@ -28,10 +29,9 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "uint8": torch.uint8,
 }
-# Of a sample: what `kernels.draw` writes, and label, row and position.
-_DRAWS = 5
+# Label, row and position of a sample.
 _INTEGERS = 3
-# Triton compiles a kernel for pointers to multiples of this, and once more for others.
+# Triton compiles a kernel once for pointers to multiples of 16 bytes, and once more for others.
 _ALIGNMENT = 16
 _UPLOAD_IMAGES = 8192
 # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: only a thread's own captures limit what it may call.
@@ -39,7 +39,10 @@ _THREAD_LOCAL = 1
 
 
 def check_device(device: Any) -> torch.device:
-    """Return the torch device that is meant; raises ``ArgumentError`` if it is not there."""
+    """Return the torch device that ``device`` names.
+
+    Raises ``ArgumentError`` if it names none, or one that is not there.
+    """
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -48,7 +51,8 @@ def check_device(device: Any) -> torch.device:
         raise ArgumentError(f"expected device 'cpu' or 'cuda', found {device!r}")
     if found.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        # Without a number the current one is meant; torch's stubs do not know that case.
+        # "cuda" without a number means the current GPU. Its index is None, which torch's stubs do
+        # not know.
         index: int | None = found.index
         if count:
             index = torch.cuda.current_device() if index is None else index
@@ -115,19 +119,20 @@ class DeviceMaker(Unique):
         self._stream = stream(device) if device.type == "cuda" else None
         self._ahead = ahead
         self._transit: deque[_Transit] = deque()
-        # When a consumer's stream gets to each slab that was received, and the last one's event.
+        # For each slab that was received, an event on the stream of its consumer; and the event at
+        # which the last of these slabs was made.
         self._received: deque[Any] = deque()
         self._last: Any = None
         self._lock = threading.Lock()
         if self._augments:
             nbytes = 8 * _INTEGERS * slab_images if resident else self._raw.nbytes(slab_images)
-            nbytes += _ALIGNMENT + 4 * _DRAWS * slab_images
+            nbytes += _ALIGNMENT + 4 * COUNT * slab_images
         else:
             nbytes = batch_format.nbytes(slab_images)
         get = allocate_aligned if self._stream is None else _allocate_pinned
         self._pool = Pool(partial(get, nbytes), ahead + 2)
-        # On our stream, so that the allocator gives their memory to nobody who could write there
-        # before our last kernel has read it.
+        # These tensors are allocated on the maker's own stream: torch's allocator then gives their
+        # memory to nobody who could write there before the maker's last kernel has read it.
         with self._on_stream():
             self._constants = place_constants(samples.transform, device)
             self._resident = self._upload() if resident else None
@@ -141,7 +146,8 @@ class DeviceMaker(Unique):
             else:
                 images, labels, rows = self._augment_here(memory, positions, epoch)
             if not self._is_resident:
-                # Apart from the images, since many keep the labels of a whole epoch.
+                # Labels and indices get memory of their own: a user who keeps the labels of a whole
+                # epoch must not keep its pixels with them.
                 labels, rows = torch.stack((labels, rows)).unbind()
             event = self._record()
         batches = [
@@ -192,8 +198,8 @@ class DeviceMaker(Unique):
             labels, rows = block.labels, block.rows
             self._samples.gather(block, positions)
         start = end + -end % _ALIGNMENT
-        end = start + 4 * _DRAWS * count
-        draws = memory[start:end].view(np.int32).reshape(count, _DRAWS)
+        end = start + 4 * COUNT * count
+        draws = memory[start:end].view(np.int32).reshape(count, COUNT)
         self._samples.draw(rows, epoch, draws)
         sent = self._send(memory[:end])
         if pixels is None:
@@ -201,7 +207,7 @@ class DeviceMaker(Unique):
         images = self._augment_pixels(
             pixels,
             _of(sent, memory, places) if self._is_resident else None,
-            _of(sent, memory, draws).view(count, _DRAWS),
+            _of(sent, memory, draws).view(count, COUNT),
             self._constants,
             self._samples.transform,
             _DTYPES[form.dtype],
@@ -211,7 +217,7 @@ class DeviceMaker(Unique):
 
     @contextmanager
     def _on_stream(self) -> Iterator[None]:
-        """Make our device and stream the current ones of this thread, until the end of the block.
+        """Make device and stream the current ones of this thread, until the end of the block.
 
         `torch.cuda.stream` by itself goes back to the device that was current. In a new thread
         that is GPU 0, where every rank would then have a context of some hundred MB.
@@ -227,18 +233,19 @@ class DeviceMaker(Unique):
             yield
 
     def _record(self) -> Any:
-        """Mark what is queued on our stream so far."""
+        """Record an event behind all that is queued on the stream; None if there is no stream."""
         if self._stream is None:
             return None
-        # A thread that waits for it sleeps, for the kernels on the host need the cores.
+        # A blocking event lets the thread that waits for it sleep: the kernels on the host need the
+        # cores.
         event: Any = torch.cuda.Event
         return self._stream.record_event(event(blocking=True))
 
     def _receive(self, made: Any, batch: Batch) -> None:
-        """Hand a batch over to the stream that is current here.
+        """Hand a batch over to the stream that is the caller's current one.
 
-        That stream waits, the caller does not; and the memory is given to nobody else before the
-        stream is done with it.
+        That stream waits until the batch is made; the caller does not wait. The batch's memory is
+        given to nobody else before that stream is done with it.
         """
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(made)
@@ -252,8 +259,8 @@ class DeviceMaker(Unique):
 
     def _lend(self) -> NDArray[np.uint8]:
         """Lend memory, and take back what the device has read; wait if it lags behind."""
-        # The CPU does not lag, and a forked process could wait for ever for a lock that another
-        # thread held.
+        # Without a stream nothing can lag behind. Then the lock is left alone, since in a forked
+        # process a thread that is not there may hold the lock for ever.
         while self._stream is not None:
             with self._lock:
                 while self._transit and self._transit[0].event.query():
@@ -266,18 +273,19 @@ class DeviceMaker(Unique):
                     oldest = self._received[0]
                 else:
                     break
-            # Not under the lock, which others need to say what they have sent.
+            # Wait without the lock, which other threads need to record their transfers.
             oldest.synchronize()
         loan = self._pool.lend()
         return loan.array(loan.lent.__array_interface__)
 
     def _send(self, memory: NDArray[np.uint8]) -> torch.Tensor:
-        """Copy to the device, without waiting; until then the memory is in transit."""
+        """Start a copy to the device; the memory is not used again before the copy is done."""
         host = torch.from_numpy(memory)
         if self._stream is None:
             return host
         sent = host.to(self._device, non_blocking=True)
-        # At once: were it lost to an error in what follows, it would be refilled under the copy.
+        # Record the transfer before anything can raise; otherwise the pool could reuse the memory
+        # while it is still being copied.
         event = self._record()
         with self._lock:
             self._transit.append(_Transit(memory, event))
@@ -294,7 +302,8 @@ class DeviceMaker(Unique):
             block = form.block(memory, len(positions))
             self._samples.gather(block, positions)
             part = torch.from_numpy(block.images).view(len(positions), *shape[1:])
-            # It waits for the copy, so the memory may be filled again.
+            # copy_ from memory that is not pinned returns after the copy, so that the memory may be
+            # filled again.
             pixels[start : start + len(positions)].copy_(part)
         return pixels
 

@@ -22,7 +22,7 @@ class HostMaker(Unique):
         samples: what batches are made of.
         batch_format: dtype, layout and kind of the batches.
         slab_images: images in a slab at most.
-        spares: slabs that are kept for use again.
+        spares: how many slabs' memory is kept for the next slabs.
     """
 
     def __init__(
@@ -31,7 +31,8 @@ class HostMaker(Unique):
         self._samples = samples
         self._format = batch_format
         self._slab_images = slab_images
-        # Apart, since many keep the labels of a whole epoch, and must not keep its images so.
+        # Labels and indices have a pool of their own: a user who keeps the labels of a whole epoch
+        # must not keep its images in memory with them.
         self._images = Pool(self._allocate_images, spares)
         self._columns = Pool(self._allocate_columns, spares)
 
@@ -67,12 +68,12 @@ class HostMaker(Unique):
 class _Memory(Unique, dict[tuple[int, int], list[Interface]]):
     """Memory for a slab, and where in it the arrays of a batch are, by its edges.
 
-    Both are worked out once: after a kernel nothing of Python is left in the cache, so that making
-    a few arrays anew takes as long as a tenth of the pixels.
+    The places are worked out once for each memory: a kernel leaves nothing of Python in the
+    processor's cache, so that to describe a few arrays anew takes as long as a tenth of the pixels.
 
     Args:
         flat: arrays in the memory, as kernels get them.
-        describe: says where in them the batch with these edges is.
+        describe: says where in ``flat`` the batch with these edges is.
     """
 
     def __init__(

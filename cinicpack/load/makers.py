@@ -11,6 +11,7 @@ from cinicpack.load.batches import Slab
 from cinicpack.load.host import HostMaker
 from cinicpack.load.options import Options
 from cinicpack.load.samples import Samples
+from cinicpack.load.transform import make_transform
 
 __all__ = ["Maker", "Pace", "make_maker", "make_samples", "plan_pace"]
 
@@ -76,9 +77,10 @@ def make_samples(options: Options) -> Samples:
         )
     mean, std = (pack.mean, pack.std) if isinstance(normalize, bool) else normalize
     normalized = normalize is not False and options.dtype != "uint8"
-    return Samples(
-        split, rows, options.augment, options.seed, options.batch_format, mean, std, normalized
+    transform = make_transform(
+        options.augment, pack.image_shape, mean, std, normalized=normalized, dtype=options.dtype
     )
+    return Samples(split, rows, transform, options.seed, options.batch_format)
 
 
 def make_maker(options: Options, samples: Samples, pace: Pace) -> Maker:

@@ -15,7 +15,7 @@ __all__ = ["Interface", "Loan", "Pool", "allocate_aligned"]
 T = TypeVar("T")
 Interface: TypeAlias = dict[str, Any]
 
-# Also the widest vector register.
+# A cache line is also as wide as the widest vector register.
 _CACHE_LINE = 64
 _HUGE_PAGE = 2 << 20
 
@@ -23,15 +23,15 @@ _HUGE_PAGE = 2 << 20
 class Pool(Unique, Generic[T]):
     """Lends things that own memory, made by ``make`` where none is left.
 
-    One goes back when its loan and all arrays of the loan are gone, with everything that shares
-    their memory: views, tensors, NumPy arrays of tensors, DLPack capsules, what autograd has saved.
-    Up to ``spares`` are kept for the next `lend`, the one that came back last first, since it is
-    the likeliest to be in the cache.
+    A thing comes back when its loan and all arrays of the loan are gone, with everything that
+    shares their memory: views, tensors, NumPy arrays of tensors, DLPack capsules, what autograd has
+    saved. Up to ``spares`` things are kept for the next `lend`, which takes the one that came back
+    last, since that is the likeliest to be in the processor's cache.
     """
 
     def __init__(self, make: Callable[[], T], spares: int) -> None:
         self._make = make
-        # A full deque drops what is at the other end.
+        # append() to a full deque drops the spare that has waited the longest.
         self._spares: deque[T] = deque(maxlen=spares)
 
     def lend(self) -> "Loan[T]":
@@ -48,7 +48,7 @@ class Pool(Unique, Generic[T]):
 
 
 class Loan(Unique, Generic[T]):
-    """What was lent, until this and its arrays are gone."""
+    """A thing that is lent, until this object and all of its arrays are gone."""
 
     __slots__ = ("_spares", "lent")
 
@@ -65,7 +65,7 @@ class Loan(Unique, Generic[T]):
 
 
 class _Lent:
-    """What an array of a loan is based on."""
+    """The base of an array of a loan: keeps the loan alive for as long as the array is."""
 
     __slots__ = ("__array_interface__", "_loan")
 

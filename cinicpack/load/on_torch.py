@@ -1,6 +1,6 @@
 """Augmentation on a device: one fused kernel where Triton is, torch operations everywhere else.
 
-Both do what `load.kernels` does on the CPU, in the same order with the same roundings, and give the
+Both do what `kernels.fill` does on the CPU, in the same order with the same roundings, and give the
 same bytes: crop, mirror, multiply, add, cut out, round to the type of the batch.
 """
 
@@ -14,7 +14,8 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from cinicpack.load.samples import Transform
+from cinicpack.load.draws import COLUMNS
+from cinicpack.load.transform import Transform
 
 __all__ = ["AugmentPixels", "augment_with_torch", "choose_augment", "place_constants"]
 
@@ -35,7 +36,8 @@ AugmentPixels: TypeAlias = Callable[
 def place_constants(transform: Transform, device: torch.device) -> torch.Tensor:
     """Put scale, shift and filler of the channels on a device: (3, 3) float32.
 
-    Once and not for each batch: a copy from memory that is not pinned waits for the stream.
+    This is done once and not for each batch: a copy from memory that is not pinned waits for all
+    that is queued on the stream.
     """
     rows = (transform.scale, transform.shift, transform.filler)
     return torch.from_numpy(np.array(rows, np.float32)).to(device)
@@ -44,8 +46,8 @@ def place_constants(transform: Transform, device: torch.device) -> torch.Tensor:
 def choose_augment(device: torch.device) -> AugmentPixels:
     """Choose what makes batches on a device: the fused kernel on a GPU where it can be compiled.
 
-    Elsewhere torch operations give the same bytes, on a GPU much slower: that is said in a
-    ``UserWarning`` once a process.
+    Elsewhere torch operations give the same bytes. A ``UserWarning``, once a process, says where a
+    GPU has to use them, on which they are much slower.
     """
     if device.type != "cuda" or not _can_use_triton():
         return augment_with_torch
@@ -56,7 +58,7 @@ def choose_augment(device: torch.device) -> AugmentPixels:
 
 @cache
 def _can_use_triton() -> bool:
-    """Say whether Triton is there, and what it needs to compile the code that launches a kernel."""
+    """Say whether Triton is there, with all that it needs to compile the launch of a kernel."""
     reason = "Triton is not installed"
     if find_spec("triton") is not None:
         from triton.runtime import driver
@@ -79,7 +81,7 @@ def _can_use_triton() -> bool:
 def augment_with_torch(
     pixels: torch.Tensor,
     positions: torch.Tensor | None,
-    draws: torch.Tensor,
+    drawn: torch.Tensor,
     constants: torch.Tensor,
     transform: Transform,
     dtype: torch.dtype,
@@ -90,7 +92,7 @@ def augment_with_torch(
     Args:
         pixels: (M, 3, H, W) uint8, contiguous.
         positions: (n,) int64, which of them; None: all, in order.
-        draws: (n, 5) int32, see `kernels.draw`.
+        drawn: (n, COUNT) int32, see `draws.COLUMNS`.
         constants: what `place_constants` gives for the transform.
         transform: the parameters of the augmentation that are not drawn.
         dtype: of the batch.
@@ -102,11 +104,13 @@ def augment_with_torch(
     height, width = transform.height, transform.width
     scale, shift, filler = constants.view(3, 3, 1, 1)
     device = pixels.device
-    dy, dx, mirror, cy, cx = draws.to(torch.int64).unsqueeze(2).unbind(1)
+    by_sample = drawn.to(torch.int64).unsqueeze(2).unbind(1)
+    column = dict(zip(COLUMNS, by_sample, strict=True))
     columns = torch.arange(width, device=device).unsqueeze(0)
     rows = torch.arange(height, device=device).unsqueeze(0)
-    y = rows + dy - transform.crop_padding
-    x = torch.where(mirror != 0, width - 1 - columns, columns) + dx - transform.crop_padding
+    y = rows + column["dy"] - transform.crop_padding
+    x = torch.where(column["mirror"] != 0, width - 1 - columns, columns)
+    x = x + column["dx"] - transform.crop_padding
     visible = None
     if transform.reflect:
         y, x = y.abs(), x.abs()
@@ -120,11 +124,11 @@ def augment_with_torch(
     if visible is not None:
         out = out * visible.unsqueeze(1)
     if dtype != torch.uint8:
-        # Two operations, hence two roundings.
+        # Multiplication and addition are two operations, so that each rounds, as everywhere.
         out = out.to(torch.float32) * scale
         out = out + shift
     if transform.cutout:
-        top, left = cy - transform.cutout // 2, cx - transform.cutout // 2
+        top, left = column["cy"] - transform.cutout // 2, column["cx"] - transform.cutout // 2
         inside_y = (rows >= top) & (rows < top + transform.cutout)
         inside_x = (columns >= left) & (columns < left + transform.cutout)
         inside = (inside_y.unsqueeze(2) & inside_x.unsqueeze(1)).unsqueeze(1)

@@ -6,28 +6,34 @@ import torch
 import triton
 import triton.language as tl
 
-from cinicpack.load.samples import Transform
+from cinicpack.load import draws
+from cinicpack.load.transform import Transform
 
 __all__ = ["augment_with_triton"]
 
 _BLOCK = 1024
-# The loader launches from several threads, and Triton does not say that this is safe. The first
-# launch compiles, which the others should wait for rather than do as well.
+# Triton compiles a global into a kernel only where it is a constexpr.
+_COUNT = tl.constexpr(draws.COUNT)
+_DY, _DX = tl.constexpr(draws.DY), tl.constexpr(draws.DX)
+_MIRROR = tl.constexpr(draws.MIRROR)
+_CY, _CX = tl.constexpr(draws.CY), tl.constexpr(draws.CX)
+# Launches take turns: the loader launches from several threads, which Triton does not call safe,
+# and the threads should wait for the first launch to compile the kernel rather than compile it too.
 _LAUNCH = Lock()
 
 
 @triton.jit
 def _augment(
-    pixels, positions, draws, constants, out,
+    pixels, positions, drawn, constants, out,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PADDING: tl.constexpr, REFLECT: tl.constexpr,
     CUTOUT: tl.constexpr, CHANNELS_LAST: tl.constexpr, GATHER: tl.constexpr, RAW: tl.constexpr,
     BFLOAT16: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Write a block of the pixels of one image, in all three channels.
 
-    Where a pixel comes from is worked out once for the three, since the kernel would else be held
-    up by its integers rather than by memory. Offsets in an image are 32 bits; those of images are
-    64, because a split may have more than 2**31 bytes.
+    Where a pixel comes from is worked out once for the three channels; otherwise the kernel would
+    wait for its integers rather than for memory. Offsets in an image have 32 bits; those of images
+    have 64, because a split may have more than 2**31 bytes.
     """
     image = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -35,10 +41,10 @@ def _augment(
     inside = pixel < plane
     row = pixel // WIDTH
     column = pixel % WIDTH
-    drawn = draws + image * 5
-    y = row + (tl.load(drawn) - PADDING)
-    mirror = tl.load(drawn + 2) != 0
-    x = tl.where(mirror, WIDTH - 1 - column, column) + (tl.load(drawn + 1) - PADDING)
+    drawn += image * _COUNT
+    y = row + (tl.load(drawn + _DY) - PADDING)
+    mirror = tl.load(drawn + _MIRROR) != 0
+    x = tl.where(mirror, WIDTH - 1 - column, column) + (tl.load(drawn + _DX) - PADDING)
     if REFLECT:
         y = tl.abs(y)
         x = tl.abs(x)
@@ -46,27 +52,28 @@ def _augment(
         x = tl.minimum(x, 2 * (WIDTH - 1) - x)
     visible = inside & (y >= 0) & (y < HEIGHT) & (x >= 0) & (x < WIDTH)
     if CUTOUT:
-        top = tl.load(drawn + 3) - CUTOUT // 2
-        left = tl.load(drawn + 4) - CUTOUT // 2
+        top = tl.load(drawn + _CY) - CUTOUT // 2
+        left = tl.load(drawn + _CX) - CUTOUT // 2
         hole = (row >= top) & (row < top + CUTOUT) & (column >= left) & (column < left + CUTOUT)
-    source = image
+    read_from = image
     if GATHER:
-        source = tl.load(positions + image)
-    source_start = pixels + source * (3 * plane)
+        read_from = tl.load(positions + image)
+    read_start = pixels + read_from * (3 * plane)
     target_start = out + image * (3 * plane)
     for channel in tl.static_range(3):
-        value = tl.load(source_start + (channel * plane + y * WIDTH + x), mask=visible, other=0)
+        value = tl.load(read_start + (channel * plane + y * WIDTH + x), mask=visible, other=0)
         if RAW:
             result = value.to(tl.int32)
         else:
-            # Compiled without fusion (see the launch): two roundings, as everywhere.
+            # The launch forbids to fuse the two operations, so that each rounds, as everywhere.
             result = value.to(tl.float32) * tl.load(constants + channel)
             result = result + tl.load(constants + 3 + channel)
         if CUTOUT:
             filler = tl.load(constants + 6 + channel)
             result = tl.where(hole, filler.to(result.dtype), result)
         if BFLOAT16:
-            # By hand, to nearest with ties to even: Triton's interpreter cuts the lower bits off.
+            # Rounded by hand to nearest, ties to even: Triton's interpreter would cut the lower
+            # bits off.
             bits = result.to(tl.uint32, bitcast=True)
             result = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
         if CHANNELS_LAST:
@@ -79,14 +86,14 @@ def _augment(
 def augment_with_triton(
     pixels: torch.Tensor,
     positions: torch.Tensor | None,
-    draws: torch.Tensor,
+    drawn: torch.Tensor,
     constants: torch.Tensor,
     transform: Transform,
     dtype: torch.dtype,
     channels_last: bool,
 ) -> torch.Tensor:
     """Do as `on_torch.augment_with_torch` does, in one kernel on the current stream."""
-    count, height, width = len(draws), transform.height, transform.width
+    count, height, width = len(drawn), transform.height, transform.width
     layout = torch.channels_last if channels_last else torch.contiguous_format
     out = torch.empty(
         (count, 3, height, width), dtype=dtype, device=pixels.device, memory_format=layout
@@ -98,7 +105,7 @@ def augment_with_triton(
         _augment[grid](
             pixels,
             pixels if positions is None else positions,
-            draws,
+            drawn,
             constants,
             out.view(torch.uint16) if dtype == torch.bfloat16 else out,
             HEIGHT=height,

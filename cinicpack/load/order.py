@@ -1,4 +1,4 @@
-"""Order: which samples, in which sequence, on which rank."""
+"""Order: which samples an epoch gives, in which sequence, and on which rank."""
 
 import math
 import sys
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.load.kernels.fill import shuffle as _shuffle
+from cinicpack.load.kernels.random import shuffle as _shuffle
 
 __all__ = ["Schedule", "Share", "Work", "epoch_order"]
 
@@ -66,7 +66,7 @@ class Work(NamedTuple):
     Attributes:
         positions: (n,) int64, its samples.
         edges: where its batches lie among them: batch k is [edges[k], edges[k + 1]).
-        epoch: which one they are of.
+        epoch: the epoch that the samples are of.
     """
 
     positions: NDArray[np.int64]
@@ -83,8 +83,8 @@ class Schedule:
         seed: of the orders.
         share: what this rank takes.
         slab_batches: batches in a slab at most.
-        epoch: the first one.
-        consumed: what all ranks together have had of that already.
+        epoch: the first epoch.
+        consumed: how many samples of the first epoch all ranks together have had already.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Schedule:
                     self._count, shuffle=self._shuffle, seed=self._seed, epoch=epoch
                 )
                 samples = self._share.take(order[consumed:])
-                # Other threads may still be about the epoch before.
+                # Keep the epoch before, too: other threads may still make slabs of it.
                 self._samples = {
                     key: self._samples[key] for key in self._samples if key == epoch - 1
                 }

@@ -24,10 +24,10 @@ T = TypeVar("T")
 class Pipeline(Unique, Generic[T]):
     """Iterates over ``make(0), make(1), ... make(count - 1)``, made ahead on threads.
 
-    At most ``ahead`` results are under way or waiting. With ``num_threads`` 0 each is made when it
-    is asked for, by whoever asks. An error in ``make`` is raised where its result was due. That
-    ends the iteration, as does whatever else interrupts ``next()``, since a result may be lost
-    then. The threads end with the iteration, with `close`, or with the pipeline itself.
+    At most ``ahead`` results are under way or waiting. With ``num_threads`` 0 a result is made when
+    it is asked for, on the thread that asks. An error in ``make`` is raised where its result was
+    due, and ends the iteration. Whatever else interrupts ``next()`` ends it too, since a result may
+    be lost then. The threads end with the iteration, with `close`, or with the pipeline itself.
     """
 
     def __init__(self, make: Callable[[int], T], count: int, num_threads: int, ahead: int) -> None:
@@ -38,7 +38,7 @@ class Pipeline(Unique, Generic[T]):
         self._due: deque[_Job[T]] = deque()
         self._jobs: _Jobs = SimpleQueue()
         self._threads = [_Worker(self._jobs) for _ in range(min(num_threads, count))]
-        # It must not refer to this object.
+        # The callback must not refer to the pipeline, which would then never be dropped.
         self._dismiss = weakref.finalize(self, _dismiss, self._jobs, len(self._threads))
         try:
             for thread in self._threads:
@@ -86,7 +86,7 @@ class Pipeline(Unique, Generic[T]):
         try:
             job = self._due.popleft()
         except IndexError:
-            # Another thread may have stopped it just now.
+            # Another thread may have stopped the pipeline just now.
             raise StopIteration from None
         if not job.done.acquire(blocking=False):
             if os.getpid() != self._pid:
@@ -139,7 +139,7 @@ _Jobs: TypeAlias = SimpleQueue[_Job[Any] | None]
 
 
 class _Worker(threading.Thread):
-    """Runs jobs until there is None."""
+    """A thread that runs jobs until it gets None."""
 
     def __init__(self, jobs: _Jobs) -> None:
         super().__init__(name="cinicpack", daemon=True)
@@ -149,7 +149,7 @@ class _Worker(threading.Thread):
     def run(self) -> None:
         while (job := self._jobs.get()) is not None:
             job.run()
-            # Else an idle thread would keep the last result alive.
+            # The name would otherwise keep the last result alive while the thread is idle.
             del job
 
     def dismiss(self) -> None:
@@ -160,10 +160,10 @@ _workers: weakref.WeakSet[_Worker] = weakref.WeakSet()
 
 
 def _dismiss(jobs: _Jobs, count: int) -> None:
-    """Let threads end after what they are about.
+    """Tell threads to end after their present job, and cancel the jobs that nobody has begun.
 
-    It does not wait: the garbage collector may call it on any thread, one that holds a lock which
-    they need, or one of them.
+    This does not wait: the garbage collector may call it on any thread, such as one of these, or
+    one that holds a lock which these threads need.
     """
     try:
         while True:
@@ -176,7 +176,7 @@ def _dismiss(jobs: _Jobs, count: int) -> None:
 
 
 def _join(threads: list[_Worker]) -> None:
-    # One of them cannot wait for the others either, which may need a lock that it holds.
+    # A worker thread must not join its siblings: they may be waiting for a lock that it holds.
     if threading.current_thread() in threads:
         return
     for thread in threads:
@@ -186,7 +186,7 @@ def _join(threads: list[_Worker]) -> None:
 
 @atexit.register
 def _end_all() -> None:
-    # A thread must not be in a kernel while the interpreter goes.
+    # A daemon thread must not be in a kernel while the interpreter frees what the kernel reads.
     workers = list(_workers)
     for worker in workers:
         worker.dismiss()

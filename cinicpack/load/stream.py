@@ -3,8 +3,6 @@
 import weakref
 from functools import partial
 
-import numpy as np
-
 from cinicpack.errors import LoaderError
 from cinicpack.load.batches import Slab
 from cinicpack.load.epoch import Epoch, Locked, Place
@@ -108,7 +106,7 @@ class Stream(Locked):
         """Draw with another seed from now on, and drop what was made ahead with the old one."""
         self._close_pipeline()
         self._seed = seed
-        self._samples.seed = np.uint64(seed)
+        self._samples.reseed(seed)
 
     def start(self, share: Share, repeat: bytes | None) -> Epoch:
         """Start the next iterator, and close a running one.

@@ -266,7 +266,9 @@ from cinicpack import Augment
 from cinicpack.load.batches import BatchFormat
 from cinicpack.load.device import _DTYPES
 from cinicpack.load.on_torch import augment_with_torch, place_constants
+from cinicpack.load.draws import COUNT
 from cinicpack.load.samples import Samples
+from cinicpack.load.transform import make_transform
 from cinicpack.load.on_triton import augment_with_triton
 
 # With these a pixel of 64 or 128 lies in the middle between two bfloat16.
@@ -287,8 +289,11 @@ for path in sys.argv[1:]:
     for augment, dtype, last in product(augments, _DTYPES, (False, True)):
         form = BatchFormat(dtype, height, width, last, "torch", True)
         mean, std = (pack.mean, pack.std) if augment else ((0, 0, 0), ties)
-        samples = Samples(split, rows, augment, 3, form, mean, std, dtype != "uint8")
-        drawn = np.zeros((len(split), 5), np.int32)
+        transform = make_transform(
+            augment, pack.image_shape, mean, std, normalized=dtype != "uint8", dtype=dtype
+        )
+        samples = Samples(split, rows, transform, 3, form)
+        drawn = np.zeros((len(split), COUNT), np.int32)
         samples.draw(rows, 2, drawn)
         constants = place_constants(samples.transform, pixels.device)
         for positions in (None, torch.arange(len(split)).flip(0)):

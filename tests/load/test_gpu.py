@@ -19,6 +19,7 @@ import cinicpack
 from benchmarks.gpu.images import make_noise, write_pack
 from cinicpack import Augment, Loader
 from cinicpack.cinic10 import CLASSES
+from cinicpack.load.draws import COUNT
 from cinicpack.load.on_torch import augment_with_torch, choose_augment, place_constants
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
@@ -89,7 +90,7 @@ def test_triton_gives_the_bytes_of_its_twin(pack):
         samples: Any = Loader(pack, augment=augment, dtype=dtype)._samples
         for rows in (None, positions):
             count = len(pixels) if rows is None else len(rows)
-            draws = np.empty((count, 5), np.int32)
+            draws = np.empty((count, COUNT), np.int32)
             samples.draw(np.arange(count), 1, draws)
             drawn = torch.from_numpy(draws)
             rest: Any = (samples.transform, getattr(torch, dtype), False)
@@ -217,7 +218,7 @@ def test_more_than_two_to_the_31_bytes_and_elements(pack, dtype):
     samples: Any = Loader(pack, augment=Augment(cutout=5), dtype=name)._samples
     pixels = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, device=device)
     positions = torch.arange(count - 1, -1, -1, device=device)
-    draws = np.empty((count, 5), np.int32)
+    draws = np.empty((count, COUNT), np.int32)
     samples.draw(np.arange(count), 0, draws)
     there = torch.from_numpy(draws).to(device)
     rest = (place_constants(samples.transform, device), samples.transform, dtype, False)

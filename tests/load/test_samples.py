@@ -4,6 +4,7 @@ import pytest
 import cinicpack
 from cinicpack.load.batches import BatchFormat
 from cinicpack.load.samples import Samples
+from cinicpack.load.transform import make_transform
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(5, 50, 7)])
@@ -12,7 +13,10 @@ def test_reading_ahead_touches_every_page_of_the_chosen_images_only(pack, rows):
     chosen = np.arange(len(split))[rows]
     height, width, _ = pack.image_shape
     form = BatchFormat("float32", height, width, False, "torch", False)
-    samples = Samples(split, chosen, None, 0, form, pack.mean, pack.std, True)
+    transform = make_transform(
+        None, pack.image_shape, pack.mean, pack.std, normalized=True, dtype="float32"
+    )
+    samples = Samples(split, chosen, transform, 0, form)
     planes = np.asarray(split.images)[chosen].transpose(0, 3, 1, 2).reshape(len(chosen), -1)
     touched = np.concatenate([planes[:, :-1:4096], planes[:, -1:]], axis=1)
     assert sum(samples.read_ahead()) == touched.sum(dtype=np.int64)

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cinicpack.load.kernels.fill import ALTERNATING_FLIP, RANDOM_FLIP
-from cinicpack.load.rng import CROP, CUTOUT, FLIP, ORDER, draw_words
+from cinicpack.load.augment import Augment
+from cinicpack.load.draws import COLUMNS, COUNT, CROP, CUTOUT, FLIP, ORDER
+from tests.load.philox import draw_words
 
-__all__ = ["crop", "draw", "encode", "fill", "shuffle"]
+__all__ = ["augment_pixels", "draw", "encode", "fill", "shuffle"]
 
 
 def shuffle(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
@@ -23,41 +24,36 @@ def shuffle(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def draw(
-    index: Any,
-    seed: int,
-    epoch: int,
-    height: int,
-    width: int,
-    crop_padding: int,
-    flip: int,
-    cutout: int,
+    index: Any, seed: int, epoch: int, augment: Augment, height: int, width: int
 ) -> NDArray[np.int32]:
+    """Draw for the samples of these rows: (n, COUNT)."""
     rows = []
     for i in np.asarray(index).tolist():
-        words = [draw_words(seed, epoch, stream, i).tolist() for stream in (CROP, CUTOUT)]
+        crop, cutout = (draw_words(seed, epoch, purpose, i).tolist() for purpose in (CROP, CUTOUT))
         coin = draw_words(seed, 0, FLIP, i).tolist()[0] >> 31
-        mirror = {RANDOM_FLIP: words[0][2] >> 31, ALTERNATING_FLIP: (coin + epoch) % 2}
-        rows.append(
-            (
-                words[0][0] * (2 * crop_padding + 1) >> 32,
-                words[0][1] * (2 * crop_padding + 1) >> 32,
-                mirror.get(flip, 0),
-                words[1][0] * height >> 32 if cutout else 0,
-                words[1][1] * width >> 32 if cutout else 0,
-            )
-        )
-    return np.array(rows, np.int32).reshape(-1, 5)
+        mirror = {"random": crop[2] >> 31, "alternating": (coin + epoch) % 2, None: 0}
+        columns = {
+            "dy": crop[0] * (2 * augment.crop_padding + 1) >> 32,
+            "dx": crop[1] * (2 * augment.crop_padding + 1) >> 32,
+            "mirror": mirror[augment.flip],
+            "cy": cutout[0] * height >> 32 if augment.cutout else 0,
+            "cx": cutout[1] * width >> 32 if augment.cutout else 0,
+        }
+        rows.append([columns[name] for name in COLUMNS])
+    return np.array(rows, np.int32).reshape(-1, COUNT)
 
 
-def crop(
-    image: NDArray[np.uint8], crop_padding: int, reflect: bool, dy: int, dx: int, mirror: int
+def augment_pixels(
+    image: NDArray[np.uint8], augment: Augment, drawn: dict[str, int]
 ) -> NDArray[np.uint8]:
-    """Crop and mirror an image of (3, H, W)."""
+    """Crop and mirror an image of (3, H, W), by what is drawn for it."""
     _, height, width = image.shape
-    margins = ((0, 0), (crop_padding, crop_padding), (crop_padding, crop_padding))
-    padded = np.pad(image, margins, mode="reflect" if reflect else "constant")
+    margin = (augment.crop_padding, augment.crop_padding)
+    mode: Any = augment.padding_mode
+    padded = np.pad(image, ((0, 0), margin, margin), mode)
+    dy, dx = drawn["dy"], drawn["dx"]
     cropped = padded[:, dy : dy + height, dx : dx + width]
-    return cropped[:, :, ::-1] if mirror else cropped
+    return cropped[:, :, ::-1] if drawn["mirror"] else cropped
 
 
 def encode(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
@@ -75,10 +71,7 @@ def fill(
     index: NDArray[np.int64],
     seed: int,
     epoch: int,
-    crop_padding: int,
-    reflect: bool,
-    flip: int,
-    cutout: int,
+    augment: Augment,
     scale: NDArray[np.float32],
     shift: NDArray[np.float32],
     filler: NDArray[Any],
@@ -86,19 +79,20 @@ def fill(
     channels_last: bool,
 ) -> NDArray[Any]:
     """Make the batch of images (n, 3, H, W), flat."""
-    height, width = images.shape[2:]
-    draws = draw(index, seed, epoch, height, width, crop_padding, flip, cutout)
     batch = []
-    for image, (dy, dx, mirror, cy, cx) in zip(images, draws.tolist(), strict=True):
-        pixels = np.ascontiguousarray(crop(image, crop_padding, reflect, dy, dx, mirror))
+    for image, row in zip(
+        images, draw(index, seed, epoch, augment, *images.shape[2:]).tolist(), strict=True
+    ):
+        drawn = dict(zip(COLUMNS, row, strict=True))
+        pixels = np.ascontiguousarray(augment_pixels(image, augment, drawn))
         values: NDArray[Any] = pixels
         if dtype != "uint8":
             products = pixels.astype(np.float32) * scale[:, None, None]
             values = encode(products + shift[:, None, None], dtype)
         values = values.copy()
-        top, left = cy - cutout // 2, cx - cutout // 2
-        square = (slice(max(top, 0), top + cutout), slice(max(left, 0), left + cutout))
-        if cutout:
+        if side := augment.cutout:
+            top, left = drawn["cy"] - side // 2, drawn["cx"] - side // 2
+            square = (slice(max(top, 0), top + side), slice(max(left, 0), left + side))
             values[:, *square] = filler[:, None, None]
         batch.append(values.transpose(1, 2, 0).ravel() if channels_last else values.ravel())
     return np.concatenate(batch) if batch else np.zeros(0, filler.dtype)

@@ -1,0 +1,90 @@
+"""Draws: what is drawn for a sample, from which random words, into which column.
+
+The words come from Philox4x32-10, which maps a counter of four 32-bit words and a key of two to
+four random words: J. K. Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. The
+generator has no state, so what happens to a sample is a pure function of seed, epoch and index.
+
+    key      (seed mod 2**32, seed div 2**32)
+    counter  (index, epoch, purpose, 0)
+
+    purpose  index        words
+    CROP     of a sample  0: dy; 1: dx; 2: mirror, with flip "random"
+    CUTOUT   of a sample  0: cy; 1: cx
+    FLIP     of a sample  0: mirror in even epochs, with "alternating", the other way round in odd
+                          ones; the counter's epoch is always 0
+    ORDER    b            0, 1: low and high word of draw 2b; 2, 3: those of draw 2b + 1
+
+A word is brought below n by ``word * n >> 32``, a draw of 64 bits by ``draw * n >> 64``. An order
+of n samples starts as 0 to n - 1; for i from n - 1 down to 1, the values at i and at draw i,
+brought below i + 1, change places.
+
+To add a column: a name in `COLUMNS`, a constant for its place, a line in `plan_draws`. A new
+purpose takes a new number, and no number is ever used for a second purpose.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack.load.augment import Augment
+
+__all__ = [
+    "COLUMNS", "COUNT", "CROP", "CUTOUT", "CX", "CY", "DX", "DY", "FLIP", "MIRROR", "ORDER",
+    "Draw", "plan_draws",
+]  # fmt: skip
+
+CROP: Final = 0
+CUTOUT: Final = 1
+FLIP: Final = 2
+ORDER: Final = 3
+
+# dy, dx: where the crop starts in the padded image; mirror: 0 or 1; (cy, cx): the cutout's centre.
+COLUMNS: Final = ("dy", "dx", "mirror", "cy", "cx")
+COUNT: Final = len(COLUMNS)
+# Numba and Triton compile the places of the columns in as constants.
+DY: Final = COLUMNS.index("dy")
+DX: Final = COLUMNS.index("dx")
+MIRROR: Final = COLUMNS.index("mirror")
+CY: Final = COLUMNS.index("cy")
+CX: Final = COLUMNS.index("cx")
+
+
+class Draw(NamedTuple):
+    """How a column is drawn.
+
+    Attributes:
+        purpose: which words it is drawn from; columns of one purpose stand side by side in
+            `COLUMNS`, so that their words are made once.
+        word: 0 to 3, which one of the four.
+        values: how many values there are, from 0 on; 0: not drawn, the column is 0.
+    """
+
+    purpose: int
+    word: int
+    values: int
+
+
+def plan_draws(augment: Augment, height: int, width: int) -> NDArray[np.int64]:
+    """Say how every column is drawn for images of a size.
+
+    Returns:
+        (COUNT, 3) of purpose, word and values, in the order of `COLUMNS`.
+
+    >>> plan_draws(Augment(crop_padding=4, flip=None), 32, 32).tolist()
+    [[0, 0, 9], [0, 1, 9], [0, 2, 0], [1, 0, 0], [1, 1, 0]]
+    """
+    offsets = 2 * augment.crop_padding + 1 if augment.crop_padding else 0
+    mirror = {
+        None: Draw(CROP, 2, 0),
+        "random": Draw(CROP, 2, 2),
+        "alternating": Draw(FLIP, 0, 2),
+    }
+    drawn = {
+        "dy": Draw(CROP, 0, offsets),
+        "dx": Draw(CROP, 1, offsets),
+        "mirror": mirror[augment.flip],
+        "cy": Draw(CUTOUT, 0, height if augment.cutout else 0),
+        "cx": Draw(CUTOUT, 1, width if augment.cutout else 0),
+    }
+    return np.array([drawn[name] for name in COLUMNS], np.int64)

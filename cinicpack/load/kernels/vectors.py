@@ -1,0 +1,270 @@
+"""Memory by its address, and pixels in LLVM's vectors: what the kernels are built from.
+
+Pixels are converted in blocks of up to 16, in explicit vector instructions: LLVM's own
+vectorisation pays for checks in every row where sizes are not constants, which halves the speed.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic, overload, register_jitable
+from numpy.typing import NDArray
+
+from cinicpack.jit import jit
+
+__all__ = [
+    "bytes_at", "convert_block", "literal", "prefetch", "prefetch_out", "spills", "touch",
+]  # fmt: skip
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_u64 = np.uint64
+_OPTIONS: Any = {"boundscheck": False, "error_model": "numpy"}
+# The smallest pages there are; no machine maps or protects less than one.
+_PAGE_BITS: Final = 12
+
+_BYTE, _SHORT, _INT = ir.IntType(8), ir.IntType(16), ir.IntType(32)
+_FLOAT, _HALF = ir.FloatType(), ir.HalfType()
+# Numba describes its own types only in part.
+_types: Any = numba.types
+_ADDRESS, _COEFFICIENTS = _types.uint64, _types.UniTuple(_types.float32, 6)
+
+
+def literal(function: Function) -> Function:
+    """Compile a function into the kernels that call it, with constant arguments as constants.
+
+    `register_jitable` compiles for the types of the arguments, and gives no constants to what
+    takes these alone, as `convert_block` does.
+    """
+
+    @overload(function, prefer_literal=True, strict=False, jit_options=_OPTIONS)
+    def compiled(*_: Any) -> Function:
+        return function
+
+    return function
+
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+def _type_pointer(_typing: Any, _address: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return _types.CPointer(_types.uint8)(_ADDRESS), generate
+
+
+def _type_prefetch(_typing: Any, _address: Any, write: int) -> Any:
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], _BYTE.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
+        insert: Any = cgutils.get_or_insert_function
+        function = insert(builder.module, kind, "llvm.prefetch.p0")
+        # 3: as near to the core as possible; 1: data rather than code.
+        builder.call(function, [pointer, _INT(write), _INT(3), _INT(1)])
+        return context.get_dummy_value()
+
+    return _types.void(_ADDRESS), generate
+
+
+_pointer: Any = intrinsic(_type_pointer)
+# Prefetches of the cache line at an address, which need not be mapped: to read it, or to write it.
+prefetch: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address, 0))
+prefetch_out: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address, 1))
+_carray: Any = getattr(numba, "carray")  # noqa: B009
+
+
+@register_jitable
+def bytes_at(address: Any, size: Any) -> Any:
+    """View ``size`` bytes of memory as an array of uint8, in compiled code."""
+    return _carray(_pointer(address), size)
+
+
+@jit
+def touch(addresses: NDArray[np.uint64], size: int) -> int:
+    """Read a byte of every page of the ``size`` bytes at each address, so that it is in memory."""
+    total, last = _u64(0), _u64(size - 1)
+    for i in range(_u64(len(addresses))):
+        image = bytes_at(addresses[_u64(i)], size)
+        for byte in range(_u64(0), last, _u64(1) << _u64(_PAGE_BITS)):
+            total += image[byte]
+        total += image[last]
+    # LLVM would leave the reads out if nothing came of their sum.
+    return int(total)
+
+
+@register_jitable
+def spills(address: Any, size: Any, margin: Any) -> Any:
+    """Say whether bytes within ``margin`` of an image lie on pages that the image does not."""
+    page, last = _u64(_PAGE_BITS), address + size - _u64(1)
+    return (address - margin) >> page != address >> page or (last + margin) >> page != last >> page
+
+
+# ---- blocks of pixels ----------------------------------------------------------------------------
+
+
+def _vector(kind: Any, lanes: int) -> Any:
+    return ir.VectorType(kind, lanes)
+
+
+def _constant(value: int, lanes: int) -> Any:
+    return ir.Constant(_vector(_INT, lanes), [value] * lanes)
+
+
+def _at(builder: Any, address: Any, kind: Any) -> Any:
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _shuffle_lanes(builder: Any, first: Any, second: Any, lanes: Sequence[int]) -> Any:
+    return builder.shuffle_vector(
+        first, second, ir.Constant(_vector(_INT, len(lanes)), list(lanes))
+    )
+
+
+def _interleave(builder: Any, planes: Sequence[Any]) -> Any:
+    """Turn a block of each channel into three with the channels of a pixel side by side."""
+    blocks, lanes = [], planes[0].type.count
+    for number in range(3):
+        spots = range(number * lanes, (number + 1) * lanes)
+        two = [spot // 3 + lanes * (spot % 3) if spot % 3 < 2 else 0 for spot in spots]
+        all_ = [lane if spot % 3 < 2 else lanes + spot // 3 for lane, spot in enumerate(spots)]
+        both = _shuffle_lanes(builder, planes[0], planes[1], two)
+        blocks.append(_shuffle_lanes(builder, both, planes[2], all_))
+    return blocks
+
+
+def _affine(builder: Any, pixels: Any, coefficients: Any, channels: Sequence[int]) -> Any:
+    """Multiply and add, each with a rounding; ``channels`` says which channel each lane is of."""
+
+    def lanes(first: int) -> Any:
+        three = _vector(_FLOAT, 3)(ir.Undefined)
+        for channel in range(3):
+            value = builder.extract_value(coefficients, first + channel)
+            three = builder.insert_element(three, value, _INT(channel))
+        return _shuffle_lanes(builder, three, three, channels)
+
+    values = builder.uitofp(pixels, _vector(_FLOAT, len(channels)))
+    return builder.fadd(builder.fmul(values, lanes(0)), lanes(3))
+
+
+def _round_bfloat16(builder: Any, values: Any, ties: bool) -> Any:
+    """Round every lane to nearest in its upper 16 bits; ``ties``: halves occur, and go to even."""
+    lanes = values.type.count
+    bits = builder.bitcast(values, _vector(_INT, lanes))
+    rounded = builder.add(bits, _constant(0x8000, lanes))
+    if not ties:
+        return rounded
+    odd = builder.and_(bits, _constant(0x10000, lanes))
+    even = builder.icmp_unsigned("==", odd, _constant(0, lanes))
+    return builder.add(rounded, builder.sext(even, bits.type))
+
+
+def _to_float16(builder: Any, values: Any, features: str) -> Any:
+    """Round to nearest float16, ties to even."""
+    lanes = values.type.count
+    if "+f16c" in features or "+neon" in features:
+        return builder.fptrunc(values, _vector(_HALF, lanes))
+    # For these processors LLVM would call a function that numba does not have.
+    bits = builder.bitcast(values, _vector(_INT, lanes))
+    sign = builder.and_(bits, _constant(0x80000000, lanes))
+    size = builder.xor(bits, sign)
+    odd = builder.and_(builder.lshr(size, _constant(13, lanes)), _constant(1, lanes))
+    # The exponent's bias goes from 127 to 15; what is too large becomes infinity.
+    biased = builder.add(builder.add(size, odd), _constant(0xFFF - (112 << 23), lanes))
+    normal = builder.lshr(biased, _constant(13, lanes))
+    infinity = _constant(0x7C00, lanes)
+    normal = builder.select(builder.icmp_unsigned("<", normal, infinity), normal, infinity)
+    # Beside a half, the last bit of a float32 is that of a subnormal float16.
+    half = _vector(_FLOAT, lanes)([0.5] * lanes)
+    shifted = builder.fadd(builder.bitcast(size, half.type), half)
+    subnormal = builder.sub(builder.bitcast(shifted, bits.type), _constant(0x3F000000, lanes))
+    small = builder.icmp_unsigned("<", size, _constant(113 << 23, lanes))
+    rounded = builder.or_(
+        builder.select(small, subnormal, normal), builder.lshr(sign, _constant(16, lanes))
+    )
+    return builder.trunc(rounded, _vector(_SHORT, lanes))
+
+
+def _encode(
+    builder: Any,
+    pixels: Any,
+    coefficients: Any,
+    channels: Sequence[int],
+    dtype: str,
+    ties: bool,
+    features: str,
+) -> Any:
+    lanes = len(channels)
+    if dtype == "uint8":
+        return pixels
+    if dtype != "bfloat16" or lanes == 1:
+        wide = builder.zext(pixels, _vector(_INT, lanes))
+        values = _affine(builder, wide, coefficients, channels)
+        if dtype == "float32":
+            return values
+        if dtype == "float16":
+            return _to_float16(builder, values, features)
+        bits = builder.lshr(_round_bfloat16(builder, values, ties), _constant(16, lanes))
+        return builder.trunc(bits, _vector(_SHORT, lanes))
+    # Even and odd lanes are rounded apart, so that their upper halves only have to be put side by
+    # side. Packing them would take a quarter longer: shifts and shuffles share two ports.
+    half = lanes // 2
+    pairs = builder.zext(builder.bitcast(pixels, _vector(_SHORT, half)), _vector(_INT, half))
+    even = builder.and_(pairs, _constant(0xFF, half))
+    odd = builder.lshr(pairs, _constant(8, half))
+    low = _round_bfloat16(builder, _affine(builder, even, coefficients, channels[0::2]), ties)
+    high = _round_bfloat16(builder, _affine(builder, odd, coefficients, channels[1::2]), ties)
+    low = builder.lshr(low, _constant(16, half))
+    return builder.or_(low, builder.and_(high, _constant(0xFFFF0000, half)))
+
+
+def _type_convert(
+    _typing: Any,
+    _target: Any,
+    _target_step: Any,
+    _read_from: Any,
+    _read_step: Any,
+    _mask: Any,
+    _coefficients: Any,
+    dtype: Any,
+    channels_last: Any,
+    ties: Any,
+    mirror: Any,
+    lanes: Any,
+) -> Any:
+    literals = (dtype, channels_last, ties, mirror, lanes)
+    name, last, tied, mirrored, n = (one.literal_value for one in literals)
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        target, target_step, read_from, read_step, mask, coefficients = args[:6]
+        kind = _vector(_BYTE, n)
+        visible = builder.load(_at(builder, mask, kind), align=1)
+        blocks = []
+        for _ in range(3):
+            pixels = builder.and_(builder.load(_at(builder, read_from, kind), align=1), visible)
+            if mirrored:
+                pixels = _shuffle_lanes(builder, pixels, pixels, range(n - 1, -1, -1))
+            blocks.append(pixels)
+            read_from = builder.add(read_from, read_step)
+        features = context.codegen()._tm_features
+        channels = [[channel] * n for channel in range(3)]
+        if last and n > 1:
+            blocks = _interleave(builder, blocks)
+            channels = [[spot % 3 for spot in range(c * n, (c + 1) * n)] for c in range(3)]
+        for pixels, which in zip(blocks, channels, strict=True):
+            encoded = _encode(builder, pixels, coefficients, which, name, tied, features)
+            builder.store(encoded, _at(builder, target, encoded.type), align=1)
+            target = builder.add(target, target_step)
+        return context.get_dummy_value()
+
+    return _types.void(*(_ADDRESS,) * 5, _COEFFICIENTS, *literals), generate
+
+
+# Converts a block of up to 16 pixels side by side. Channel c is read at read_from + c * read_step,
+# masked, then mirrored. The results are written at target + c * target_step: channel c, or with
+# channels last the c-th third of the block. The last five arguments are literals.
+convert_block: Any = intrinsic(prefer_literal=True)(_type_convert)
