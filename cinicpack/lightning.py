@@ -44,8 +44,10 @@ class PackedDataModule(LightningDataModule):
     it is called again without a checkpoint after it ended in mid-epoch, and starts the next epoch.
 
     >>> from cinicpack.lightning import PackedDataModule
-    >>> data = PackedDataModule("cinic10.pack", batch_size=512)
-    >>> lightning.Trainer(max_epochs=10).fit(model, data)  # doctest: +SKIP
+    >>> data = PackedDataModule("cinic10.pack", batch_size=32)
+    >>> data.setup("fit")
+    >>> for images, labels in data.train_dataloader():  # as ``Trainer.fit(model, data)`` does
+    ...     assert images.shape[1:] == (3, 32, 32)
     """
 
     def __init__(

@@ -77,53 +77,43 @@ def pack(
     expect: str | None = None,
     progress: bool = True,
 ) -> Pack:
-    """Convert a tree or an archive of equally sized PNG images into a pack, and open it.
-
-    Its mean and std are those published for CINIC-10 if `cinic10.is_cinic10` says that the images
-    are of it, else those of the images of train, or of the first split.
+    """Convert images of one size into a pack, and open it.
 
     The same images give the same bytes, from any kind of source and with any number of workers.
     ``destination`` appears at once when all is done; if anything fails it stays as it was.
 
     Args:
-        source: a directory, or a .tar, .tar.gz, .tgz or .zip, with SPLIT/CLASS/NAME.png in it, or
-            CLASS/NAME.png, which is one split named "train". One lone folder above is skipped.
+        source: a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png in it, or with
+            CLASS/NAME.png, which is one split named "train"; one lone folder above is skipped. Or
+            CIFAR-10's own archive or folder.
         destination: the pack to make.
         format: "npy", a directory of npy files, or "hdf5", one file.
         splits: the splits to take, or the name of one; None: all.
         shard_rows: images in one npy file or dataset; None: all of a split.
-        num_workers: processes that decode; None: as many as there are usable cores; 0: none, this
-            process decodes.
+        num_workers: processes that decode; None: one for each usable core; 0: this process decodes.
         skip_bad: leave out the images that cannot be decoded or have another size than most, and
-            record them in the manifest, instead of raising. A file that cannot be read is no bad
-            image: it may be readable a moment later.
-        allow_missing: pack what is there, though some class has no images in a split, or in any
-            (its folder is empty), or ImageFolder would load images that are not PNG, which are
-            left out. A class without images keeps its label, as in
-            ``ImageFolder(SPLIT, allow_empty=True)``. Where all files are named as in CINIC-10, and
-            all classes are its, the classes are its ten, whichever are there. A split without
-            images is left out.
-        overwrite: replace a pack at ``destination``, be it damaged or of another version, if there
-            is nothing else in it. What is not a pack, or has any file, dataset, attribute or link
-            beside the pack's own, is refused and stays; so is an HDF5 pack that is damaged outside
-            of its images, which may be one with something added. A link that leads to a pack is
-            kept.
+            record them in the manifest. A file that cannot be read is no bad image: it raises.
+        allow_missing: accept splits without images, which are left out, classes without images in a
+            split, which keep their labels as in ``ImageFolder(SPLIT, allow_empty=True)``, and
+            images that ImageFolder would load but that are not PNG, which are left out. Where all
+            file names are CINIC-10's, the classes are its ten, whichever are there.
+        overwrite: replace a pack at ``destination``, be it damaged or of another version. A path
+            with anything besides a pack is refused and stays; so is an HDF5 pack that is damaged
+            outside of its images, which could be one with something added.
         expect: "cinic10": raise unless the images are CINIC-10's in number, class and name.
         progress: show a bar, if standard error is a terminal.
 
     Raises:
         FileNotFoundError: there is nothing at ``source``.
-        SourceError: ``source`` has another structure, lacks what ``allow_missing`` is about, is
-            damaged, or a file of it cannot be read.
+        SourceError: ``source`` has another structure, is damaged, cannot be read, or lacks what
+            ``allow_missing`` is about.
         BadImagesError: some images cannot be packed; all are listed.
-        DestinationError: ``destination`` exists and is not to be overwritten or not only a pack, is
-            a mount point, cannot be written, or is being written.
-        ArgumentError: an option is out of its domain, or ``shard_rows`` makes more files than a
-            process may have open.
+        DestinationError: ``destination`` is there and is not to be overwritten, or cannot be made.
+        ArgumentError: an option is out of its domain, or ``shard_rows`` makes too many files.
 
     >>> import cinicpack
-    >>> cinicpack.pack("CINIC-10.tar.gz", "cinic10.pack")  # doctest: +SKIP
-    Pack('cinic10.pack', train 90000, valid 90000, test 90000, 32x32, 10 classes)
+    >>> cinicpack.pack("CINIC-10.tar.gz", "new.pack", progress=False)
+    Pack('new.pack', train 90, valid 90, test 90, 32x32, 10 classes)
     """
     destination = Path(destination)
     wanted = Wanted(splits, shard_rows, num_workers, skip_bad, allow_missing, expect, progress)

@@ -104,11 +104,11 @@ class Loader:
 
     >>> import cinicpack
     >>> loader = cinicpack.Loader(
-    ...     "cinic10.pack", "train", batch_size=128, augment=cinicpack.Augment()
+    ...     "cinic10.pack", "train", batch_size=64, augment=cinicpack.Augment()
     ... )
     >>> images, labels = next(iter(loader))
     >>> images.shape, images.dtype
-    (torch.Size([128, 3, 32, 32]), torch.float32)
+    (torch.Size([64, 3, 32, 32]), torch.float32)
     >>> loader.close()
     """
 
