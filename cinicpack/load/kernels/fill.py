@@ -142,10 +142,10 @@ def _find_row(y: Any, top: Any, reflect: Any, height: Any) -> Any:
 
 @literal
 def _write_rows(
-    target, ahead, pixels, step, black, mask, coefficients, mirror, top, left, reflect, height,
-    width, own_height, own_width, item, dtype, channels_last, ties, lanes,
+    target, step, shifted, ahead, black, mask, coefficients, mirror, top, reflect, height, width,
+    own_height, own_width, item, dtype, channels_last, ties, lanes,
 ):  # fmt: skip
-    """Write an image row by row, and ask for the next one meanwhile.
+    """Write an image row by row, from its address plus a shift, and ask for the next one meanwhile.
 
     Images come in random order from more memory than any cache holds. To ask for the next one row
     by row is worth a quarter of the speed, and all at once half of that.
@@ -169,7 +169,7 @@ def _write_rows(
         r = _find_row(y, top, reflect, height)
         read_from, read_step = black, _u64(0)
         if 0 <= r < height:
-            read_from, read_step = pixels + _u64(r * width + left), plane
+            read_from, read_step = shifted + _u64(r * width), plane
         x = _u64(0)
         while True:
             # The last block ends with the row, overlapping the one before.
@@ -257,8 +257,9 @@ def _make_fill(
             mask = black + w if reflect else black + _u64(width + left)
             ahead = places[min(i + _u64(1), count - _u64(1))]
             _write_rows(
-                target, ahead, pixels, step, black, mask, coefficients, mirror, top, left, reflect,
-                height, width, own_height, own_width, item, dtype, channels_last, ties, lanes,
+                target, step, pixels + _u64(left), ahead, black, mask, coefficients, mirror, top,
+                reflect, height, width, own_height, own_width, item, dtype, channels_last, ties,
+                lanes,
             )  # fmt: skip
             if reflect:
                 _write_edges(
