@@ -13,7 +13,7 @@ _STOP: Final = 2**30
 
 @dataclass(frozen=True)
 class Augment:
-    """Random crop, mirror and cutout, drawn anew for every sample and epoch, in that order.
+    """Random crop, mirrors and cutout, drawn anew for every sample and epoch, in that order.
 
     Args:
         crop_padding: pixels added on every side before a crop of the original size is taken at a
@@ -25,17 +25,20 @@ class Augment:
             every other one; None: never mirrored.
         cutout: side of a square with a uniform centre, clipped by the image, that is set to the
             mean; 0: none.
+        vertical_flip: a coin decides in every epoch whether an image is turned upside down, as
+            torchvision's RandomVerticalFlip does it.
 
     Raises ``ArgumentError`` for any other value.
 
     >>> Augment(padding_mode="zeros")
-    Augment(crop_padding=4, padding_mode='constant', flip='random', cutout=0)
+    Augment(crop_padding=4, padding_mode='constant', flip='random', cutout=0, vertical_flip=False)
     """
 
     crop_padding: int = 4
     padding_mode: str = "constant"
     flip: str | None = "random"
     cutout: int = 0
+    vertical_flip: bool = False
 
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout"):
@@ -55,6 +58,10 @@ class Augment:
         if self.flip not in ("random", "alternating", None):
             raise ArgumentError(
                 f"expected flip to be 'random', 'alternating' or None, found {self.flip!r}"
+            )
+        if type(self.vertical_flip) is not bool:
+            raise ArgumentError(
+                f"expected vertical_flip to be True or False, found {self.vertical_flip!r}"
             )
 
     def check_size(self, height: int, width: int) -> None:

@@ -13,6 +13,7 @@ generator has no state, so what happens to a sample is a pure function of seed, 
     FLIP     of a sample  0: mirror in even epochs, with "alternating", the other way round in odd
                           ones; the counter's epoch is always 0
     ORDER    b            0, 1: low and high word of draw 2b; 2, 3: those of draw 2b + 1
+    VERTICAL of a sample  0: upside_down
 
 A word is brought below n by ``word * n >> 32``, a draw of 64 bits by ``draw * n >> 64``. An order
 of n samples starts as 0 to n - 1; for i from n - 1 down to 1, the values at i and at draw i,
@@ -31,16 +32,18 @@ from cinicpack.load.augment import Augment
 
 __all__ = [
     "COLUMNS", "COUNT", "CROP", "CUTOUT", "CX", "CY", "DX", "DY", "FLIP", "MIRROR", "ORDER",
-    "Draw", "plan_draws",
+    "UPSIDE_DOWN", "VERTICAL", "Draw", "plan_draws",
 ]  # fmt: skip
 
 CROP: Final = 0
 CUTOUT: Final = 1
 FLIP: Final = 2
 ORDER: Final = 3
+VERTICAL: Final = 4
 
-# dy, dx: where the crop starts in the padded image; mirror: 0 or 1; (cy, cx): the cutout's centre.
-COLUMNS: Final = ("dy", "dx", "mirror", "cy", "cx")
+# dy, dx: where the crop starts in the padded image; mirror, upside_down: 0 or 1; (cy, cx): the
+# cutout's centre.
+COLUMNS: Final = ("dy", "dx", "mirror", "cy", "cx", "upside_down")
 COUNT: Final = len(COLUMNS)
 # Numba and Triton compile the places of the columns in as constants.
 DY: Final = COLUMNS.index("dy")
@@ -48,6 +51,7 @@ DX: Final = COLUMNS.index("dx")
 MIRROR: Final = COLUMNS.index("mirror")
 CY: Final = COLUMNS.index("cy")
 CX: Final = COLUMNS.index("cx")
+UPSIDE_DOWN: Final = COLUMNS.index("upside_down")
 
 
 class Draw(NamedTuple):
@@ -72,7 +76,7 @@ def plan_draws(augment: Augment, height: int, width: int) -> NDArray[np.int64]:
         (COUNT, 3) of purpose, word and values, in the order of `COLUMNS`.
 
     >>> plan_draws(Augment(crop_padding=4, flip=None), 32, 32).tolist()
-    [[0, 0, 9], [0, 1, 9], [0, 2, 0], [1, 0, 0], [1, 1, 0]]
+    [[0, 0, 9], [0, 1, 9], [0, 2, 0], [1, 0, 0], [1, 1, 0], [4, 0, 0]]
     """
     offsets = 2 * augment.crop_padding + 1 if augment.crop_padding else 0
     mirror = {
@@ -86,5 +90,6 @@ def plan_draws(augment: Augment, height: int, width: int) -> NDArray[np.int64]:
         "mirror": mirror[augment.flip],
         "cy": Draw(CUTOUT, 0, height if augment.cutout else 0),
         "cx": Draw(CUTOUT, 1, width if augment.cutout else 0),
+        "upside_down": Draw(VERTICAL, 0, 2 if augment.vertical_flip else 0),
     }
     return np.array([drawn[name] for name in COLUMNS], np.int64)

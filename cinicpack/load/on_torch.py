@@ -108,7 +108,8 @@ def augment_with_torch(
     column = dict(zip(COLUMNS, by_sample, strict=True))
     columns = torch.arange(width, device=device).unsqueeze(0)
     rows = torch.arange(height, device=device).unsqueeze(0)
-    y = rows + column["dy"] - transform.crop_padding
+    y = torch.where(column["upside_down"] != 0, height - 1 - rows, rows)
+    y = y + column["dy"] - transform.crop_padding
     x = torch.where(column["mirror"] != 0, width - 1 - columns, columns)
     x = x + column["dx"] - transform.crop_padding
     visible = None

@@ -17,6 +17,7 @@ _COUNT = tl.constexpr(draws.COUNT)
 _DY, _DX = tl.constexpr(draws.DY), tl.constexpr(draws.DX)
 _MIRROR = tl.constexpr(draws.MIRROR)
 _CY, _CX = tl.constexpr(draws.CY), tl.constexpr(draws.CX)
+_UPSIDE_DOWN = tl.constexpr(draws.UPSIDE_DOWN)
 # Launches take turns: the loader launches from several threads, which Triton does not call safe,
 # and the threads should wait for the first launch to compile the kernel rather than compile it too.
 _LAUNCH = Lock()
@@ -42,7 +43,8 @@ def _augment(
     row = pixel // WIDTH
     column = pixel % WIDTH
     drawn += image * _COUNT
-    y = row + (tl.load(drawn + _DY) - PADDING)
+    upside_down = tl.load(drawn + _UPSIDE_DOWN) != 0
+    y = tl.where(upside_down, HEIGHT - 1 - row, row) + (tl.load(drawn + _DY) - PADDING)
     mirror = tl.load(drawn + _MIRROR) != 0
     x = tl.where(mirror, WIDTH - 1 - column, column) + (tl.load(drawn + _DX) - PADDING)
     if REFLECT:

@@ -8,7 +8,9 @@ from cinicpack.load.augment import Augment
 
 
 def test_the_defaults_are_crop_4_and_flip():
-    assert Augment() == Augment(crop_padding=4, padding_mode="constant", flip="random", cutout=0)
+    assert Augment() == Augment(
+        crop_padding=4, padding_mode="constant", flip="random", cutout=0, vertical_flip=False
+    )
 
 
 def test_zeros_is_another_name_for_constant():
@@ -26,6 +28,7 @@ def test_zeros_is_another_name_for_constant():
         ({"cutout": "8"}, "expected cutout .* found '8'"),
         ({"padding_mode": "edge"}, "expected padding_mode .* found 'edge'"),
         ({"padding_mode": []}, r"expected padding_mode .* found \[\]"),
+        ({"vertical_flip": 1}, "expected vertical_flip .* found 1"),
         ({"flip": True}, "expected flip .* found True"),
         ({"flip": "vertical"}, "expected flip .* found 'vertical'"),
     ],

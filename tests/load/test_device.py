@@ -28,6 +28,7 @@ AUGMENTS = [
     Augment(padding_mode="reflect", flip="alternating", cutout=9),
     Augment(crop_padding=0, flip=None, cutout=4),
     Augment(crop_padding=40, flip=None),
+    Augment(padding_mode="reflect", cutout=5, vertical_flip=True),
 ]
 DTYPES = ["float32", "float16", "bfloat16", "uint8"]
 PATHS = [{"augment_on": "device"}, {"resident": True}, {"resident": True, "num_workers": 0}]
@@ -284,7 +285,7 @@ for path in sys.argv[1:]:
         None,
         Augment(),
         Augment(padding_mode="reflect", flip="alternating", cutout=7),
-        Augment(crop_padding=40, flip=None, cutout=4),
+        Augment(crop_padding=40, flip=None, cutout=4, vertical_flip=True),
     )
     for augment, dtype, last in product(augments, _DTYPES, (False, True)):
         form = BatchFormat(dtype, height, width, last, "torch", True)

@@ -5,7 +5,7 @@ import pytest
 
 from cinicpack.load import draws
 from cinicpack.load.augment import Augment
-from cinicpack.load.draws import COLUMNS, CROP, CUTOUT, FLIP, ORDER, plan_draws
+from cinicpack.load.draws import COLUMNS, CROP, CUTOUT, FLIP, ORDER, VERTICAL, plan_draws
 
 
 def plan(augment):
@@ -15,7 +15,7 @@ def plan(augment):
 
 
 def test_purposes_never_change():
-    assert (CROP, CUTOUT, FLIP, ORDER) == (0, 1, 2, 3)
+    assert (CROP, CUTOUT, FLIP, ORDER, VERTICAL) == (0, 1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -28,9 +28,9 @@ def test_nothing_is_drawn_for_nothing():
 
 
 def test_a_column_has_as_many_values_as_there_are_choices():
-    found = plan(Augment(3, flip="random", cutout=5))
+    found = plan(Augment(3, flip="random", cutout=5, vertical_flip=True))
     assert {name: values for name, (_, _, values) in found.items()} == {
-        "dy": 7, "dx": 7, "mirror": 2, "cy": 48, "cx": 36,
+        "dy": 7, "dx": 7, "mirror": 2, "cy": 48, "cx": 36, "upside_down": 2,
     }  # fmt: skip
 
 

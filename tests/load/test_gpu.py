@@ -72,7 +72,7 @@ def test_every_path_gives_the_bytes_of_the_cpu(pack, path, dtype, channels_last)
         (None, True if dtype == "uint8" else ties),
         (Augment(), True),
         (Augment(crop_padding=3, padding_mode="reflect", flip="alternating", cutout=5), True),
-        (Augment(crop_padding=40, flip=None, cutout=4), True),
+        (Augment(crop_padding=40, flip=None, cutout=4, vertical_flip=True), True),
     ):
         options: dict[str, Any] = {"augment": augment, "normalize": normalize, "batch_size": 16}
         options |= {"dtype": dtype, "channels_last": channels_last}

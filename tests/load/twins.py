@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from cinicpack.load.augment import Augment
-from cinicpack.load.draws import COLUMNS, COUNT, CROP, CUTOUT, FLIP, ORDER
+from cinicpack.load.draws import COLUMNS, COUNT, CROP, CUTOUT, FLIP, ORDER, VERTICAL
 from tests.load.philox import draw_words
 
 __all__ = ["augment_pixels", "draw", "encode", "fill", "shuffle"]
@@ -29,7 +29,9 @@ def draw(
     """Draw for the samples of these rows: (n, COUNT)."""
     rows = []
     for i in np.asarray(index).tolist():
-        crop, cutout = (draw_words(seed, epoch, purpose, i).tolist() for purpose in (CROP, CUTOUT))
+        crop, cutout, vertical = (
+            draw_words(seed, epoch, purpose, i).tolist() for purpose in (CROP, CUTOUT, VERTICAL)
+        )
         coin = draw_words(seed, 0, FLIP, i).tolist()[0] >> 31
         mirror = {"random": crop[2] >> 31, "alternating": (coin + epoch) % 2, None: 0}
         columns = {
@@ -38,6 +40,7 @@ def draw(
             "mirror": mirror[augment.flip],
             "cy": cutout[0] * height >> 32 if augment.cutout else 0,
             "cx": cutout[1] * width >> 32 if augment.cutout else 0,
+            "upside_down": vertical[0] >> 31 if augment.vertical_flip else 0,
         }
         rows.append([columns[name] for name in COLUMNS])
     return np.array(rows, np.int32).reshape(-1, COUNT)
@@ -53,7 +56,8 @@ def augment_pixels(
     padded = np.pad(image, ((0, 0), margin, margin), mode)
     dy, dx = drawn["dy"], drawn["dx"]
     cropped = padded[:, dy : dy + height, dx : dx + width]
-    return cropped[:, :, ::-1] if drawn["mirror"] else cropped
+    mirrored = cropped[:, :, ::-1] if drawn["mirror"] else cropped
+    return mirrored[:, ::-1] if drawn["upside_down"] else mirrored
 
 
 def encode(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:

@@ -142,10 +142,10 @@ def _find_row(y: Any, top: Any, reflect: Any, height: Any) -> Any:
 
 @literal
 def _write_rows(
-    target, ahead, pixels, step, black, mask, coefficients, mirror, top, left, reflect, height,
-    width, own_height, own_width, item, dtype, channels_last, ties, lanes,
+    target, step, shifted, ahead, black, mask, coefficients, mirror, upside_down, top, reflect,
+    height, width, own_height, own_width, item, dtype, channels_last, ties, lanes,
 ):  # fmt: skip
-    """Write an image row by row, and ask for the next one meanwhile.
+    """Write an image row by row, from its address plus a shift, and ask for the next one meanwhile.
 
     Images come in random order from more memory than any cache holds. To ask for the next one row
     by row is worth a quarter of the speed, and all at once half of that.
@@ -157,6 +157,10 @@ def _write_rows(
     pixel_bytes = 3 * item if channels_last else item
     last = w - _u64(lanes)
     out_ahead = target + _u64(3 * item) * plane
+    row_step = w * _u64(pixel_bytes)
+    if upside_down:
+        target += _u64(height - 1) * row_step
+        row_step = _u64(0) - row_step
     for y in range(height):
         for line in range(_u64(0), _u64(3) * w, _u64(_LINE)):
             vectors.prefetch(ahead + line)
@@ -169,7 +173,7 @@ def _write_rows(
         r = _find_row(y, top, reflect, height)
         read_from, read_step = black, _u64(0)
         if 0 <= r < height:
-            read_from, read_step = pixels + _u64(r * width + left), plane
+            read_from, read_step = shifted + _u64(r * width), plane
         x = _u64(0)
         while True:
             # The last block ends with the row, overlapping the one before.
@@ -188,13 +192,13 @@ def _write_rows(
             if x == last:
                 break
             x = min(x + _u64(lanes), last)
-        target += w * _u64(pixel_bytes)
+        target += row_step
 
 
 @literal
 def _write_edges(
-    target, step, pixels, visible, coefficients, mirror, top, left, height, width, pixel_bytes,
-    dtype, channels_last, ties,
+    target, step, pixels, visible, coefficients, mirror, upside_down, top, left, height, width,
+    pixel_bytes, dtype, channels_last, ties,
 ):  # fmt: skip
     """Write the reflected columns, which the shift of the rows left without a pixel.
 
@@ -202,7 +206,7 @@ def _write_edges(
     """
     plane = _u64(height * width)
     for y in range(height):
-        r = _find_row(y, top, True, height)
+        r = _find_row(height - 1 - y if upside_down else y, top, True, height)
         for edge in range(abs(left)):
             column = edge if left < 0 else width - 1 - edge
             found = abs(left) - edge if left < 0 else width - 1 + edge - left
@@ -246,7 +250,7 @@ def _make_fill(
             row = drawn[i]
             top = np.int64(row[draws.DY]) - crop_padding
             left = min(max(np.int64(row[draws.DX]) - crop_padding, -width), width)
-            mirror = row[draws.MIRROR] != 0
+            mirror, upside_down = row[draws.MIRROR] != 0, row[draws.UPSIDE_DOWN] != 0
             pixels = places[i]
             # Rows are read shifted, so the first and the last reach outside of the image by up to a
             # row. Those pixels are masked, but their page may not be there.
@@ -257,13 +261,15 @@ def _make_fill(
             mask = black + w if reflect else black + _u64(width + left)
             ahead = places[min(i + _u64(1), count - _u64(1))]
             _write_rows(
-                target, ahead, pixels, step, black, mask, coefficients, mirror, top, left, reflect,
-                height, width, own_height, own_width, item, dtype, channels_last, ties, lanes,
+                target, step, pixels + _u64(left), ahead, black, mask, coefficients, mirror,
+                upside_down, top, reflect, height, width, own_height, own_width, item, dtype,
+                channels_last, ties, lanes,
             )  # fmt: skip
             if reflect:
                 _write_edges(
                     target, _u64(item) if channels_last else step, pixels, black + w, coefficients,
-                    mirror, top, left, height, width, pixel_bytes, dtype, channels_last, ties,
+                    mirror, upside_down, top, left, height, width, pixel_bytes, dtype,
+                    channels_last, ties,
                 )  # fmt: skip
             if p.cutout:
                 _cut_out(

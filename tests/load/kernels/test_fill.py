@@ -105,6 +105,7 @@ def augmentations(draw):
             padding_mode="reflect" if reflect else "constant",
             flip=draw(st.sampled_from(FLIPS)),
             cutout=draw(st.just(0) | st.integers(1, 50)),
+            vertical_flip=draw(st.booleans()),
         ),
     }
 
@@ -222,7 +223,7 @@ def test_no_page_is_touched_that_the_image_is_not_on(height, width, flip, paddin
 def test_the_same_offsets_give_what_torchvision_gives(padding_mode):
     functional = import_torchvision().transforms.functional
     images = random_images(12, 32, 20)
-    augment = Augment(padding_mode=padding_mode)
+    augment = Augment(padding_mode=padding_mode, vertical_flip=True)
     found = fill(images, augment=augment).reshape(images.shape)
     rows = twins.draw(np.arange(12), 0, 0, augment, 32, 20).tolist()
     samples = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
@@ -232,6 +233,8 @@ def test_the_same_offsets_give_what_torchvision_gives(padding_mode):
         expected = functional.crop(padded, drawn["dy"], drawn["dx"], 32, 20)
         if drawn["mirror"]:
             expected = functional.hflip(expected)
+        if drawn["upside_down"]:
+            expected = functional.vflip(expected)
         expected = functional.convert_image_dtype(expected, torch.float32)
         expected = functional.normalize(expected, MEAN.tolist(), STD.tolist())
         np.testing.assert_allclose(values, expected.numpy(), rtol=0, atol=1e-6)

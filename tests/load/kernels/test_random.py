@@ -65,10 +65,12 @@ def draw_rows(index, seed, epoch, augment, height, width):
 @given(
     st.lists(st.integers(0, 2**32 - 1), max_size=6), st.integers(0, 2**64 - 1),
     st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**30 - 1),
-    st.sampled_from([None, "random", "alternating"]), st.integers(0, 40),
+    st.sampled_from([None, "random", "alternating"]), st.integers(0, 40), st.booleans(),
 )  # fmt: skip
-def test_draws_are_those_of_the_twin(index, seed, epoch, height, width, padding, flip, cutout):
-    augment = Augment(padding, flip=flip, cutout=cutout)
+def test_draws_are_those_of_the_twin(
+    index, seed, epoch, height, width, padding, flip, cutout, vertical
+):
+    augment = Augment(padding, flip=flip, cutout=cutout, vertical_flip=vertical)
     expected = twins.draw(index, seed, epoch, augment, height, width)
     np.testing.assert_array_equal(draw_rows(index, seed, epoch, augment, height, width), expected)
 
@@ -81,11 +83,11 @@ def test_more_samples_than_words_are_made_at_once():
 
 
 def test_draws_are_uniform_and_reach_every_value():
-    drawn = draw_rows(np.arange(90_000), 7, 0, Augment(cutout=8), 32, 24)
+    drawn = draw_rows(np.arange(90_000), 7, 0, Augment(cutout=8, vertical_flip=True), 32, 24)
     # How many values there are, and the quantile 0.999 of chi-square with one degree less.
     columns = {
         "dy": (9, 26.12), "dx": (9, 26.12), "mirror": (2, 10.83), "cy": (32, 61.1),
-        "cx": (24, 49.73),
+        "cx": (24, 49.73), "upside_down": (2, 10.83),
     }  # fmt: skip
     assert tuple(columns) == COLUMNS
     for column, (values, limit) in zip(drawn.T, columns.values(), strict=True):
