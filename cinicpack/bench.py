@@ -33,9 +33,9 @@ _ROUNDS = 11
 _ROUND_SECONDS = 0.25
 _FILE_SECONDS = 5.0
 _PADDING = 4
-# What a thread of the bound makes at once, several batches where these are small, as the loader
-# does: else it would be bound by Python, which takes 20 to 100 µs between two jobs. No more, since
-# it then stays in the cache.
+# A thread of the bound fills so many bytes at once, several batches where these are small, as the
+# loader does: with smaller jobs it would be bound by Python, which takes 20 to 100 µs between two.
+# With larger ones the batches would not stay in the cache.
 _JOB_BYTES = 3 << 19
 
 
@@ -130,7 +130,7 @@ def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]
     def fill(number: int) -> int:
         start = number % jobs * images
         _gather_convert(order[start : start + images], buffers[number % len(buffers)], size)
-        # Of the split, since the addresses hold only as long as something refers to it.
+        # The split is used here, since its addresses hold only as long as something refers to it.
         return min(images, len(split) - start)
 
     pipeline = Pipeline(fill, sys.maxsize, threads, threads + 1)
@@ -197,7 +197,7 @@ def _measure_files(tree: Path, split: str, pack: Pack, batch_size: int, processe
         persistent_workers=True,
     )
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    # Comes when the processes have started.
+    # The first batch comes when the processes have started.
     next(batches)
     count, start = 0, time.perf_counter()
     while (seconds := time.perf_counter() - start) < _FILE_SECONDS:
@@ -219,7 +219,7 @@ def _rate(run: Callable[[], int]) -> float:
 
 def _name_bottleneck(bench: Bench) -> str:
     percent = round(100 * bench.loader / bench.bound)
-    # Nothing is faster than the bound: where it seems so, other programs slowed down the bound.
+    # Nothing is faster than the bound: where a loader seems to be, other programs slowed the bound.
     text = "The loader is at the bound: "
     if percent <= 100:
         text = f"The loader reaches {percent}% of the bound: "

@@ -36,7 +36,7 @@ from cinicpack.store.reader import find_other
 
 __all__ = ["Pace", "build", "pack"]
 
-#: As `starting_workers`.
+#: Starts workers as `starting_workers` does.
 StartWorkers: TypeAlias = Callable[
     [int, str, Read | None, Path], AbstractContextManager[list[Worker]]
 ]
@@ -77,13 +77,12 @@ def pack(
     expect: str | None = None,
     progress: bool = True,
 ) -> Pack:
-    """Convert a tree or an archive of equally sized PNG images into a pack, and open it.
-
-    Its mean and std are those published for CINIC-10 if `cinic10.is_cinic10` says that the images
-    are of it, else those of the images of train, or of the first split.
+    """Convert equally sized images, a tree's or an archive's, into a pack, and open it.
 
     The same images give the same bytes, from any kind of source and with any number of workers.
-    ``destination`` appears at once when all is done; if anything fails it stays as it was.
+    ``destination`` appears at once when all is done; if anything fails it stays as it was. Mean and
+    std are those published for CINIC-10 if `cinic10.is_cinic10` says that the images are of it,
+    else those of the images of train, or of the first split.
 
     Args:
         source: a directory, or a .tar, .tar.gz, .tgz or .zip, with SPLIT/CLASS/NAME.png in it, or
@@ -92,22 +91,16 @@ def pack(
         format: "npy", a directory of npy files, or "hdf5", one file.
         splits: the splits to take, or the name of one; None: all.
         shard_rows: images in one npy file or dataset; None: all of a split.
-        num_workers: processes that decode; None: as many as there are usable cores; 0: none, this
-            process decodes.
+        num_workers: processes that decode; None: as many as there are usable cores; 0: this one.
         skip_bad: leave out the images that cannot be decoded or have another size than most, and
-            record them in the manifest, instead of raising. A file that cannot be read is no bad
-            image: it may be readable a moment later.
-        allow_missing: pack what is there, though some class has no images in a split, or in any
-            (its folder is empty), or ImageFolder would load images that are not PNG, which are
-            left out. A class without images keeps its label, as in
-            ``ImageFolder(SPLIT, allow_empty=True)``. Where all files are named as in CINIC-10, and
-            all classes are its, the classes are its ten, whichever are there. A split without
-            images is left out.
+            record them in the manifest, instead of raising. An image that cannot be read raises all
+            the same: it may be readable a moment later.
+        allow_missing: pack what is there, though a class has no images in some split, or
+            ImageFolder would load images that are not PNG. A class without images keeps its label,
+            as in ``ImageFolder(SPLIT, allow_empty=True)``; where all files are named as in
+            CINIC-10, and all classes are its, the classes are its ten.
         overwrite: replace a pack at ``destination``, be it damaged or of another version, if there
-            is nothing else in it. What is not a pack, or has any file, dataset, attribute or link
-            beside the pack's own, is refused and stays; so is an HDF5 pack that is damaged outside
-            of its images, which may be one with something added. A link that leads to a pack is
-            kept.
+            is nothing else in it, as `reader.find_other` finds. A link to a pack is kept.
         expect: "cinic10": raise unless the images are CINIC-10's in number, class and name.
         progress: show a bar, if standard error is a terminal.
 
@@ -116,14 +109,11 @@ def pack(
         SourceError: ``source`` has another structure, lacks what ``allow_missing`` is about, is
             damaged, or a file of it cannot be read.
         BadImagesError: some images cannot be packed; all are listed.
-        DestinationError: ``destination`` exists and is not to be overwritten or not only a pack, is
-            a mount point, cannot be written, or is being written.
-        ArgumentError: an option is out of its domain, or ``shard_rows`` makes more files than a
-            process may have open.
+        DestinationError: ``destination`` is in the way, cannot be written, or is being written.
+        ArgumentError: an option is out of its domain, or there are more shards than open files.
 
-    >>> import cinicpack
-    >>> cinicpack.pack("CINIC-10.tar.gz", "cinic10.pack")  # doctest: +SKIP
-    Pack('cinic10.pack', train 90000, valid 90000, test 90000, 32x32, 10 classes)
+    >>> pack("CINIC-10.tar.gz", "new.pack").splits
+    ('train', 'valid', 'test')
     """
     destination = Path(destination)
     wanted = Wanted(splits, shard_rows, num_workers, skip_bad, allow_missing, expect, progress)
@@ -153,7 +143,7 @@ def build(
         if source.read is None:
             tasks = group_stream(source.stream(), pace)
         else:
-            # While the workers start.
+            # The workers are still starting, so listing and planning take no time of theirs.
             plan = make_plan(source, source.paths(), wanted, work).in_order()
             reserved = reserve(source.read, plan, work / "reserved", container)
             tasks = cut_tasks(plan, reserved, pace.task_images)
