@@ -112,7 +112,9 @@ def format_bench(bench: Bench) -> str:
     return "\n".join(lines)
 
 
-def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]:
+def make_bound(
+    split: Split, batch_size: int, threads: int, *, job_bytes: int = _JOB_BYTES
+) -> Callable[[], int]:
     """Build a run over ``split`` that gathers and converts only, and returns how many images.
 
     It is the least that any loader of shuffled float32 batches has to do: each image's bytes are
@@ -122,7 +124,7 @@ def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]
     """
     size = int(np.prod(split.pack.image_shape))
     batch_bytes = batch_size * size * np.dtype(np.float32).itemsize
-    images = min(max(1, _JOB_BYTES // batch_bytes) * batch_size, len(split))
+    images = min(max(1, job_bytes // batch_bytes) * batch_size, len(split))
     jobs = math.ceil(len(split) / images)
     order = np.random.default_rng(0).permutation(split.addresses())
     buffers = [np.empty(images * size, np.float32) for _ in range(threads + 2)]
