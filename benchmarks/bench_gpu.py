@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 import cinicpack
-from benchmarks.bench_loader import race
 from benchmarks.gpu import bus, resident, training
 from benchmarks.gpu.images import make_noise, read_jpegs, write_pack
 from benchmarks.gpu.setting import Setting, Sizes
 from benchmarks.gpu.training import train_on
 from benchmarks.machine import describe_machine
+from benchmarks.race import race
 from benchmarks.report import format_json, say
 from cinicpack import cinic10
 from cinicpack.cores import usable_cores
@@ -34,8 +34,8 @@ from cinicpack.cores import usable_cores
 _ROOT = Path(__file__).parents[1]
 _REAL = _ROOT.parent / "shared" / "real" / "cifar10-jpeg.tar.xz"
 _TESTS = "tests/load/test_gpu.py"
-_FULL = Sizes(per_class=9000, batch=512, large=8192, width=64, epochs=20)
-_QUICK = Sizes(per_class=2, batch=8, large=16, width=4, epochs=1)
+_FULL = Sizes(per_class=9000, batch=512, large=8192, width=64, epochs=20, repeats=100)
+_QUICK = Sizes(per_class=2, batch=8, large=16, width=4, epochs=1, repeats=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

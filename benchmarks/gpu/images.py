@@ -21,14 +21,8 @@ from cinicpack.store.fingerprints import (
     fingerprint_splits,
     image_header,
 )
-from cinicpack.store.format import (
-    Group,
-    Manifest,
-    Normalization,
-    SplitInfo,
-    channel_statistics,
-    plan_arrays,
-)
+from cinicpack.store.format import plan_arrays
+from cinicpack.store.manifest import Group, Manifest, Normalization, SplitInfo, channel_statistics
 from cinicpack.store.verify import hash_regions
 
 __all__ = ["LabelledImages", "make_noise", "read_jpegs", "write_pack"]

@@ -10,15 +10,13 @@ import torch
 from torch.nn import functional
 
 import cinicpack
-from benchmarks.bench_loader import Case
 from benchmarks.gpu.setting import PIXELS, Row, Setting
+from benchmarks.race import Case
 from cinicpack.load.on_torch import augment_with_torch, choose_augment, place_constants
 from cinicpack.store.pack import Split
 
 __all__ = ["compare_memory", "list_rows"]
 
-# Some 50 ms of an H100's memory, so that waiting for the device to end takes nothing of a run.
-_COPIES = 800
 _COPY = "copy within the device"
 _NARROW = f"{_COPY}, as for bfloat16"
 _SCHEME = "airbench's scheme"
@@ -32,7 +30,7 @@ def list_rows(setting: Setting) -> list[Row]:
     Python, and what is drawn and looked up on the host, do not matter; beside it, the torch
     operations that take its place where Triton cannot be used.
     """
-    batch, large = setting.sizes.batch, setting.sizes.large
+    batch, large, repeats = setting.sizes.batch, setting.sizes.large, setting.sizes.repeats
     whole = setting.load(resident=True, batch_size=large)
     scheme = WholeSet(setting.split, setting.device, batch)
     return [
@@ -59,10 +57,18 @@ def list_rows(setting: Setting) -> list[Row]:
                 0,
             )
             for name, augment, launches, dtype, last, base, size in (
-                ("kernel alone", None, 100, "float32", False, _COPY, 5),
-                ("kernel alone", None, 100, "bfloat16", False, _NARROW, 3),
-                ("kernel alone", None, 100, "bfloat16", True, _NARROW, 3),
-                ("torch operations alone", augment_with_torch, 10, "float32", False, _COPY, 5),
+                ("kernel alone", None, repeats, "float32", False, _COPY, 5),
+                ("kernel alone", None, repeats, "bfloat16", False, _NARROW, 3),
+                ("kernel alone", None, repeats, "bfloat16", True, _NARROW, 3),
+                (
+                    "torch operations alone",
+                    augment_with_torch,
+                    1 + repeats // 10,
+                    "float32",
+                    False,
+                    _COPY,
+                    5,
+                ),
             )
         ),
     ]
@@ -128,15 +134,15 @@ class WholeSet:
 
 def _make_copies(setting: Setting, size: int) -> Callable[[], int]:
     """Copy random bytes within the device; ``size`` bytes read or written count as a pixel."""
-    nbytes = setting.sizes.large * PIXELS * 4
+    nbytes, copies = setting.sizes.large * PIXELS * 4, 8 * setting.sizes.repeats
     source = setting.make_bytes(nbytes, on_device=True)
     target = torch.empty_like(source)
 
     def run() -> int:
-        for _ in range(_COPIES):
+        for _ in range(copies):
             target.copy_(source)
         setting.synchronize()
-        return _COPIES * 2 * nbytes // (size * PIXELS)
+        return copies * 2 * nbytes // (size * PIXELS)
 
     return run
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 import cinicpack
-from benchmarks.bench_loader import Case
+from benchmarks.race import Case
 from cinicpack.store.pack import Split
 
 __all__ = ["PIXELS", "Row", "Setting", "Sizes"]
@@ -25,6 +25,8 @@ class Sizes(NamedTuple):
         large: images in a batch where the time that Python takes shall not matter.
         width: channels of the network's first layer.
         epochs: epochs that a loader is timed over.
+        repeats: launches of a kernel that are timed together, some 50 ms of an H100's memory, so
+            that waiting for the device to end takes nothing of it.
     """
 
     per_class: int
@@ -32,6 +34,7 @@ class Sizes(NamedTuple):
     large: int
     width: int
     epochs: int
+    repeats: int
 
 
 class Row(NamedTuple):

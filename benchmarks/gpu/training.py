@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 import cinicpack
-from benchmarks.bench_loader import Case
 from benchmarks.gpu.setting import PIXELS, Row, Setting
+from benchmarks.race import Case
 from benchmarks.report import say
 
 __all__ = ["list_rows", "train_on"]

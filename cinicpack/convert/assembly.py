@@ -22,14 +22,8 @@ from cinicpack.cores import usable_cores
 from cinicpack.jit import jit
 from cinicpack.store.container import Container
 from cinicpack.store.fingerprints import fingerprint_images, fingerprint_splits
-from cinicpack.store.format import (
-    ArraySpec,
-    Group,
-    Manifest,
-    Normalization,
-    SplitInfo,
-    channel_statistics,
-)
+from cinicpack.store.format import ArraySpec
+from cinicpack.store.manifest import Group, Manifest, Normalization, SplitInfo, channel_statistics
 from cinicpack.store.publish import sync
 from cinicpack.store.region import Region, map_file, write_all
 from cinicpack.store.verify import hash_regions

@@ -374,6 +374,7 @@ class Loader:
             return {
                 "arguments": self._arguments | {"seed": self.seed},
                 "draws_seed": self._draws_seed,
+                "seed_is_own_in": os.getpid() if self._seed_is_own else None,
                 "start": self._place(),
                 "then": self._start if self._running() else self._then,
                 "closed": self._closed,
@@ -385,6 +386,8 @@ class Loader:
         # Not that of a subclass, whose arguments are others.
         Loader.__init__(self, **state["arguments"])
         self._draws_seed = state["draws_seed"]
+        # A copy in another process is what one process gives to all ranks, which share its seed.
+        self._seed_is_own = state["seed_is_own_in"] == os.getpid()
         self._start, self._then = state["start"], state["then"]
         if state["closed"]:
             self.close()

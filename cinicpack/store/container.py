@@ -1,7 +1,7 @@
-"""Containers: the forms that a pack has on disk, and the one table of them.
+"""Containers: the forms that a pack can have on disk, and the one table of them.
 
-To add one: an object with the seven names of `Container`, and `register` it. Command line,
-`Pack.format`, ``verify``, ``compile`` and suffixes ask this table and nothing else.
+To add a container: write an object with the seven names of `Container`, and `register` it here.
+Command line, `Pack.format`, ``verify``, ``compile`` and suffixes ask this table and nothing else.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from cinicpack.errors import ArgumentError, PackError
-from cinicpack.store.format import ArraySpec, Manifest
+from cinicpack.store.format import ArraySpec
 from cinicpack.store.hdf5 import Hdf5
+from cinicpack.store.manifest import Manifest
 from cinicpack.store.npy import Npy
 from cinicpack.store.region import Region, open_file
 
@@ -24,7 +25,7 @@ __all__ = [
     "unregister",
 ]
 
-# As many bytes of a file that is no pack are shown as HDF5's signature has.
+# How many bytes of a file that is no pack an error shows: as many as HDF5's signature has.
 _START_BYTES: Final = 8
 
 
@@ -33,22 +34,24 @@ class Container(Protocol):
 
     Attributes:
         name: what ``format=`` and ``--format`` call it, and `Pack.format` is.
-        suffixes: of file names that mean it, the first one its own; none: any name may be its.
+        suffixes: endings of file names that mean this container, with their dot, the preferred one
+            first; none: no ending means it.
     """
 
     name: str
     suffixes: tuple[str, ...]
 
     def holds(self, path: Path) -> bool:
-        """Tell, from kind or first bytes, whether this is the form of what is at ``path``.
+        """Tell, from its kind or its first bytes, whether what is at ``path`` has this form.
 
-        A damaged pack has its form still. Nothing else is asked of a path that is not held.
+        A damaged pack has its form still. The other methods that read are called only for a path
+        that the container holds.
         """
 
     def find_others(self, path: Path) -> list[str]:
         """Name what keeps ``path`` from being a pack and nothing else; empty: nothing does.
 
-        Only what is a pack, be it damaged or of another version, and nothing else may be replaced.
+        A pack may be replaced, be it damaged or of another version; anything else would be lost.
         """
 
     def create(self, path: Path, specs: Sequence[ArraySpec]) -> list[Region]:
@@ -67,7 +70,7 @@ class Container(Protocol):
         """
 
 
-#: By name, in the order in which `Container.holds` is asked.
+#: All containers by their names, in the order in which `Container.holds` is asked.
 CONTAINERS: Final[dict[str, Container]] = {}
 
 
@@ -83,7 +86,7 @@ def register(container: Container) -> None:
 
 
 def unregister(name: str) -> None:
-    """Take a container out of the table, as tests do with their own."""
+    """Take a container out of the table, as a test does with its own."""
     del CONTAINERS[name]
 
 

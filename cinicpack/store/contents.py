@@ -15,19 +15,17 @@ from numpy.typing import NDArray
 from cinicpack.cinic10 import MEAN, STD, Origin, parse_names
 from cinicpack.errors import PackError
 from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
-from cinicpack.store.format import (
-    Group,
-    Manifest,
-    channel_statistics,
-)
+from cinicpack.store.manifest import Group, Manifest, channel_statistics
 from cinicpack.store.reader import check_labels
 from cinicpack.store.region import Region, map_arrays, name_place
 
 __all__ = ["check_contents"]
 
-# Of 32x32 images 341: few enough to stay in a core's second-level cache.
+# How many bytes of images a thread measures at a time: with 341 images of 32x32, they stay in a
+# core's second-level cache.
 _BLOCK_BYTES: Final = 1 << 20
-# So many squares of 255 fit 32 bits, which are summed in half of the time of 64.
+# The most pixels of which the squares are summed in 32 bits, without overflow: sums in 64 bits take
+# twice as long.
 _PIXELS_OF_32_BITS: Final = (2**32 - 1) // 255**2
 
 
@@ -170,7 +168,7 @@ def _measure(
     planes = block.planes
     pixels = np.empty((len(planes), *shape), np.uint8)
     for channel in range(shape[2]):
-        # One after the other, which NumPy does four times as fast as a transposition.
+        # NumPy copies one channel after the other four times as fast as it transposes the array.
         pixels[..., channel] = planes[:, channel]
     flat, size = pixels.data.cast("B"), math.prod(shape)
     digests = [

@@ -18,21 +18,24 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from cinicpack.errors import FormatVersionError, PackError
-from cinicpack.store.format import HDF5_VERSION, MANIFEST_NAME, ArraySpec, Manifest
+from cinicpack.store.format import HDF5_VERSION, MANIFEST_NAME, ArraySpec
+from cinicpack.store.manifest import Manifest
 from cinicpack.store.region import Region, hash_span, open_file, reserve_space, write_all
 
 __all__ = ["Hdf5"]
 
 _SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
-# Datasets of a page and more start on a page.
+# Datasets of at least a page of memory start on a page, so that mapped arrays do.
 _PAGE: Final = 4096
 _ALIGNED: Final[dict[str, Any]] = {"alignment_threshold": _PAGE, "alignment_interval": _PAGE}
 _FOOTER: Final = Struct("<16s3Q32s")
 _MAGIC: Final = b"cinicpack footer"
 _DIGEST_BYTES: Final = 32
-# The start of a superblock of version 0 with addresses of 8 bytes, up to the end of their space.
+# How a superblock of version 0 with addresses of 8 bytes begins, up to and with the end of HDF5's
+# address space.
 _SUPERBLOCK: Final = Struct("<8sB4xB26xQ")
-# The manifest of a pack in version 1, which ended the file but for some padding and structures.
+# The manifest of a pack of version 1: only padding and some structures of HDF5 came after it, so it
+# is looked for in the last bytes of the file.
 _FORMER: Final = re.compile(
     rb'\{\n"format": "cinicpack",\n"version": 1,\n.*?"file_bytes": (\d+),\n', re.DOTALL
 )
@@ -50,7 +53,7 @@ class _Footer(NamedTuple):
 
 
 class Hdf5:
-    """The container of HDF5; all that a `Container` has takes the pack's file."""
+    """The `Container` of HDF5 files: the ``path`` of a pack is that of its file."""
 
     name = "hdf5"
     suffixes: tuple[str, ...] = (".h5", ".hdf5")
@@ -65,8 +68,8 @@ class Hdf5:
     def find_others(self, path: Path) -> list[str]:
         """Name what keeps a file from being a pack and nothing else; nothing, if it is that.
 
-        What is added to the file lies behind the footer, and what is changed in HDF5's structures
-        has another digest. Packs of another version, and with damaged images, are packs still.
+        Whatever a program adds to the file either lies behind the footer or changes structures of
+        HDF5, and so their digest. A pack of another version, or with damaged images, is a pack.
         """
         changed = ["HDF5 that is not as a pack was written (something was added, or it is damaged)"]
         with open_file(path) as stream:
@@ -187,7 +190,7 @@ def _writing(file: Path, mode: str) -> Iterator[Any]:
         with h5py.File(file, mode, libver=("earliest", "v110"), **_ALIGNED) as h5:
             yield h5
     except RuntimeError as error:
-        # What h5py makes of a write that fails when the file is closed.
+        # h5py raises RuntimeError, with the number in its text, where a write fails at closing.
         if (found := re.search(r"errno = (\d+)", str(error))) is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error

@@ -42,7 +42,8 @@ class ScatteredImages:
         taken = self._take(np.ravel(rows))
         if not rest:
             return taken.reshape(*rows.shape, *self.shape[1:])
-        # In the place of ``first`` an index of its kind, which NumPy combines with the rest.
+        # The images asked for are taken already. NumPy combines the index that took them with the
+        # rest by their kinds, so an index of the same kind stands for it here.
         all_taken = np.arange(rows.size).reshape(rows.shape)
         picked: NDArray[np.uint8] = taken[
             (slice(None) if isinstance(first, slice) else all_taken, *rest)

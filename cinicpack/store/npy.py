@@ -1,6 +1,7 @@
 """The npy container: a directory with one npy file per array and ``pack.json``."""
 
 import os
+import re
 import resource
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,19 @@ from typing import Any, Final
 import numpy as np
 
 from cinicpack.errors import ArgumentError, PackError
-from cinicpack.store.format import MANIFEST_NAME, ArraySpec, Manifest, list_others
+from cinicpack.store.format import MANIFEST_NAME, ArraySpec, is_split_name
+from cinicpack.store.manifest import Manifest
 from cinicpack.store.region import Region, open_file, reserve_space
 
 __all__ = ["Npy", "npy_header"]
 
-# Data starts on a cache line, as NumPy's own files have it.
+# The data of a file starts at a multiple of so many bytes, a cache line, as in NumPy's own files.
 _ALIGNMENT: Final = 64
+# How every manifest begins: a pack that is damaged or of another version is known by it.
+_START: Final = re.compile(rb'\s*\{\s*"format":\s*"cinicpack"')
+_ARRAY: Final = re.compile(r"images-\d{5,}|labels|sources|names")
+# The arrays that every split has.
+_WHOLE: Final = ("images-00000", "labels", "sources", "names")
 
 
 def npy_header(spec: ArraySpec) -> bytes:
@@ -28,7 +35,7 @@ def npy_header(spec: ArraySpec) -> bytes:
 
 
 class Npy:
-    """The container of npy files; all that a `Container` has takes the pack's directory."""
+    """The `Container` of npy files: the ``path`` of a pack is that of its directory."""
 
     name = "npy"
     suffixes: tuple[str, ...] = ()
@@ -38,15 +45,18 @@ class Npy:
         return path.is_dir()
 
     def find_others(self, path: Path) -> list[str]:
-        """Name what keeps a directory from being a pack and nothing else (`format.list_others`).
+        """Name what keeps a directory from being a pack and nothing else; empty: nothing does.
 
-        Links are something else, too.
+        A directory is a pack, of any version and be it damaged, if its manifest begins as one.
+        Nothing else is in it if the rest are arrays of the manifest, some of which may be missing,
+        and no links. Where the manifest cannot be read, these are all files that are called as
+        arrays are, in folders that have at least one of each kind.
         """
-        try:
-            text = (path / MANIFEST_NAME).read_bytes()
-        except (FileNotFoundError, IsADirectoryError):
+        manifest = path / MANIFEST_NAME
+        # Reading is only for a file: a pipe would be waited for, for ever.
+        if not manifest.is_file():
             return [f"no {MANIFEST_NAME} in it"]
-        found = []
+        found = set()
         for entry in path.rglob("*"):
             name = entry.relative_to(path).as_posix()
             if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
@@ -54,8 +64,8 @@ class Npy:
             elif entry.is_dir():
                 name += "/"
             if name != MANIFEST_NAME:
-                found.append(name)
-        return list_others(text, found, ".npy")
+                found.add(name)
+        return _list_others(manifest.read_bytes(), found)
 
     def create(self, path: Path, specs: Sequence[ArraySpec]) -> list[Region]:
         """Create the npy files of ``specs`` at full size under ``path``, and that directory.
@@ -63,7 +73,7 @@ class Npy:
         Space is allocated at once, so that a full disk is found before the work is done (OSError).
         Raises `ArgumentError` where there are so many that the pack could not be opened.
         """
-        # An open pack has a descriptor of every file.
+        # An open pack holds a descriptor of every file, as part of the mapping.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if limit != resource.RLIM_INFINITY and len(specs) > limit // 2:
             raise ArgumentError(
@@ -132,6 +142,35 @@ def _locate(root: Path, spec: ArraySpec) -> Region:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise PackError(f"{file}: missing from the pack; restore it or pack again") from None
     return Region(spec, file, len(header))
+
+
+def _list_others(text: bytes, found: set[str]) -> list[str]:
+    """List what is neither the manifest, which reads ``text``, nor an array or a split of it.
+
+    ``found`` are the names of all files but the manifest, and of folders, with a slash at the end.
+    """
+    if not _START.match(text):
+        return [f"a {MANIFEST_NAME} that is not a pack's"]
+    try:
+        manifest = Manifest.from_json(text, MANIFEST_NAME)
+    except PackError:
+        splits = {name for name in found if is_split_name(name[:-1]) and name[-1] == "/"}
+        splits = {name for name in splits if {f"{name}{array}.npy" for array in _WHOLE} <= found}
+        mine = {
+            name
+            for name in found
+            if name[: name.find("/") + 1] in splits
+            and _ARRAY.fullmatch(name[name.find("/") + 1 :].removesuffix(".npy"))
+        }
+    else:
+        splits = {f"{name}/" for name in manifest.splits}
+        mine = {f"{spec.name}.npy" for spec in manifest.specs()}
+    others: list[str] = []
+    for name in sorted(found - mine - splits):
+        # The name of a folder stands for all that is in it.
+        if not (others and others[-1].endswith("/") and name.startswith(others[-1])):
+            others.append(name)
+    return others
 
 
 def _file_of(root: Path, spec: ArraySpec) -> Path:

@@ -8,8 +8,8 @@ A destination NAME has a neighbour for a while, the folder .NAME.tmp, and in it 
 
 and what else the writer needs. A process that dies leaves the folder behind without the lock; the
 next writer of NAME sweeps it, and the next reader of NAME puts ``old`` back if NAME itself is gone.
-The lock file is the first in the folder and the last: where there are others without it, they are
-not ours and stay.
+The lock file is the first file in the folder and the last: in a folder without one, all files are
+of other programs, and stay.
 """
 
 import contextlib
@@ -21,19 +21,20 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from cinicpack.errors import DestinationError
 
-__all__ = ["publishing", "recover", "sync"]
+__all__ = ["locked", "publishing", "recover", "sync"]
 
 _LOCK: Final = "cinicpack.lock"
 _PATIENCE_SECONDS: Final = 0.5
 
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
-# Disk, quota or largest file.
+# The errors of a full disk, a full quota and a file that has reached the largest size allowed.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -43,6 +44,8 @@ def publishing(
     *,
     overwrite: bool,
     find_other: Callable[[Path], str | None] | None = None,
+    sync: bool = True,
+    empty_folder: bool = False,
 ) -> Iterator[Path]:
     """Give a path at which to make what ``destination`` is to be, and publish it at the end.
 
@@ -50,13 +53,46 @@ def publishing(
     to ``destination``. If it raises, ``destination`` stays as it was. Either way the folder of that
     path is removed, with all else that the block has put into it.
 
-    Raises `DestinationError` if ``destination`` exists and ``overwrite`` is false or ``find_other``
-    finds something there that must not be lost, which it describes; if ``destination`` is a mount
+    Args:
+        destination: where it is to appear; of a link, where the link leads.
+        overwrite: replace what is there.
+        find_other: describes what is there and must not be lost; None: nothing is.
+        sync: False: files are not synced to disk, which takes minutes for 270,000 of them.
+        empty_folder: an empty directory at ``destination``, and no link, is replaced in any case.
+
+    Raises `DestinationError` if ``destination`` exists and is not to be replaced; if it is a mount
     point; if its folder does not exist, cannot be written, or has something else under the name of
     our own; and if another process is writing it.
     """
-    # Where a link leads, since a rename would replace the link.
+    refuse_existing = partial(_refuse_existing, overwrite, find_other, empty_folder)
+    if empty_folder and destination.is_symlink():
+        refuse_existing(destination)
+    # What a link leads to is replaced, since a rename onto the link would replace the link.
     destination = Path(os.path.realpath(destination))
+    _check_place(destination)
+    with locked(destination, wait=False), _naming(destination):
+        work = _work_of(destination)
+        _put_back(destination)
+        _sweep(work)
+        refuse_existing(destination)
+        try:
+            yield work / "new"
+            if sync:
+                _sync_all(work / "new")
+            # Another program may have put something there while the block ran.
+            refuse_existing(destination)
+            _replace(work / "new", destination, overwrite=overwrite)
+            if sync:
+                _sync_path(destination.parent)
+        finally:
+            # Without an atomic exchange the destination is gone if the second rename has failed.
+            _put_back(destination)
+            # After an exchange the former destination lies in the folder, and goes with it.
+            _sweep(work)
+
+
+def _check_place(destination: Path) -> None:
+    """Raise `DestinationError` where nothing can appear by a rename."""
     if not destination.name:
         raise DestinationError(f"{destination}: expected the name of a new pack, found a root")
     if not destination.parent.is_dir():
@@ -68,37 +104,28 @@ def publishing(
             f"{destination}: expected what a rename can replace, found a mount point; choose a "
             "name within it"
         )
-    work = _work_of(destination)
-    with _locked(destination, wait=False):
-        _put_back(destination)
-        _sweep(work)
-        _refuse_existing(destination, overwrite, find_other)
-        try:
-            new = work / "new"
-            yield new
-            sync(new)
-            # Something else may be there by now.
-            _refuse_existing(destination, overwrite, find_other)
-            _replace(new, destination)
-            _sync_path(destination.parent)
-        except OSError as error:
-            if error.errno in _FULL:
-                raise DestinationError(
-                    error.errno,
-                    f"{destination}: no more can be written in its folder "
-                    f"({os.strerror(error.errno)}); make room for twice the size of the pack",
-                ) from error
-            if error.errno is None or error.filename is not None:
-                raise
-            # From a call that has a descriptor for the file.
+
+
+@contextlib.contextmanager
+def _naming(destination: Path) -> Iterator[None]:
+    """Name the destination in errors of the system that say too little."""
+    try:
+        yield
+    except DestinationError:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
             raise DestinationError(
-                error.errno, f"{destination}: it could not be made: {error.strerror}"
+                error.errno,
+                f"{destination}: no more can be written in its folder "
+                f"({os.strerror(error.errno)}); make room for twice the size of the pack",
             ) from error
-        finally:
-            # If the second of two renames has failed.
-            _put_back(destination)
-            # After an exchange the former destination is in there too.
-            _sweep(work)
+        if error.errno is None or error.filename is not None:
+            raise
+        # A call that was given a descriptor does not know the name of the file.
+        raise DestinationError(
+            error.errno, f"{destination}: it could not be made: {error.strerror}"
+        ) from error
 
 
 def recover(destination: Path) -> bool:
@@ -111,7 +138,7 @@ def recover(destination: Path) -> bool:
     if not os.path.lexists(destination) and all(
         os.path.lexists(work / name) for name in ("old", _LOCK)
     ):
-        with _locked(destination, wait=True):
+        with locked(destination, wait=True):
             _put_back(destination)
     return os.path.lexists(destination)
 
@@ -127,9 +154,14 @@ def _work_of(destination: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
+def locked(destination: Path, *, wait: bool) -> Iterator[None]:
+    """Be the one writer of ``destination`` for the time of the block.
+
+    Raises `DestinationError` where its folder cannot be written or locked and, unless it is to
+    ``wait``, if another process writes ``destination``.
+    """
     work = _work_of(destination)
-    # A reader that has waited for the last writer holds the lock for a moment.
+    # Even without another writer the lock may be taken for a moment: by a reader in `recover`.
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         _make_folder(work)
@@ -137,7 +169,7 @@ def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
         try:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
-            # The former holder has removed the folder since we made sure of it.
+            # The former holder of the lock has removed the folder that `_make_folder` has found.
             continue
         except OSError as error:
             raise DestinationError(error.errno, f"cannot write {lock}: {error.strerror}") from None
@@ -157,7 +189,8 @@ def _locked(destination: Path, *, wait: bool) -> Iterator[None]:
                 error.errno,
                 f"cannot lock {lock}: {error.strerror}; choose a folder on a file system that can",
             ) from None
-        # The former holder may have removed the file between our open and our lock.
+        # A lock on a removed file locks nothing: the former holder may have removed this one after
+        # it was opened here and before it was locked.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(lock), os.fstat(descriptor)):
                 break
@@ -201,7 +234,7 @@ def _leave_folder(work: Path, descriptor: int) -> None:
         if os.listdir(work) == [_LOCK]:
             (work / _LOCK).unlink()
     os.close(descriptor)
-    # Another writer may be in it by now.
+    # Another writer may have put its lock into the folder by now, so a full folder is no error.
     with contextlib.suppress(OSError):
         work.rmdir()
 
@@ -215,10 +248,21 @@ def _sweep(work: Path) -> None:
 
 
 def _refuse_existing(
-    destination: Path, overwrite: bool, find_other: Callable[[Path], str | None] | None
+    overwrite: bool,
+    find_other: Callable[[Path], str | None] | None,
+    empty_folder: bool,
+    destination: Path,
 ) -> None:
     if not os.path.lexists(destination):
         return
+    if empty_folder:
+        if destination.is_dir() and not destination.is_symlink() and not os.listdir(destination):
+            return
+        if not overwrite:
+            raise DestinationError(
+                f"{destination}: expected nothing there, or an empty directory; choose another "
+                "name, or remove it yourself"
+            )
     if find_other is not None and (other := find_other(destination)):
         raise DestinationError(
             f"{destination}: already exists and is not a pack and nothing else: found {other}; it "
@@ -231,14 +275,15 @@ def _refuse_existing(
         )
 
 
-def _replace(temporary: Path, destination: Path) -> None:
+def _replace(temporary: Path, destination: Path, *, overwrite: bool) -> None:
     """Move ``temporary`` to ``destination``; what was there ends up under a temporary's name."""
     try:
-        # Enough unless a directory is in the way.
+        # A rename replaces a file or an empty directory, but no other directory.
         os.rename(temporary, destination)
         return
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+        in_the_way = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+        if not overwrite or error.errno not in in_the_way:
             raise
     if not _exchange(temporary, destination):
         os.rename(destination, temporary.with_name("old"))
@@ -276,6 +321,10 @@ def sync(path: Path) -> None:
             _sync_path(Path(folder))
     else:
         _sync_path(path)
+
+
+# A second name, since an argument of `publishing` hides the first.
+_sync_all = sync
 
 
 def _sync_path(path: Path) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import PackError
 from cinicpack.store.container import Container, found_at
-from cinicpack.store.format import Manifest
+from cinicpack.store.manifest import Manifest
 from cinicpack.store.publish import recover
 from cinicpack.store.region import Region
 
@@ -18,21 +18,22 @@ __all__ = ["check_labels", "find_other", "locate_pack", "read_steadily"]
 
 Result = TypeVar("Result")
 
-# So many names are listed in an error.
+# How many names an error lists.
 _SHOWN: Final = 5
 
 
 def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
     """Call ``read(path)``, once more if the pack there is replaced in the middle of it.
 
-    Else a directory's manifest could be the former pack's and its arrays the new one's.
+    Otherwise the manifest could be that of the former pack, and the arrays those of the new one.
     """
     while True:
         try:
-            # Kept open, so that nothing else can get the pack's inode number.
+            # The descriptor stays open while the pack is read: otherwise a new pack could get the
+            # inode number of this one, and pass for it.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
-            # Perhaps a writer, alive or dead, is between its two renames.
+            # A writer may be between its two renames, or may have died there.
             if recover(Path(os.path.realpath(path))):
                 continue
             raise FileNotFoundError(
@@ -74,7 +75,7 @@ def find_other(path: Path) -> str | None:
 
     What is to be lost without asking has to be a pack, be it damaged or of another version, and
     nothing else: its manifest begins as one, and there are no files, datasets, attributes or links
-    but its own (`format.list_others`).
+    but its own (`Container.find_others`).
     """
     try:
         others = found_at(path).find_others(path)

@@ -29,9 +29,9 @@ __all__ = [
     "write_all",
 ]
 
-# As many bytes from a multiple of as many can be one huge page.
+# The size of a huge page, and what the offset of one is a multiple of.
 HUGE_PAGE: Final = 2 << 20
-# Read in blocks that stay in a core's second-level cache until they are hashed.
+# Files are hashed in blocks of this size, which stay in a core's second-level cache meanwhile.
 HASH_BLOCK_BYTES: Final = 256 << 10
 
 
@@ -77,7 +77,7 @@ def reserve_space(descriptor: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, size)
     else:
-        # macOS: the disk may be found full later.
+        # macOS has no posix_fallocate; there a full disk is found only when it is written to.
         os.ftruncate(descriptor, size)
 
 
@@ -100,7 +100,7 @@ def open_file(file: Path) -> io.BufferedReader:
             return stream
         stream.close()
     except OSError as error:
-        # A socket.
+        # ENXIO is what opening a socket gives.
         if error.errno != errno.ENXIO:
             raise
     raise PackError(
@@ -133,8 +133,8 @@ def map_file(file: Path) -> mmap.mmap:
     with open(file, "rb") as stream:
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
     if hasattr(mmap, "MADV_HUGEPAGE") and len(mapped) >= HUGE_PAGE:
-        # What is read from the disk comes in pieces of 2 MiB then, and on huge pages where the file
-        # system has them. A kernel without huge pages knows no such advice.
+        # With this advice the kernel reads the file in pieces of 2 MiB, and keeps it in huge pages
+        # where the file system has them. A kernel without huge pages refuses the advice.
         with suppress(OSError):
             mapped.madvise(mmap.MADV_HUGEPAGE)
     return mapped

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cinicpack.cinic10 import MEAN, STD, Origin
-from cinicpack.store.format import channel_statistics
+from cinicpack.store.manifest import channel_statistics
 from cinicpack.store.pack import Pack
 
 __all__ = ["describe_pack", "format_summary"]

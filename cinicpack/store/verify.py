@@ -54,7 +54,7 @@ def _verify(path: Path, num_workers: int | None) -> Verification:
         )
         for region in damaged
     ]
-    # What is wrong in a split with damage follows from that.
+    # Splits with a damaged array are left out: what is wrong with their images follows from it.
     splits = {_split_of(region) for region in damaged}
     whole = [region for region in regions if _split_of(region) not in splits]
     problems += check_contents(path, manifest, whole, _count_threads(num_workers))

@@ -5,7 +5,7 @@ from typing import Any, Final, Literal, NamedTuple
 from cinicpack import cinic10
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError
-from cinicpack.store.format import Group, channel_statistics
+from cinicpack.store.manifest import Group, channel_statistics
 from cinicpack.store.pack import ORIGINS_OF_SOURCE, Pack
 
 __all__ = [

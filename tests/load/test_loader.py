@@ -1,7 +1,9 @@
+import copy
 import gc
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import threading
 import weakref
@@ -217,10 +219,10 @@ def test_held_batches_keep_their_values(pack, num_workers, batch_size):
     held = [(images, images.clone(), labels, labels.clone()) for images, labels in loader]
     views = [(images[1, :, 3:5], images[1, :, 3:5].clone()) for images, *_ in held[:-1]]
     arrays = [(images.numpy(), images.numpy().copy()) for images, _ in loader]
-    for images, copy, labels, labels_copy in held:
-        assert torch.equal(images, copy)
+    for images, images_copy, labels, labels_copy in held:
+        assert torch.equal(images, images_copy)
         assert torch.equal(labels, labels_copy)
-    del held, images, copy
+    del held, images, images_copy
     gc.collect()
     for _ in range(3):
         list(loader)
@@ -559,6 +561,12 @@ def test_a_seed_is_not_drawn_by_each_rank_for_itself(pack, monkeypatch):
         Loader(pack, seed=None, rank=0, world_size=2)
     alone = Loader(pack, seed=None, rank=0, world_size=1)
     loader = Loader(pack, seed=None)
+    copies = [copy.copy(loader), pickle.loads(pickle.dumps(loader))]
+    sent = pickle.dumps(loader)
+    with monkeypatch.context() as patched:
+        # In another process, as all ranks that one process sends it to.
+        patched.setattr(os, "getpid", lambda: -1)
+        received = pickle.loads(sent)
     state = Loader(pack, seed=3).state_dict()
     with monkeypatch.context() as patched:
         patched.setenv("WORLD_SIZE", "2")
@@ -568,12 +576,14 @@ def test_a_seed_is_not_drawn_by_each_rank_for_itself(pack, monkeypatch):
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(distributed, "get_rank", lambda: 1)
     monkeypatch.setattr(distributed, "get_world_size", lambda: 3)
-    for ask in (iter, len):
-        with pytest.raises(LoaderError, match="pass seed="):
-            ask(loader)
-    loader.load_state_dict(state)
-    assert iter(loader)
+    for own in (loader, *copies):
+        for ask in (iter, len):
+            with pytest.raises(LoaderError, match="pass seed="):
+                ask(own)
+        own.load_state_dict(state)
+        assert iter(own)
     assert iter(alone)
+    assert iter(received)
 
 
 @pytest.mark.parametrize("batch_size", [5, 16])

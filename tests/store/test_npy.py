@@ -2,6 +2,7 @@ import io
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -217,4 +218,19 @@ def test_a_damaged_pack_or_a_newer_one_is_a_pack_still(copy):
     manifest.unlink()
     assert Npy().find_others(copy) == ["no pack.json in it"]
     manifest.mkdir()
+    assert Npy().find_others(copy) == ["no pack.json in it"]
+
+
+def bind(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path.name)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [os.mkfifo, bind, lambda path: path.symlink_to(path)])
+def test_what_is_no_file_in_place_of_the_manifest_is_not_read(copy, make, monkeypatch):
+    # The path of a socket has 107 bytes at most.
+    monkeypatch.chdir(copy)
+    (copy / "pack.json").unlink()
+    make(copy / "pack.json")
     assert Npy().find_others(copy) == ["no pack.json in it"]

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +18,7 @@ import pytest
 
 import cinicpack
 from cinicpack.errors import DestinationError
-from cinicpack.store import publish
-from cinicpack.store.publish import publishing, recover
+from cinicpack.store.publish import locked, publishing, recover
 from tests.png_images import png
 
 
@@ -47,10 +46,25 @@ def names(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
+def library(**functions: Callable[..., int]) -> Callable[..., Any]:
+    """Make what opens a C library that has these functions and no others."""
+    return lambda *_, **__: SimpleNamespace(**functions)
+
+
+def failing(code: int) -> Callable[..., int]:
+    """Make a function of a C library that fails."""
+
+    def fail(*_: object) -> int:
+        ctypes.set_errno(code)
+        return -1
+
+    return fail
+
+
 @pytest.fixture(params=[True, False], ids=["exchange", "no exchange"])
 def exchange(request, monkeypatch) -> None:
     if not request.param:
-        monkeypatch.setattr(publish, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(ctypes, "CDLL", library())
 
 
 @pytest.mark.parametrize("folder", [True, False])
@@ -96,13 +110,13 @@ def test_after_an_error_all_is_as_it_was(tmp_path, error):
 
 def test_an_error_while_it_is_renamed_leaves_all_as_it_was(tmp_path, monkeypatch):
     put(tmp_path / "x", "old")
-
-    def fail(first: Path, second: Path) -> bool:
-        raise OSError(errno.EIO, "the disk is gone")
-
-    monkeypatch.setattr(publish, "_exchange", fail)
-    with pytest.raises(OSError, match=r"gone"), publishing(tmp_path / "x", overwrite=True) as new:
+    monkeypatch.setattr(ctypes, "CDLL", library(renameat2=failing(errno.EIO)))
+    with (
+        pytest.raises(OSError, match=r"x") as caught,
+        publishing(tmp_path / "x", overwrite=True) as new,
+    ):
         put(new, "new")
+    assert caught.value.errno == errno.EIO
     assert names(tmp_path) == ["x"]
     assert read(tmp_path / "x") == "old"
 
@@ -307,43 +321,84 @@ def test_a_lock_is_removed_before_it_is_released(tmp_path, monkeypatch):
     assert closed[-1] == f"{tmp_path / '.x.tmp/cinicpack.lock'} (deleted)"
 
 
-def _exchange_fails(code: int) -> Any:
-    """Make a C library in which exchanging two paths fails."""
-
-    def renameat2(*_: object) -> int:
-        ctypes.set_errno(code)
-        return -1
-
-    return lambda *_, **__: SimpleNamespace(renameat2=renameat2)
-
-
-@pytest.mark.parametrize(
-    "library",
-    [
-        lambda *_, **__: SimpleNamespace(),
-        *map(_exchange_fails, (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)),
-    ],
-)
-def test_a_file_system_that_cannot_exchange(tmp_path, monkeypatch, library):
+@pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_system_that_cannot_exchange(tmp_path, monkeypatch, code):
     put(tmp_path / "x", "old")
-    monkeypatch.setattr(ctypes, "CDLL", library)
+    found = library() if code is None else library(renameat2=failing(code))
+    monkeypatch.setattr(ctypes, "CDLL", found)
     with publishing(tmp_path / "x", overwrite=True) as new:
         put(new, "new")
     assert read(tmp_path / "x") == "new"
     assert names(tmp_path) == ["x"]
 
 
-def test_an_exchange_that_fails_is_an_error(tmp_path, monkeypatch):
-    put(tmp_path / "x", "old")
-    monkeypatch.setattr(ctypes, "CDLL", _exchange_fails(errno.EIO))
+def test_an_empty_folder_gives_way_to_a_tree_and_nothing_else_does(tmp_path):
+    def write(target: Path, overwrite: bool = False) -> None:
+        with publishing(target, overwrite=overwrite, empty_folder=True) as new:
+            put(new, "new")
+
+    (tmp_path / "empty").mkdir()
+    for name in ("x", "empty"):
+        write(tmp_path / name)
+        assert read(tmp_path / name) == "new"
+    put(tmp_path / "file", "mine", folder=False)
+    (tmp_path / "free").mkdir()
+    (tmp_path / "link").symlink_to("free")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    before = names(tmp_path)
+    for name in ("x", "file", "link", "dangling"):
+        with pytest.raises(DestinationError, match=r"expected nothing there, or an empty direct"):
+            write(tmp_path / name)
+    assert names(tmp_path) == before
+    assert not names(tmp_path / "free")
+    write(tmp_path / "file", overwrite=True)
+    assert read(tmp_path / "file") == "new"
+
+
+def test_an_empty_folder_that_is_filled_meanwhile_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    rename = os.rename
+
+    def fill_first(first: Path, second: Path) -> None:
+        (tmp_path / "x" / "text").write_text("mine")
+        rename(first, second)
+
+    monkeypatch.setattr(os, "rename", fill_first)
     with (
-        pytest.raises(OSError, match=r"x") as caught,
-        publishing(tmp_path / "x", overwrite=True) as new,
+        pytest.raises(OSError, match=r"not empty"),
+        publishing(tmp_path / "x", overwrite=False, empty_folder=True) as new,
     ):
         put(new, "new")
-    assert caught.value.errno == errno.EIO
-    assert read(tmp_path / "x") == "old"
+    assert read(tmp_path / "x") == "mine"
     assert names(tmp_path) == ["x"]
+
+
+def test_what_is_not_synced_is_only_renamed(tmp_path, monkeypatch):
+    def fail(descriptor: int) -> None:
+        raise AssertionError(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with publishing(tmp_path / "x", overwrite=False, sync=False) as new:
+        put(new, "new")
+    assert read(tmp_path / "x") == "new"
+
+
+def test_what_is_locked_is_not_published(tmp_path):
+    with locked(tmp_path / "x", wait=False):
+        with (
+            pytest.raises(DestinationError, match=r"x: another process is writing it; wait for"),
+            publishing(tmp_path / "x", overwrite=True),
+        ):
+            raise AssertionError
+        assert names(tmp_path) == [".x.tmp"]
+    assert not names(tmp_path)
+
+
+def test_an_error_that_says_all_stays_as_it_is(tmp_path):
+    error = DestinationError(errno.ENOSPC, "x: cannot write 7 files")
+    with pytest.raises(DestinationError) as caught:
+        _fail(tmp_path / "x", error)
+    assert caught.value is error
 
 
 def test_litter_of_the_dead_is_swept(tmp_path):
@@ -433,7 +488,7 @@ def test_the_former_one_is_put_back_if_the_second_rename_fails(tmp_path, monkeyp
             raise OSError(errno.EIO, "the disk is gone")
         rename(first, second)
 
-    monkeypatch.setattr(publish, "_exchange", lambda first, second: False)
+    monkeypatch.setattr(ctypes, "CDLL", library())
     monkeypatch.setattr(os, "rename", fail_second)
     with pytest.raises(OSError, match=r"gone"), publishing(tmp_path / "x", overwrite=True) as new:
         put(new, "new")
@@ -456,7 +511,7 @@ def test_a_writer_between_two_renames_is_waited_for(tmp_path, monkeypatch):
         with publishing(tmp_path / "x", overwrite=True) as new:
             put(new, "new")
 
-    monkeypatch.setattr(publish, "_exchange", lambda first, second: False)
+    monkeypatch.setattr(ctypes, "CDLL", library())
     monkeypatch.setattr(os, "rename", rename_slowly)
     writer = threading.Thread(target=write)
     writer.start()
