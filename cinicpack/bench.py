@@ -31,9 +31,9 @@ from cinicpack.text import table
 __all__ = ["Bench", "FileDataset", "format_bench", "make_bound", "run_bench"]
 
 _PADDING = 4
-# What a thread of the bound makes at once, several batches where these are small, as the loader
-# does: else it would be bound by Python, which takes 20 to 100 µs between two jobs. No more, since
-# it then stays in the cache.
+# A thread of the bound fills so many bytes at once, several batches where these are small, as the
+# loader does: with smaller jobs it would be bound by Python, which takes 20 to 100 µs between two.
+# With larger ones the batches would not stay in the cache.
 _JOB_BYTES = 3 << 19
 
 
@@ -128,7 +128,9 @@ def format_bench(bench: Bench) -> str:
     return "\n".join(lines)
 
 
-def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]:
+def make_bound(
+    split: Split, batch_size: int, threads: int, *, job_bytes: int = _JOB_BYTES
+) -> Callable[[], int]:
     """Build a run over ``split`` that gathers and converts only, and returns how many images.
 
     It is the least that any loader of shuffled float32 batches has to do: each image's bytes are
@@ -138,7 +140,7 @@ def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]
     """
     size = int(np.prod(split.pack.image_shape))
     batch_bytes = batch_size * size * np.dtype(np.float32).itemsize
-    images = min(max(1, _JOB_BYTES // batch_bytes) * batch_size, len(split))
+    images = min(max(1, job_bytes // batch_bytes) * batch_size, len(split))
     jobs = math.ceil(len(split) / images)
     order = np.random.default_rng(0).permutation(split.addresses())
     buffers = [np.empty(images * size, np.float32) for _ in range(threads + 2)]
@@ -146,7 +148,7 @@ def make_bound(split: Split, batch_size: int, threads: int) -> Callable[[], int]
     def fill(number: int) -> int:
         start = number % jobs * images
         _gather_convert(order[start : start + images], buffers[number % len(buffers)], size)
-        # Of the split, since the addresses hold only as long as something refers to it.
+        # The split is used here, since its addresses hold only as long as something refers to it.
         return min(images, len(split) - start)
 
     pipeline = Pipeline(fill, sys.maxsize, threads, threads + 1)
@@ -215,7 +217,7 @@ def _measure_files(
         persistent_workers=True,
     )
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    # Comes when the processes have started.
+    # The first batch comes when the processes have started.
     next(batches)
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
@@ -237,7 +239,7 @@ def _rate(run: Callable[[], int], seconds: float) -> float:
 
 def _name_bottleneck(bench: Bench) -> str:
     percent = round(100 * bench.loader / bench.bound)
-    # Nothing is faster than the bound: where it seems so, other programs slowed down the bound.
+    # Nothing is faster than the bound: where a loader seems to be, other programs slowed the bound.
     text = "The loader is at the bound: "
     if percent <= 100:
         text = f"The loader reaches {percent}% of the bound: "

@@ -37,10 +37,10 @@ def test_reading_files_is_compared_with_the_loader():
 
 @pytest.mark.parametrize("threads", [0, 2])
 @pytest.mark.parametrize("batch_size", [1, 5, 12, 512])
-def test_the_bound_counts_the_images_of_every_run(npy_pack, monkeypatch, batch_size, threads):
+def test_the_bound_counts_the_images_of_every_run(npy_pack, batch_size, threads):
+    split = cinicpack.open_pack(npy_pack)["train"]
     # So that the split is more than one job.
-    monkeypatch.setattr("cinicpack.bench._JOB_BYTES", 3 * 3 * 12 * 12 * 4)
-    run = make_bound(cinicpack.open_pack(npy_pack)["train"], batch_size, threads)
+    run = make_bound(split, batch_size, threads, job_bytes=3 * 3 * 12 * 12 * 4)
     assert [run() for _ in range(4)] == [12] * 4
 
 
@@ -50,8 +50,7 @@ def test_every_run_of_the_bound_takes_each_image_once(npy_pack, monkeypatch):
     monkeypatch.setattr(
         "cinicpack.bench._gather_convert", lambda order, out, size: taken.extend(order.tolist())
     )
-    monkeypatch.setattr("cinicpack.bench._JOB_BYTES", 0)
-    run = make_bound(split, 5, 0)
+    run = make_bound(split, 5, 0, job_bytes=0)
     for _ in range(3):
         run()
     runs = np.sort(np.reshape(taken, (3, 12)), axis=1)

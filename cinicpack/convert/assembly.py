@@ -70,7 +70,7 @@ def write_pack(
         # reports a write error to one fsync only, so the result of this one must be checked.
         synced = others.submit(sync, new)
         described = others.submit(_describe, plan, images)
-        # Hashing is left to this thread, where Ctrl-C ends it at once.
+        # The arrays are hashed in this thread, where Ctrl-C ends the hashing at once.
         hashes = hash_regions(regions, num_workers=threads)
         synced.result()
         manifest = replace(described.result(), arrays=hashes)
@@ -155,14 +155,16 @@ def _copy_planes(
     """Copy the planes of all images from the scratch files to where they belong."""
     row_bytes = math.prod(images.image_shape(plan.rows))
     pieces = list(_cut_pieces(plan, regions, row_bytes, copy_bytes))
-    # In the order of their offsets, since threads that write to one file wait for each other.
+    # Threads that write to one file wait for each other, so neighbours in this list are pieces of
+    # different files, at like offsets.
     pieces.sort(key=lambda piece: piece.begin)
-    # Mapped, since a call for every row would take as long as the copying.
+    # Scratch files are mapped, since a call to read every row would take as long as the copying.
     scratches = {
         number: map_file(Path(images.scratches[number]))
         for number in np.unique(images.scratch[images.offsets >= 0]).tolist()
     }
-    # Memory that is used again is twice as fast as new one. A piece has two rows in part.
+    # Buffers take turns, since used memory is twice as fast as new one. Each has room for a piece
+    # and for the two rows that a piece may cut.
     buffers: SimpleQueue[NDArray[np.uint8]] = SimpleQueue()
     for _ in range(num_threads):
         buffers.put(np.empty(copy_bytes + 2 * row_bytes, np.uint8))
@@ -237,8 +239,8 @@ def _gather(
 def _cut_bytes(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
     """Cut a part of a file into pieces that start at multiples of their size.
 
-    So the operating system can keep them in huge pages, where it has any. The loader is up to a
-    seventh faster then: an image in random order is on a page that the processor has to look for.
+    Such pieces can be kept in huge pages by an operating system that has them. The loader is up to
+    a seventh faster then, since the processor has to look for the page of every random image.
     """
     edges = [start, *range(start - start % size + size, stop, size), stop]
     yield from pairwise(edges)

@@ -24,20 +24,20 @@ from cinicpack.store.region import write_all
 
 __all__ = ["Converted", "Converter", "Target", "Task", "load_kernels"]
 
-# Above what 512 images of 32x32 have; of larger ones not all of a task are held in memory, unless
-# the task has a target, where it is written at once.
+# More than 512 images of 32x32 take. Of larger images only so much of a task is held in memory, but
+# a task with a target is held whole, since it is written there at once.
 _TRAY_BYTES: Final = 4 << 20
 
 
 class Target(NamedTuple):
-    """Where images belong, one after the other, if all of a task are good and of this shape.
+    """Where the images of a task belong, one after the other, if all are good and of this shape.
 
     Attributes:
         file: which file.
         offset: byte where the first image starts.
         shape: height and width.
-        padding: zeros to be written before.
-        held_back: bytes at the end that are not to be written, but returned.
+        padding: number of zeros to write before the first image.
+        held_back: number of bytes at the end that are returned instead of written.
     """
 
     file: str
@@ -118,7 +118,8 @@ class Converter:
         try:
             return self._convert(task)
         except Exception as error:
-            # What has a number comes of writing here, and is told as that.
+            # An OSError with a number comes from writing the planes, so it is no shortage of
+            # reading or decoding, and `publishing` explains it.
             is_ours = isinstance(error, OSError) and error.errno is not None
             if is_ours or not is_shortage(error):
                 raise
@@ -188,7 +189,7 @@ class Converter:
 
 
 def load_kernels() -> None:
-    """Load all kernels, or compile them: a process that is forked later has them then."""
+    """Load all kernels, or compile them, so that processes that are forked later have them."""
     none, no_pixels = np.empty(0, np.int64), np.empty((0, 1, 1, 3), np.uint8)
     for channels in (1, 3):
         unfilter(b"", channels, no_pixels, none)
@@ -198,11 +199,11 @@ def load_kernels() -> None:
 class _Tray:
     """Where planes wait, one image after the other, to be written together.
 
-    The memory is used again and again: it is new memory that takes time.
+    Its memory is used again and again, since every page of new memory takes time to appear.
 
     Attributes:
         numbers: which images, in their order there.
-        nbytes: how much their planes take.
+        nbytes: how much the planes of these images take.
     """
 
     def __init__(self) -> None:
@@ -217,14 +218,14 @@ class _Tray:
         self.nbytes = 0
 
     def has_room(self, nbytes: int) -> bool:
-        """Tell whether more fits; on an empty one anything does."""
+        """Tell whether so many bytes more fit; on an empty tray any number does."""
         return not self.numbers or self.nbytes + nbytes <= self._room
 
     def take(self, numbers: list[int], nbytes: int) -> NDArray[np.uint8]:
-        """Return the bytes for the planes of images, after those that are there."""
+        """Return memory for the planes of images, behind those that are on the tray."""
         needed = self._padding + max(self._room, nbytes)
         if not self.numbers and len(self._memory) < needed:
-            self._memory = np.empty(0, np.uint8)  # lets go of what there is, before there is more
+            self._memory = np.empty(0, np.uint8)  # frees the old memory before the new is there
             self._memory = np.empty(needed, np.uint8)
         start = self._padding + self.nbytes
         self.numbers += numbers
@@ -233,12 +234,12 @@ class _Tray:
 
     @property
     def planes(self) -> memoryview:
-        """What is there."""
+        """The planes on the tray."""
         return self.padded[self._padding :]
 
     @property
     def padded(self) -> memoryview:
-        """What is there, after the zeros."""
+        """The planes on the tray, behind the padding of zeros."""
         self._memory[: self._padding] = 0
         return self._memory[: self._padding + self.nbytes].data
 

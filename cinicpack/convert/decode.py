@@ -38,9 +38,9 @@ __all__ = [
     "measure_image",
 ]
 
-#: Of the file names of images that are packed, in lower case.
+#: How the file names of images that are packed end, in lower case.
 SUFFIXES: Final = (".png",)
-# Of the other images that torchvision's ImageFolder loads.
+# How the names of the other images end that torchvision's ImageFolder loads.
 _OTHER_SUFFIXES: Final = (".jpg", ".jpeg", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
@@ -59,7 +59,7 @@ class Decoded(NamedTuple):
     reduced: list[int]
 
 
-@dataclass(frozen=True, eq=False)  # so that a decoder is found by its identity, which is fast
+@dataclass(frozen=True, eq=False)  # compared by identity, which is fast
 class _Decoder:
     """A way from contents of one kind to pixels.
 
@@ -75,7 +75,7 @@ class _Decoder:
 # The places of some images, ascending, and their pixels.
 _Part: TypeAlias = tuple[list[int], NDArray[np.uint8]]
 
-# So much is held in memory at a time, of contents and of pixels.
+# At most about so many bytes of contents, and of pixels, are in memory at a time.
 _BATCH_BYTES: Final = 4 << 20
 # The contents and pixels of so many small images stay in the processor's cache between two steps.
 _BATCH_IMAGES: Final = 256
@@ -271,15 +271,15 @@ def _merge(
 
 def _decode_with_pillow(file: Content) -> NDArray[np.uint8]:
     assert isinstance(file, bytes)
-    # Not Image.open, because of the pixel limit that it takes from the running program (ours has
-    # been kept), and because it swallows the reasons for which this class refuses a file.
+    # Image.open would apply a pixel limit that the running program sets (our own limit has been
+    # checked), and swallow the reasons for which PngImageFile refuses a file.
     try:
         with PngImageFile(BytesIO(file)) as image:
             return np.array(image.convert("RGB"))
     except Exception as error:
         if is_shortage(error):
             raise
-        # Anything, since Pillow lets through whatever its parser stumbles over in a broken file.
+        # Any exception is caught, since Pillow lets through whatever a broken file makes it raise.
         raise BadImageError(
             f"Pillow cannot decode it: {str(error) or type(error).__name__}"
         ) from None
@@ -288,7 +288,7 @@ def _decode_with_pillow(file: Content) -> NDArray[np.uint8]:
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
     """Let Pillow warn of nothing, and refuse half images even where the program wants them."""
-    # One thread at a time, since both are the whole program's.
+    # One thread at a time, since the flag and the filters of warnings are the whole program's.
     with _PILLOW:
         lenient = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -315,7 +315,7 @@ def _take_pixels(numbers: Sequence[int], images: Sequence[Content]) -> Iterator[
         same.append(pixels)
     images_of_shape = []
     for (height, width), (mine, same) in shapes.items():
-        # Into memory in C order, whatever the order of the pixels is.
+        # Without ``out`` the result would have the memory order of the pixels, not always C order.
         out = np.empty((len(mine), height, width, 3), np.uint8)
         images_of_shape.append((mine, np.stack(same, out=out)))
     yield Decoded(images_of_shape, bad, [])
@@ -333,5 +333,5 @@ def _measure_pixels(pixels: Content) -> tuple[int, int]:
 
 _PIXELS: Final = _Decoder(_take_pixels, _measure_pixels)
 _PNG: Final = _Decoder(_decode_pngs, _measure_png)
-# By how files start.
+# Decoders of files, by how these start.
 _DECODERS: Final = {SIGNATURE: _PNG}

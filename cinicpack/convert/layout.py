@@ -21,10 +21,10 @@ _EXPECTED: Final = (
     "lone folder above SPLIT"
 )
 _MAX_CLASSES: Final = 1 << 16
-# What macOS puts into a zip, beside the folder that is zipped.
+# A folder that macOS puts into a zip, beside the folder that is zipped.
 _MACOS: Final = "__MACOSX"
 
-# For each split and each class in it the places in ``paths``.
+# By split and class, the places of its images in ``paths``.
 _Found = dict[str, dict[str, list[int]]]
 
 
@@ -132,7 +132,7 @@ def _arrange_folders(
     rows: dict[str, NDArray[np.int64]] = {}
     labels: dict[str, NDArray[np.uint8 | np.uint16]] = {}
     for split in chosen:
-        # Within a folder the order of paths is that of names.
+        # The files of one folder have the same order by path as by name.
         runs = [sorted(found[split].get(name, []), key=paths.__getitem__) for name in classes]
         rows[split] = np.fromiter(chain.from_iterable(runs), np.int64)
         labels[split] = np.repeat(numbers, [len(run) for run in runs])
@@ -179,7 +179,7 @@ def _check_names(layout: Layout) -> None:
                 f"expected visible folders as classes, found {name!r}; rename or remove it"
             )
         if not is_folder_name(name):
-            # An archive may have names that no file system takes.
+            # Archives can have names that no file system takes.
             raise SourceError(
                 f"expected classes with names of at most 255 bytes, found {name[:40]!r} and so "
                 "on; rename it"
@@ -188,7 +188,7 @@ def _check_names(layout: Layout) -> None:
 
 def file_names(paths: Sequence[str]) -> list[bytes]:
     """Return the names of files, without folders, as the file system has them."""
-    # Encoded together, which is three times as fast as one by one: there is no slash in a name.
+    # No name has a slash, so all can be encoded together, three times as fast as one by one.
     joined = os.fsencode("/".join([path.rpartition("/")[2] for path in paths]))
     return joined.split(b"/") if paths else []
 
@@ -205,7 +205,7 @@ def _check_shape(paths: Sequence[str], folders: Mapping[str, Sequence[int]]) -> 
         raise SourceError(f"{_EXPECTED}; found {len(tops)} of these: {_show(sorted(tops))}")
     inner = {folder.split("/")[1] for folder in folders} if 4 in depths else set()
     if inner and tops <= {*SPLITS} and not inner & {*SPLITS}:
-        # Of ImageFolder("train") the classes would be what would be taken for splits.
+        # The lone folder is a split's, so what would be taken for splits are its classes.
         raise SourceError(f"{_EXPECTED}; found images deeper in {_show(sorted(folders))}")
 
 
@@ -269,8 +269,8 @@ def _refuse_missing(
     absent: Sequence[str],
     left_out: Sequence[str],
 ) -> None:
-    # ImageFolder numbers the folders of each split by themselves: where one is missing, the same
-    # label would be another class.
+    # ImageFolder numbers the folders of each split by themselves, so in a split that lacks one the
+    # same label would mean another class.
     problems: list[str] = []
     if lacking:
         problems.append(f"no images in {_show(lacking)}")
@@ -295,5 +295,5 @@ def _count(left_out: Sequence[str]) -> str:
 
 def _show(items: Sequence[str]) -> str:
     more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""
-    # As literals, since names that are not UTF-8 cannot be printed.
+    # Names are shown as literals, since those that are not UTF-8 cannot be printed.
     return ", ".join(repr(item) for item in items[:_EXAMPLES]) + more

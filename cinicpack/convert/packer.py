@@ -36,7 +36,7 @@ from cinicpack.store.reader import find_other
 
 __all__ = ["Pace", "build", "pack"]
 
-#: As `starting_workers`.
+#: Starts workers as `starting_workers` does.
 StartWorkers: TypeAlias = Callable[
     [int, str, Read | None, Path], AbstractContextManager[list[Worker]]
 ]
@@ -80,7 +80,9 @@ def pack(
     """Convert images of one size into a pack, and open it.
 
     The same images give the same bytes, from any kind of source and with any number of workers.
-    ``destination`` appears at once when all is done; if anything fails it stays as it was.
+    ``destination`` appears at once when all is done; if anything fails it stays as it was. Mean and
+    std are those published for CINIC-10 if `cinic10.is_cinic10` says that the images are of it,
+    else those of the images of train, or of the first split.
 
     Args:
         source: a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png in it, or with
@@ -143,7 +145,7 @@ def build(
         if source.read is None:
             tasks = group_stream(source.stream(), pace)
         else:
-            # While the workers start.
+            # The workers are still starting, so listing and planning take no time of theirs.
             plan = make_plan(source, source.paths(), wanted, work).in_order()
             reserved = reserve(source.read, plan, work / "reserved", container)
             tasks = cut_tasks(plan, reserved, pace.task_images)

@@ -28,10 +28,10 @@ _SAMPLES: Final = 16
 
 
 class Reservation(NamedTuple):
-    """Arrays that are there, but empty.
+    """The arrays of a pack that are made, but not filled.
 
     Attributes:
-        root: the pack that they will be.
+        root: the pack, under a name for the time being.
         shape: height and width of the images.
         regions: where the arrays lie.
     """
@@ -41,11 +41,11 @@ class Reservation(NamedTuple):
     regions: list[Region]
 
     def specs(self) -> list[ArraySpec]:
-        """Return what the arrays are."""
+        """Return the specs of the arrays."""
         return [region.spec for region in self.regions]
 
     def images(self) -> Iterator[tuple[int, Region]]:
-        """Iterate over the arrays of images, each after the number of rows before it."""
+        """Iterate over the arrays of images, each with the number of rows before it."""
         start = 0
         for region in self.regions:
             if "/images-" in region.spec.name:
@@ -53,7 +53,7 @@ class Reservation(NamedTuple):
                 start += region.spec.shape[0]
 
     def finish(self, results: Sequence[Converted]) -> None:
-        """Write what workers held back."""
+        """Write the ends of tasks that workers held back."""
         for result in results:
             if result.held_back:
                 with open(result.scratch, "r+b", buffering=0) as stream:
@@ -62,7 +62,7 @@ class Reservation(NamedTuple):
                     write_all(stream.fileno(), memoryview(result.held_back), place)
 
     def move(self, root: Path) -> list[Region]:
-        """Give the pack its name; returns where its arrays are then."""
+        """Give the pack its name, and return where its arrays are then."""
         os.rename(self.root, root)
         return [
             region._replace(file=root / region.file.relative_to(self.root))
@@ -106,10 +106,11 @@ def _cut_rows(region: Region, task_images: int) -> Iterator[tuple[int, int, int]
     """Cut the rows of a region into tasks that fill huge pages, if few enough rows do.
 
     A shuffled epoch reads one random image after the other, and takes up to a seventh longer where
-    the operating system keeps the file in small pages. It makes a huge one of a write that covers
-    it whole, and comes first. With 32x32, tasks are 2,048 images, 6 MiB: all but the header of an
-    npy file, 128 bytes. By so much each task starts late on a page, so it writes zeros there first,
-    and holds back the end that is on the page of the next.
+    the operating system keeps the file in small pages. The system makes a huge page where the first
+    write to that page covers all of it. With 32x32, a task is 2,048 images, 6 MiB, which is some
+    huge pages but for the header of an npy file, 128 bytes, by which every task starts late on its
+    first page. So each task writes zeros before its first image, and holds back the bytes that lie
+    on the first page of the next task.
 
     Yields the first row, the one after the last, and how many bytes to hold back.
     """

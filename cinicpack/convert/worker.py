@@ -1,9 +1,10 @@
 """Workers: they convert tasks, each in a process of its own.
 
-They are forked from one fresh Python process, which imports what they need: that takes as long as
-converting 15,000 images, and 100 MB. They are spoken to over sockets. Unlike multiprocessing's
-they do not import the caller's main module again, and they end when the caller does, however it
-ends (if it is killed and had forked itself, when that fork ends too).
+All workers are forked from one fresh Python process, the server, which imports what they need:
+that takes as long as converting 15,000 images, and 100 MB. Tasks and answers go over sockets.
+Unlike the processes of multiprocessing, workers do not import the caller's main module again, and
+they end when the caller does, however it ends (if the caller is killed and had forked itself, when
+that fork ends too).
 """
 
 import contextlib
@@ -28,10 +29,11 @@ __all__ = ["Worker", "serve", "starting_workers"]
 
 
 _ENVIRONMENT: Final = {
-    # NumPy would start a thread for every core, and none has work. Nor does a fork copy threads.
+    # Otherwise NumPy starts a thread for every core, which has no work here, and which a fork of
+    # the server would not copy.
     "OPENBLAS_NUM_THREADS": "1",
-    # Else glibc gives the memory of a batch back to the system after each, and a tenth of the time
-    # goes into getting it again: pages come one by one, with zeros in them.
+    # Otherwise glibc gives the memory of each batch back to the system, and a tenth of the time is
+    # spent on getting it again, page by page, filled with zeros.
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
 
@@ -52,8 +54,8 @@ def starting_workers(
     ``source`` is what messages name, ``read`` gives the contents of images that come without them,
     and scratch files are created in ``folder``.
 
-    Gives what can be called at the same time. Every process is there twice: it has its next task
-    when it has done one, and need not wait for it.
+    Gives workers that can be called at the same time. Every process is listed twice, so that its
+    next task is there when it has done one.
     """
     scratches = [folder / f"scratch-{number}" for number in range(max(1, count))]
     if count == 0:
@@ -69,28 +71,30 @@ def starting_workers(
 
 
 class _Server:
-    """The process that forks the workers, and the connections to it and to them."""
+    """The process that forks the workers, and the caller's connections to server and workers."""
 
     def __init__(self, source: str, read: Read | None, scratches: Sequence[Path]) -> None:
         pipes = [Pipe() for _ in range(1 + len(scratches))]
         descriptors = [theirs.fileno() for _, theirs in pipes]
-        # The same modules as here, also where the package is not installed but on the path.
+        # Let the server find the modules of this process, also where the package is not installed
+        # but on the path.
         path = os.pathsep.join(os.fspath(entry) or os.getcwd() for entry in sys.path)
         arguments = (descriptors, [str(scratch) for scratch in scratches])
         command = f"from {__name__} import serve; serve(*{arguments!r})"
         self._process = subprocess.Popen(
-            # -P: not from the working directory, unless it is on the caller's path.
+            # -P keeps modules of the working directory out, unless it is on the caller's path.
             [sys.executable, "-P", "-c", command],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": path, **_ENVIRONMENT},
-            # Ctrl-C is for the caller, who ends the workers in good order.
+            # In a process group of its own the server gets no Ctrl-C of the terminal: the caller
+            # gets it, and ends the workers in good order.
             process_group=0,
         )
         for _, theirs in pipes:
             theirs.close()
         (self._connection, _), *others = pipes
-        # A server that has ended already is explained when the first task finds it so.
+        # A server that has ended already is explained when a task is sent to its workers.
         with contextlib.suppress(OSError):
             self._connection.send((source, read))
         self._lock = threading.Lock()
@@ -102,7 +106,7 @@ class _Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # All of them, at once, whatever they are doing.
+        # This ends the server and all workers at once, whatever they are doing.
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for process in self.processes:
@@ -146,7 +150,7 @@ class _Process:
         try:
             with self._sending:
                 self._connection.send(task)
-                # Before another can send, so that answers go to those who asked.
+                # Taken before another thread can send a task, so that each gets its own answer.
                 self._receiving.acquire()
             try:
                 answer = self._connection.recv()
@@ -167,21 +171,22 @@ def _explain_start(error: OSError) -> CinicPackError:
 
 
 def serve(descriptors: Sequence[int], scratches: Sequence[str]) -> None:
-    """Be the process that forks the workers, one for each scratch file, and ends with the caller.
+    """Be the server: fork a worker for each scratch file, and end with the caller.
 
-    The first of ``descriptors`` is its connection, over which come first the source and ``read`` of
-    `starting_workers`, then numbers of workers that have ended; their status is the answer. The
-    others are the workers' connections.
+    The first of ``descriptors`` is the server's connection to the caller. Over it come ``source``
+    and ``read`` of `starting_workers`, then numbers of workers that have ended, each of which is
+    answered by that worker's status. The other descriptors are the workers' connections.
     """
-    # Ctrl-C is for the caller, also where all processes get it.
+    # Ctrl-C is for the caller to handle, also where the system sends it to all processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     load_kernels()
-    # What is there stays, in all processes: to look at it for garbage would take time, and copy it.
+    # Freeze everything imported so far: a child's garbage collector would otherwise touch these
+    # shared pages, and so copy them.
     gc.freeze()
     control, *theirs = descriptors
     with (
         Connection(control) as connection,
-        # Either means that the caller has gone.
+        # Either error means that the caller has gone.
         contextlib.suppress(EOFError, OSError),
     ):
         source, read = connection.recv()
@@ -198,7 +203,7 @@ def serve(descriptors: Sequence[int], scratches: Sequence[str]) -> None:
 def _fork_workers(
     control: int, theirs: Sequence[int], source: str, read: Read | None, scratches: Sequence[str]
 ) -> tuple[list[ForkProcess], OSError | None]:
-    """Fork a worker for each connection, and close that here; if one fails, say why and stop."""
+    """Fork a worker for each of ``theirs`` and close that; say why where a fork failed."""
     fork = multiprocessing.get_context("fork")
     workers: list[ForkProcess] = []
     failure = None
@@ -231,13 +236,13 @@ def _work(
 ) -> None:
     """Be a worker: answer the tasks that come over ``descriptor`` until it is closed.
 
-    ``others`` are not its own.
+    ``others`` are descriptors of the server and of other workers, which are closed here.
     """
     for other in others:
         os.close(other)
     with (
         Connection(descriptor) as connection,
-        # Either means that the caller has gone.
+        # Either error means that the caller has gone.
         contextlib.suppress(EOFError, OSError),
     ):
         try:

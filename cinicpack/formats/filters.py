@@ -39,8 +39,8 @@ def _unfilter(
     places: NDArray[np.int64],
     valid: NDArray[np.bool_],
 ) -> None:
-    # Unsigned indices spare numba the test for negative ones. What lies to the left and above left
-    # stays in registers: reading it back from `out` makes Paeth, the most frequent, 3 times slower.
+    # Unsigned indices spare numba the test for negative ones. The bytes to the left and above left
+    # stay in registers: reading them from `out` makes Paeth, the most frequent, 3 times slower.
     zero, one, two, three = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)
     size = three * np.uint64(width)
     black = np.zeros(size, np.uint8)

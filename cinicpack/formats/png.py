@@ -24,7 +24,7 @@ __all__ = [
     "read_chunks",
 ]
 
-# Far above a small image, and still only 48 MiB of RGB for a hostile file to ask for.
+# Far more than a small image has, while a hostile file cannot ask for more than 48 MiB of RGB.
 MAX_PIXELS: Final = 4096 * 4096
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -94,12 +94,12 @@ def read_chunks(data: bytes) -> Png:
         previous = kind
         kind, content, position = _read_chunk(data, position)
         if kind == b"IDAT":
-            # Pillow stops reading at the first gap.
+            # Pillow reads no IDAT chunk after a gap, so such an image is left to Pillow.
             if idat and previous != b"IDAT":
                 channels = 0
             idat.append(content)
         elif kind == b"IHDR":
-            # Pillow would believe the last one, which nobody has checked.
+            # Pillow would believe the last IHDR chunk, whose sizes have not been checked.
             raise BadImageError("corrupt: expected one IHDR chunk, found another")
         elif kind not in _WITHOUT_EFFECT or len(content) < _WITHOUT_EFFECT[kind]:
             channels = 0

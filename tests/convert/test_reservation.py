@@ -1,19 +1,27 @@
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import cinicpack
+from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.files import read_files
+from cinicpack.convert.packer import Pace
 from cinicpack.convert.plan import Plan, Wanted, make_plan
 from cinicpack.convert.reservation import cut_tasks, reserve
 from cinicpack.convert.tree import Tree
+from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.store.container import CONTAINERS, Container
 from cinicpack.store.npy import Npy
+from tests.convert.sources_here import pack_slowly
 
 HUGE_PAGE = 2 << 20
 
@@ -73,29 +81,43 @@ def test_tasks_tile_the_arrays_at_huge_pages(
     assert edges >= 4
 
 
-def test_what_is_held_back_is_written_in_the_end(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def copy(*arguments: object) -> None:
-        raise AssertionError("every image should be in its place")
+class NotingFiles:
+    """Starts workers as ever, and notes the files that they have written images to."""
 
-    with monkeypatch.context() as patched:
-        patched.setattr("cinicpack.convert.assembly._copy_planes", copy)
-        pack = cinicpack.pack(tree, tmp_path / "a.pack", num_workers=2, progress=False)
+    def __init__(self) -> None:
+        self._inodes: set[int] = set()
+
+    @contextmanager
+    def start(self, *arguments: Any) -> Iterator[list[Worker]]:
+        with starting_workers(*arguments) as workers:
+            yield [partial(self._convert, worker) for worker in workers]
+
+    def _convert(self, worker: Worker, task: Task) -> Converted:
+        result = worker(task)
+        self._inodes.add(os.stat(result.scratch).st_ino)
+        return result
+
+    def are_those_of(self, pack: cinicpack.Pack) -> bool:
+        return self._inodes == {os.stat(file).st_ino for file in pack.path.rglob("images-*.npy")}
+
+
+def test_what_is_held_back_is_written_in_the_end(tree: Path, tmp_path: Path) -> None:
+    files = NotingFiles()
+    pack = pack_slowly(tree, tmp_path / "a.pack", Pace(), files.start, num_workers=2)
+    assert files.are_those_of(pack)
     for split in pack.splits:
         for row, path in enumerate(sorted((tree / split / "cat").iterdir())):
             np.testing.assert_array_equal(pack[split].images[row], np.asarray(Image.open(path)))
     # With an image of another size nothing can stay where it was.
     Image.new("RGB", (3, 3)).save(tree / "train" / "cat" / "20.png")
     with pytest.warns(UserWarning, match="1 images that cannot be packed are left out"):
-        other = cinicpack.pack(tree, tmp_path / "b.pack", skip_bad=True, progress=False)
+        other = pack_slowly(tree, tmp_path / "b.pack", Pace(), files.start, skip_bad=True)
+    assert not files.are_those_of(other)
     assert other.fingerprint == pack.fingerprint
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_small_images_are_decoded_into_their_places(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
-) -> None:
+def test_small_images_are_decoded_into_their_places(tmp_path: Path, num_workers: int) -> None:
     """More of them than a task's memory holds, and the last task's in their own shard."""
     random = np.random.default_rng(1)
     folder = tmp_path / "images"
@@ -107,17 +129,16 @@ def test_small_images_are_decoded_into_their_places(
     for number in range(30):
         (tmp_path / "tree" / f"{number:02}").symlink_to(folder)
 
-    def copy(*arguments: object) -> None:
-        raise AssertionError("every image should be in its place")
-
-    monkeypatch.setattr("cinicpack.convert.assembly._copy_planes", copy)
-    pack = cinicpack.pack(
+    files = NotingFiles()
+    pack = pack_slowly(
         tmp_path / "tree",
         tmp_path / "a.pack",
+        Pace(),
+        files.start,
         num_workers=num_workers,
         shard_rows=2999,
-        progress=False,
     )
+    assert files.are_those_of(pack)
     np.testing.assert_array_equal(pack["train"].images[:], np.concatenate(30 * [pixels]))
 
 
