@@ -126,6 +126,10 @@ def test_the_python_runs(folder, tmp_path, world_size):
         title: code for title, code in sections().items() if imports[title].isdisjoint(absent)
     }
     assert len(runnable) >= len(imports) - 2
+    if world_size > 1:
+        # Each rank would have a trainer of its own, and remove the checkpoints of the other's:
+        # a trainer of several ranks is made with devices=, as tests/test_lightning.py does.
+        runnable = {title: code for title, code in runnable.items() if title != "Lightning"}
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -162,7 +166,7 @@ def test_the_python_runs(folder, tmp_path, world_size):
         statuses = [process.poll() for process in processes]
     shown = "".join((tmp_path / f"output {rank}").read_text("utf-8") for rank in range(world_size))
     assert statuses == [0] * world_size, shown
-    assert (tmp_path / "together" / "third.ckpt").exists() or "lightning" in absent
+    assert (tmp_path / "together" / "third.ckpt").exists() or "Lightning" not in runnable
     if absent:
         pytest.skip(f"all of it ran but what needs {', '.join(absent)}")
 

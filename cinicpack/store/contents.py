@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.cinic10 import MEAN, STD, Origin, parse_names
+from cinicpack.cinic10 import Origin, parse_names
 from cinicpack.errors import PackError
 from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
-from cinicpack.store.manifest import Group, Manifest, channel_statistics
-from cinicpack.store.reader import check_labels
+from cinicpack.store.manifest import Group, Manifest
+from cinicpack.store.reader import check_labels, check_normalization
 from cinicpack.store.region import Region, map_arrays, name_place
 
 __all__ = ["check_contents"]
@@ -46,26 +46,16 @@ def check_contents(
     """
     places = {region.spec.name: name_place(region, regions) for region in regions}
     arrays = map_arrays(regions)
-    problems = list(_check_normalization(path, manifest))
+    problems: list[str] = []
+    try:
+        check_normalization(path, manifest)
+    except PackError as error:
+        problems.append(str(error))
     with ThreadPoolExecutor(num_threads) as pool:
         for split in manifest.splits:
             if f"{split}/labels" in places:
                 problems += _check_split(path, manifest, split, places, arrays, pool)
     return problems
-
-
-def _check_normalization(path: Path, manifest: Manifest) -> Iterator[str]:
-    mean, std, origin = manifest.normalization
-    if origin == "published":
-        expected = (MEAN, STD)
-    else:
-        expected = channel_statistics(manifest.splits[origin].groups, manifest.image_shape)
-    close = partial(math.isclose, rel_tol=1e-9, abs_tol=1e-12)
-    if not all(map(close, (*mean, *std), (*expected[0], *expected[1]))):
-        yield (
-            f"{path}: expected mean and std {expected}, those of {origin}, found {(mean, std)}; "
-            "pack again"
-        )
 
 
 def _check_split(

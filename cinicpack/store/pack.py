@@ -15,7 +15,7 @@ from cinicpack.store.container import Container
 from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
 from cinicpack.store.images import ScatteredImages, Shard, address_of
 from cinicpack.store.manifest import Manifest
-from cinicpack.store.reader import check_labels, locate_pack, read_steadily
+from cinicpack.store.reader import check_labels, check_normalization, locate_pack, read_steadily
 from cinicpack.store.region import map_arrays, name_place
 
 __all__ = ["ORIGINS_OF_SOURCE", "Pack", "PathLike", "Split", "open_pack"]
@@ -64,6 +64,7 @@ def open_pack(path: PathLike) -> "Pack":
 def _map_pack(path: Path) -> tuple[Container, Manifest, dict[str, NDArray[Any]]]:
     container, manifest, regions = locate_pack(path)
     arrays = map_arrays(regions)
+    check_normalization(path, manifest)
     for region in regions:
         if region.spec.name.endswith("/labels"):
             place = name_place(region, regions)

@@ -1,20 +1,23 @@
 """Reading what is at a path as a pack, while others may replace it."""
 
 import errno
+import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from numpy.typing import NDArray
 
+from cinicpack.cinic10 import MEAN, STD
 from cinicpack.errors import PackError
 from cinicpack.store.container import Container, found_at
-from cinicpack.store.manifest import Manifest
+from cinicpack.store.manifest import Manifest, channel_statistics
 from cinicpack.store.publish import recover
 from cinicpack.store.region import Region
 
-__all__ = ["check_labels", "find_other", "locate_pack", "read_steadily"]
+__all__ = ["check_labels", "check_normalization", "find_other", "locate_pack", "read_steadily"]
 
 Result = TypeVar("Result")
 
@@ -92,4 +95,20 @@ def check_labels(place: str, labels: NDArray[Any], manifest: Manifest) -> None:
         raise PackError(
             f"{place}: expected labels below {len(manifest.classes)}, found {highest} in "
             f"row {labels.argmax()}; restore the file or pack again"
+        )
+
+
+def check_normalization(path: Path, manifest: Manifest) -> None:
+    """Raise `PackError` if mean and std are not those of the origin that the manifest names."""
+    mean, std, origin = manifest.normalization
+    # A split may be called "published" too.
+    expected = [(MEAN, STD)] if origin == "published" else []
+    if origin in manifest.splits:
+        groups = manifest.splits[origin].groups
+        expected.append(channel_statistics(groups, manifest.image_shape))
+    close = partial(math.isclose, rel_tol=1e-9, abs_tol=1e-12)
+    if not any(all(map(close, (*mean, *std), (*means, *stds))) for means, stds in expected):
+        raise PackError(
+            f"{path}: expected mean and std {expected[-1]}, those of {origin}, found "
+            f"{(mean, std)}; pack again"
         )

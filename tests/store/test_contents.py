@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cinicpack
-from cinicpack.errors import CinicPackError
+from cinicpack.errors import CinicPackError, PackError
 from cinicpack.store.reader import locate_pack
 from cinicpack.store.region import Region
 from cinicpack.store.summary import describe_pack, format_summary
@@ -186,6 +186,14 @@ def test_what_cannot_be_is_found_though_all_digests_are_right(editor, change):
     assert problems
     assert str(editor.path) in problems[0]
     assert any(re.search(message, problem) for problem in problems), problems
+
+
+@pytest.mark.parametrize("change", [use_a_label_of_no_class, change_the_mean, call_it_published])
+def test_what_is_small_is_found_at_opening(editor, change):
+    message = change(editor)
+    editor.save()
+    with pytest.raises(PackError, match=message):
+        cinicpack.open_pack(editor.path)
 
 
 def test_what_follows_from_damage_is_not_told(editor):
