@@ -76,7 +76,7 @@ class DeviceMaker(Unique):
     """Makes slabs of batches on a device.
 
     What crosses the bus: augmented on the host, the finished batches; augmented on the device,
-    uint8 pixels and 36 bytes a sample of label, row and draws; with resident pixels, 44 bytes a
+    uint8 pixels and 40 bytes a sample of label, row and draws; with resident pixels, 48 bytes a
     sample of these and the position.
 
     On a GPU all of it is queued on a stream of this maker, which owns all memory that it uses
