@@ -257,9 +257,7 @@ def _unfilter(
     )
 
 
-def _merge(
-    parts: list[_Part],
-) -> _Part:
+def _merge(parts: list[_Part]) -> _Part:
     """Put images of one shape into one array, in the order of their places."""
     if len(parts) == 1:
         return parts[0]
