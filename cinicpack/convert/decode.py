@@ -72,7 +72,7 @@ class _Decoder:
     measure: Callable[[Content], tuple[int, int]]
 
 
-# The places of some images, ascending, and their pixels.
+# The places of some images in a batch, ascending, and their pixels.
 _Part: TypeAlias = tuple[list[int], NDArray[np.uint8]]
 
 # At most about so many bytes of contents, and of pixels, are in memory at a time.

@@ -119,9 +119,9 @@ class DeviceMaker(Unique):
         self._stream = stream(device) if device.type == "cuda" else None
         self._ahead = ahead
         self._transit: deque[_Transit] = deque()
-        # For each slab that was received, an event on the stream of its consumer; and the event at
-        # which the last of these slabs was made.
+        # For each slab that was received, an event on the stream of its consumer, oldest first.
         self._received: deque[Any] = deque()
+        # The event at which the slab that was received last was made.
         self._last: Any = None
         self._lock = threading.Lock()
         if self._augments:
