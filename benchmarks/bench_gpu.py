@@ -39,7 +39,8 @@ _QUICK = Sizes(per_class=2, batch=8, large=16, width=4, epochs=1, repeats=1)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
-    # With a number, since "cpu" by itself would not be loaded onto as a device is.
+    # The device has a number, "cpu:0" too: a loader takes "cpu" for the host, and "cpu:0" for a
+    # device, so a quick run on a CPU goes through the code of the device.
     device = torch.device(options.device, 0)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -165,7 +166,7 @@ def measure(setting: Setting, rounds: int, seconds: float) -> dict[str, Any]:
         for result, row in zip(report[name], rows, strict=True):
             result["gb_s"] = round(result["median"] * row.image_bytes / 1e9, 2)
             result["threads"] = row.threads
-        # What one part keeps on the device is not in the way of the next.
+        # Free what this part keeps on the device: the next part needs the memory.
         del rows, row
         gc.collect()
     report["memory"] = resident.compare_memory(setting)

@@ -16,10 +16,10 @@ class Case(NamedTuple):
     Attributes:
         name: what the table calls it.
         run: loads whole epochs and returns how many images.
-        base: the case whose images per second are 1.
+        base: name of the case whose images per second are the ratio's 1; None: there is no ratio.
         wanted: the ratio that it should reach.
         weight: bytes of one image, in units of 32x32's.
-        rest: what has to be done after a run, when its clock has stopped.
+        rest: is called after every run, while the clock stands.
     """
 
     name: str
@@ -33,7 +33,8 @@ class Case(NamedTuple):
 def race(cases: list[Case], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Measure all cases in turns, each in shorter turns with the case that is its base.
 
-    So a ratio is of neighbours in time: the speed of a virtual machine changes within seconds.
+    A ratio is taken between neighbours in time, because the speed of a virtual machine changes
+    within seconds.
     """
     cases_by_name = {case.name: case for case in cases}
     rates: dict[str, list[float]] = {case.name: [] for case in cases}
@@ -67,7 +68,7 @@ def _summarise_case(case: Case, rates: list[float], ratios: list[float]) -> dict
 
 
 def measure_rates(cases: list[Case], seconds: float) -> list[float]:
-    """Run each once, in turn, until each has run for ``seconds``; return images per second."""
+    """Run all cases in turn until each has run for ``seconds``; return their images per second."""
     counts, spent = [0] * len(cases), [0.0] * len(cases)
     while min(spent) < seconds:
         for number, case in enumerate(cases):

@@ -16,8 +16,8 @@ _FLOAT32, _UINT8 = "bus: plain pinned copy", "bus: plain pinned copy of uint8"
 def list_rows(setting: Setting) -> list[Row]:
     """Compare what a loader hands over with plain copies of as many bytes from pinned memory.
 
-    The bus and the cores are measured apart: "hand-off alone" is a loader whose kernels have
-    nothing to do, so that its memory goes to the device as it is; rows that say "left there" stay
+    The bus and the cores are measured apart: "hand-off alone" is a loader whose kernels do nothing,
+    so that its memory goes to the device as it is; batches of the rows that say "left there" stay
     in the host's memory.
     """
     raw: dict[str, Any] = {"dtype": "uint8", "augment": None, "device": "cpu"}
@@ -35,7 +35,7 @@ def list_rows(setting: Setting) -> list[Row]:
 
 
 def _load_idle(setting: Setting) -> Any:
-    """Make a loader whose kernels fill a block of memory with random bytes once, and then rest."""
+    """Make a loader that fills a block with random bytes once, and from then on only sends it."""
     loader = setting.load()
     maker: Any = loader._maker
     rng, filled = np.random.default_rng(0), set()
@@ -51,7 +51,7 @@ def _load_idle(setting: Setting) -> Any:
 
 
 def _make_copies(setting: Setting, item: int) -> Callable[[], int]:
-    """Copy epochs of batches, with their labels, from memory that stays pinned."""
+    """Make a function that copies epochs of batches and labels from memory that stays pinned."""
     batch = setting.sizes.batch
     sources = [setting.make_bytes(batch * (item * PIXELS + 8)) for _ in range(4)]
     targets = [torch.empty_like(source, device=setting.device) for source in sources]

@@ -43,7 +43,7 @@ class LabelledImages(NamedTuple):
 
 
 def make_noise(per_class: int, size: tuple[int, int] = (32, 32)) -> LabelledImages:
-    """Make images of random bytes in ten classes; the values of pixels make nothing faster."""
+    """Make images of random bytes in ten classes: no time that is measured depends on pixels."""
     count = per_class * len(cinic10.CLASSES)
     rng = np.random.default_rng(0)
     return LabelledImages(

@@ -13,7 +13,12 @@ import cinicpack
 from benchmarks.gpu.setting import PIXELS, Row, Setting
 from benchmarks.race import Case
 from cinicpack.load.draws import COUNT
-from cinicpack.load.on_torch import augment_with_torch, choose_augment, place_constants
+from cinicpack.load.on_torch import (
+    AugmentPixels,
+    augment_with_torch,
+    choose_augment,
+    place_constants,
+)
 from cinicpack.store.pack import Split
 
 __all__ = ["compare_memory", "list_rows"]
@@ -26,14 +31,15 @@ _SCHEME = "airbench's scheme"
 def list_rows(setting: Setting) -> list[Row]:
     """Compare resident pixels with airbench's scheme, and with what the device's memory can do.
 
-    A copy within the device counts as many images as the kernel would read and write as many bytes
-    for, so that a ratio of images is one of bandwidths. The kernel alone shows what is left where
-    Python, and what is drawn and looked up on the host, do not matter; beside it, the torch
-    operations that take its place where Triton cannot be used.
+    A copy within the device counts as one image what the kernel reads and writes for one image, so
+    that a ratio of images is one of bandwidths. "kernel alone" leaves out Python and what the host
+    draws and looks up; "torch operations alone" are what a loader takes where Triton cannot be
+    used.
     """
     batch, large, repeats = setting.sizes.batch, setting.sizes.large, setting.sizes.repeats
     whole = setting.load(resident=True, batch_size=large)
     scheme = WholeSet(setting.split, setting.device, batch)
+    kernel = choose_augment(setting.device)
     return [
         setting.time_copies(_SCHEME, partial(setting.count, scheme), 3 * PIXELS),
         setting.time_loader("as airbench", _load_like_scheme(setting), 3 * PIXELS, _SCHEME, 3.0),
@@ -58,9 +64,9 @@ def list_rows(setting: Setting) -> list[Row]:
                 0,
             )
             for name, augment, launches, dtype, last, base, size in (
-                ("kernel alone", None, repeats, "float32", False, _COPY, 5),
-                ("kernel alone", None, repeats, "bfloat16", False, _NARROW, 3),
-                ("kernel alone", None, repeats, "bfloat16", True, _NARROW, 3),
+                ("kernel alone", kernel, repeats, "float32", False, _COPY, 5),
+                ("kernel alone", kernel, repeats, "bfloat16", False, _NARROW, 3),
+                ("kernel alone", kernel, repeats, "bfloat16", True, _NARROW, 3),
                 (
                     "torch operations alone",
                     augment_with_torch,
@@ -83,8 +89,9 @@ def _load_like_scheme(setting: Setting) -> cinicpack.Loader:
 class WholeSet:
     """The scheme of airbench's CifarLoader, written anew.
 
-    Normalised, mirrored at random and padded once, for good; cropped as a whole set before each
-    epoch, and mirrored in every other one; batches are rows of that.
+    The images are normalised, mirrored at random and padded once, for all epochs. Before each
+    epoch the whole set is cropped, and in every other epoch mirrored; batches are rows of the
+    result.
     """
 
     padding = 4
@@ -116,7 +123,7 @@ class WholeSet:
             yield images[rows], self.labels[rows]
 
     def crop(self) -> torch.Tensor:
-        """Crop all images, those with the same offset together: first rows, then columns."""
+        """Crop the rows of all images, then the columns; images with one offset go together."""
         padded, reach = self.padded, 2 * self.padding + 1
         count, channels, height, width = padded.shape
         offsets = torch.randint(reach, (2, count), device=padded.device)
@@ -134,7 +141,10 @@ class WholeSet:
 
 
 def _make_copies(setting: Setting, size: int) -> Callable[[], int]:
-    """Copy random bytes within the device; ``size`` bytes read or written count as a pixel."""
+    """Make a function that copies random bytes within the device, and returns as how many images.
+
+    ``size`` bytes that are read or written count as one value of a pixel.
+    """
     nbytes, copies = setting.sizes.large * PIXELS * 4, 8 * setting.sizes.repeats
     source = setting.make_bytes(nbytes, on_device=True)
     target = torch.empty_like(source)
@@ -149,9 +159,9 @@ def _make_copies(setting: Setting, size: int) -> Callable[[], int]:
 
 
 def _make_launches(
-    setting: Setting, augment: Any, launches: int, dtype: str, channels_last: bool
+    setting: Setting, augment: AugmentPixels, launches: int, dtype: str, channels_last: bool
 ) -> Callable[[], int]:
-    """Launch on a whole epoch at once, without a loader; ``augment`` None: what a loader takes."""
+    """Make a function that augments a whole epoch in one launch, without a loader."""
     loader = setting.load(resident=True, dtype=dtype, channels_last=channels_last)
     maker: Any = loader._maker
     samples = maker._samples
@@ -168,8 +178,6 @@ def _make_launches(
         channels_last,
     )
 
-    augment = augment or choose_augment(setting.device)
-
     def run() -> int:
         for _ in range(launches):
             augment(*arguments)
@@ -180,7 +188,7 @@ def _make_launches(
 
 
 def compare_memory(setting: Setting) -> dict[str, Any]:
-    """Find the most memory that an epoch takes on the device."""
+    """Compare the most memory that an epoch takes on the device with airbench's scheme."""
     if setting.device.type == "cpu":
         return {}
     scheme = _measure_memory(
@@ -197,14 +205,16 @@ def compare_memory(setting: Setting) -> dict[str, Any]:
 
 
 def _measure_memory(setting: Setting, make: Callable[[Setting], Any]) -> float:
+    """Measure the most memory, in MB, that an epoch takes of what ``make`` makes."""
     gc.collect()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_stats(setting.device)["active_bytes.all.current"]
     loader = make(setting)
     setting.count(loader)
-    # What is needed once, to begin with, does not count.
+    # The peak is counted from the second run on: the first one needs more, and only once.
     torch.cuda.reset_peak_memory_stats(setting.device)
     setting.count(loader)
-    # Active, not allocated: with what is freed but may not be used again yet.
+    # Active bytes are more than allocated ones: a block that was freed while a stream may still
+    # use it is no longer allocated, but cannot be used again yet.
     most = torch.cuda.memory_stats(setting.device)["active_bytes.all.peak"]
     return float(most - before) / 1e6

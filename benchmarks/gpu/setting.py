@@ -22,11 +22,11 @@ class Sizes(NamedTuple):
     Attributes:
         per_class: images per class.
         batch: images in a batch.
-        large: images in a batch where the time that Python takes shall not matter.
+        large: images in a batch of the rows in which Python's time a batch should not matter.
         width: channels of the network's first layer.
         epochs: epochs that a loader is timed over.
-        repeats: launches of a kernel that are timed together, some 50 ms of an H100's memory, so
-            that waiting for the device to end takes nothing of it.
+        repeats: launches of a kernel that are timed together; on an H100 they take some 50 ms,
+            beside which the wait for the device to end is nothing.
     """
 
     per_class: int
@@ -46,7 +46,14 @@ class Row(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """The images, where they are to go, and how large everything is."""
+    """What every measurement is given.
+
+    Attributes:
+        split: the images.
+        device: where they are to go.
+        sizes: how large everything is.
+        threads: number of a loader's threads.
+    """
 
     split: Split
     device: torch.device
@@ -74,9 +81,9 @@ class Setting(NamedTuple):
     ) -> Row:
         """Make a row of a loader, compared with the row named ``base``.
 
-        The clock starts with nothing made ahead and runs over many epochs, to the end of the last
-        one on the device. What was made ahead for an epoch that does not come counts for nothing,
-        and is dropped after the clock has stopped.
+        The clock starts with nothing made ahead, runs over ``sizes.epochs`` epochs, and stops when
+        the device has the last batch. What the loader has made ahead by then is not counted, and is
+        dropped before the next run.
         """
         case = Case(
             name,
@@ -97,7 +104,7 @@ class Setting(NamedTuple):
         return images
 
     def time_copies(self, name: str, copy: Callable[[], int], image_bytes: int) -> Row:
-        """Make a row of a bound, for which no thread works."""
+        """Make a row without a loader, so without threads."""
         return Row(Case(name, copy), image_bytes, 0)
 
     def synchronize(self) -> None:

@@ -72,7 +72,7 @@ class _Decoder:
     measure: Callable[[Content], tuple[int, int]]
 
 
-# The places of some images, ascending, and their pixels.
+# The places of some images in a batch, ascending, and their pixels.
 _Part: TypeAlias = tuple[list[int], NDArray[np.uint8]]
 
 # At most about so many bytes of contents, and of pixels, are in memory at a time.
@@ -257,9 +257,7 @@ def _unfilter(
     )
 
 
-def _merge(
-    parts: list[_Part],
-) -> _Part:
+def _merge(parts: list[_Part]) -> _Part:
     """Put images of one shape into one array, in the order of their places."""
     if len(parts) == 1:
         return parts[0]

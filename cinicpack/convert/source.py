@@ -52,7 +52,7 @@ class Source(Protocol):
         """
 
     def paths(self) -> list[str]:
-        """List the paths of all images, in any order."""
+        """List the paths of all images: in the order of rows if classes are declared, else any."""
 
     def stream(self) -> Iterator[tuple[str, Content]]:
         """Give every image once, in the source's order."""

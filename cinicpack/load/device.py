@@ -76,7 +76,7 @@ class DeviceMaker(Unique):
     """Makes slabs of batches on a device.
 
     What crosses the bus: augmented on the host, the finished batches; augmented on the device,
-    uint8 pixels and 36 bytes a sample of label, row and draws; with resident pixels, 44 bytes a
+    uint8 pixels and 40 bytes a sample of label, row and draws; with resident pixels, 48 bytes a
     sample of these and the position.
 
     On a GPU all of it is queued on a stream of this maker, which owns all memory that it uses
@@ -119,9 +119,9 @@ class DeviceMaker(Unique):
         self._stream = stream(device) if device.type == "cuda" else None
         self._ahead = ahead
         self._transit: deque[_Transit] = deque()
-        # For each slab that was received, an event on the stream of its consumer; and the event at
-        # which the last of these slabs was made.
+        # For each slab that was received, an event on the stream of its consumer, oldest first.
         self._received: deque[Any] = deque()
+        # The event at which the slab that was received last was made.
         self._last: Any = None
         self._lock = threading.Lock()
         if self._augments:

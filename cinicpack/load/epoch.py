@@ -11,7 +11,7 @@ from cinicpack.load.pipeline import Pipeline
 from cinicpack.load.repeats import repeats
 from cinicpack.load.unique import Unique
 
-__all__ = ["Epoch", "Locked", "Place"]
+__all__ = ["Epoch", "Locked", "Progress"]
 
 
 class Locked(Unique):
@@ -44,10 +44,10 @@ def _unlock_all() -> None:
 os.register_at_fork(after_in_child=_unlock_all)
 
 
-class Place:
+class Progress:
     """Where an iterator is: only the iterator writes this, and its stream reads it.
 
-    It outlives an iterator that was dropped, whose place is then that of the loader.
+    The progress outlives an iterator that was dropped, and is then the loader's.
     """
 
     __slots__ = ("epoch", "samples")
@@ -58,15 +58,15 @@ class Place:
 
 
 class Epoch(Locked):
-    """Iterates over the batches of an epoch, in order, from a place on.
+    """Iterates over the batches of an epoch, in order, from some point on.
 
     Threads that call ``next()`` at once get their batches one after the other, by a lock.
 
     Args:
-        place: where it starts, and notes how far it is.
+        progress: where the epoch starts; it is kept up to date.
         step: number of samples that all ranks together have of a batch.
-        batches: number of batches from the place on.
-        pipeline: what gives the slabs from the place on.
+        batches: number of batches from there on.
+        pipeline: what gives the slabs from there on.
         reading: what reads images ahead, and is closed with the epoch.
         finish: is called after the last batch, perhaps more than once.
         repeat: the hash by which `repeats` counts the loader; None: the loader is not counted.
@@ -78,7 +78,7 @@ class Epoch(Locked):
 
     def __init__(
         self,
-        place: Place,
+        progress: Progress,
         step: int,
         batches: int,
         pipeline: Pipeline[Slab],
@@ -87,13 +87,13 @@ class Epoch(Locked):
         repeat: bytes | None,
     ) -> None:
         super().__init__()
-        self._place = place
+        self._progress = progress
         self._step = step
         self._batches_left = batches
         self._pipeline = pipeline
         self._reading = reading
         self._tell_finished = finish
-        self._repeat = None if place.epoch else repeat
+        self._repeat = None if progress.epoch else repeat
         self._ready: list[Batch] = []
         self._receive: Callable[[Batch], None] | None = None
         self.is_over = False
@@ -110,10 +110,10 @@ class Epoch(Locked):
                     self._receive(batch)
                 self._batches_left -= 1
                 if self._batches_left:
-                    self._place.samples += self._step
+                    self._progress.samples += self._step
                 else:
                     self._finish()
-                if self._repeat is not None and self._place.samples > self._step:
+                if self._repeat is not None and self._progress.samples > self._step:
                     self._count()
             except StopIteration:
                 raise
@@ -133,7 +133,7 @@ class Epoch(Locked):
     @property
     def number(self) -> int:
         """The number of the epoch."""
-        return self._place.epoch
+        return self._progress.epoch
 
     def close(self) -> None:
         """End the epoch here: ``next()`` raises `LoaderError` from now on, on any thread."""

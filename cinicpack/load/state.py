@@ -7,7 +7,7 @@ Keys, in version 2:
     samples      how many of its samples all ranks together have had
     fingerprint  first 16 digits of the pack's
     split        its name; of a selection also "#" and 16 digits of the SHA-256 of its rows
-    seed
+    seed         of order and augmentation
     options      16 digits of the SHA-256 of fingerprint, split and all keys below
 
 Options follow that differ from their default: shuffle (true), drop_last (false), source (null),

@@ -5,7 +5,7 @@ from functools import partial
 
 from cinicpack.errors import LoaderError
 from cinicpack.load.batches import Slab
-from cinicpack.load.epoch import Epoch, Locked, Place
+from cinicpack.load.epoch import Epoch, Locked, Progress
 from cinicpack.load.makers import Maker, Pace
 from cinicpack.load.options import Options
 from cinicpack.load.order import Schedule, Share
@@ -38,7 +38,7 @@ class Stream(Locked):
         self._shuffle = options.shuffle
         self._seed = options.seed
         # Where the latest iterator is.
-        self._place = Place(0)
+        self._progress = Progress(0)
         # Where the next iterator starts; None: at the epoch after that of the latest.
         self._start: Position | None = Position(options.epoch or 0, 0)
         # Where the second next iterator starts, likewise: set in a copy that was made in mid-epoch
@@ -55,24 +55,24 @@ class Stream(Locked):
     def position(self) -> Position:
         """The epoch, and how many of its samples the consumer has received."""
         # `_start` is read first: another thread may start or finish an epoch meanwhile, and `start`
-        # clears `_start` only after `_place` and `_current` are those of the new iterator.
+        # clears `_start` only after `_progress` and `_current` are those of the new iterator.
         start, running = self._start, self.running()
         if start is not None and not running:
             return start
-        place = self._place
-        return Position(place.epoch, place.samples)
+        progress = self._progress
+        return Position(progress.epoch, progress.samples)
 
     @property
     def following(self) -> Position:
         """Where the next iterator starts."""
-        return self._start or Position(self._place.epoch + 1, 0)
+        return self._start or Position(self._progress.epoch + 1, 0)
 
     @property
     def epoch(self) -> int:
         """The epoch of the latest iterator until that is over, then the epoch that comes next."""
         current = None if self._current is None else self._current()
         if current is not None and not current.is_over:
-            return self._place.epoch
+            return self._progress.epoch
         return self.following.epoch
 
     @property
@@ -122,17 +122,17 @@ class Stream(Locked):
             if running := self.running():
                 running.close()
             start = self.following
-            place = Place(*start)
+            progress = Progress(*start)
             batches = share.batches(len(self._samples) - start.samples)
             pipeline = self._open_pipeline(share, start)
             # Images are read ahead in one epoch only: afterwards they are in the page cache, or it
             # has no room for them.
             reading = self._samples.read_ahead() if self._is_cold else None
             self._is_cold = False
-            finish = partial(self._finish, place, share)
-            epoch = Epoch(place, share.step, batches, pipeline, reading, finish, repeat)
+            finish = partial(self._finish, progress, share)
+            epoch = Epoch(progress, share.step, batches, pipeline, reading, finish, repeat)
             # `_start` is cleared last, since another thread may be in `position`.
-            self._place = place
+            self._progress = progress
             self._current = weakref.ref(epoch)
             self._start, self._then = self._then, None
         if self._is_closed:
@@ -148,11 +148,11 @@ class Stream(Locked):
         self._close_pipeline()
         self._maker.clear()
 
-    def _finish(self, place: Place, share: Share) -> None:
+    def _finish(self, progress: Progress, share: Share) -> None:
         """Go over to the next epoch, unless another thread has started a newer iterator."""
         with self._lock:
-            if self._place is place:
-                following = Position(place.epoch + 1, 0)
+            if self._progress is progress:
+                following = Position(progress.epoch + 1, 0)
                 self._pipeline_at = (share, following)
                 if self._start is None:
                     self._start = following

@@ -57,7 +57,7 @@ def assert_same_batches(found, expected):
 
 
 def fresh(**options: Any) -> dict[str, Any]:
-    """Give options with a seed of their own: what old memory holds is no other test's batch."""
+    """Give options with a seed of their own, so that memory used again holds no expected batch."""
     seed = int.from_bytes(os.urandom(4), "little")
     return {"augment": Augment(), "batch_size": 8, "seed": seed, **options}
 
@@ -82,7 +82,7 @@ def test_every_path_gives_the_bytes_of_the_cpu(pack, path, dtype, channels_last)
 
 @pytest.mark.parametrize("pack", [(32, 32), (7, 5)], indirect=True)
 def test_triton_gives_the_bytes_of_its_twin(pack):
-    """With any rows of resident pixels, and with none."""
+    """Both are given positions of resident pixels, and none."""
     device = torch.device("cuda", 0)
     pixels = torch.from_numpy(np.asarray(pack["train"].images).transpose(0, 3, 1, 2).copy())
     positions = torch.randperm(len(pixels)).repeat(2)
@@ -246,7 +246,7 @@ def test_another_gpu(pack, path):
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_batch_outlives_its_loader(pack, path):
-    """What the loader had there is given to others, who overwrite it at once."""
+    """The loader's memory on the device is given to other tensors, which overwrite it at once."""
     options = fresh(batch_size=32)
     [(expected, _), *_] = expect(pack, **options)
     for _ in range(20):
@@ -313,7 +313,7 @@ print(all(torch.equal(images, batches[-1][0]) for images, _ in batches))
 
 
 def test_without_a_c_compiler_torch_operations_take_the_kernels_place(pack, tmp_path):
-    """It is said once; and what needs no kernel on the GPU does not ask for a compiler."""
+    """One warning says so; and a loader that augments on the host does not ask for a compiler."""
     done = run(WITHOUT_COMPILER, pack.path, PATH="", CC="", TRITON_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     said, same = done.stdout.splitlines()
