@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from cinicpack.cinic10 import CLASSES, SPLITS, parse_names
 from cinicpack.errors import SelectionError, SourceError
 from cinicpack.store.format import is_folder_name, is_split_name
+from cinicpack.text import some
 
 __all__ = ["Layout", "arrange", "file_names"]
 
-_EXAMPLES: Final = 5
 _EXPECTED: Final = (
     "expected all PNG files at SPLIT/CLASS/NAME.png, or all at CLASS/NAME.png, if need be with one "
     "lone folder above SPLIT"
@@ -85,7 +85,7 @@ def arrange(
         raise SourceError(f"{_EXPECTED}; found no PNG file at all{others}")
     if len(set(paths)) < len(paths):
         twice = [path for path, count in Counter(paths).items() if count > 1]
-        raise SourceError(f"expected every path once, found more of {_show(twice)}")
+        raise SourceError(f"expected every path once, found more of {some(twice, quoted=True)}")
     if classes is None:
         layout = _arrange_folders(paths, splits, folders, left_out, allow_missing)
     else:
@@ -198,15 +198,21 @@ def _check_shape(paths: Sequence[str], folders: Mapping[str, Sequence[int]]) -> 
     for folder, indices in folders.items():
         depths.setdefault(folder.count("/") + 2 if folder else 1, []).extend(indices)
     if len(depths) > 1 or not depths.keys() <= {2, 3, 4}:
-        shapes = [_show([paths[index] for index in depths[depth]]) for depth in sorted(depths)]
+        shapes = [
+            some([paths[index] for index in depths[depth]], quoted=True) for depth in sorted(depths)
+        ]
         raise SourceError("\n  ".join([f"{_EXPECTED}; found", *shapes]))
     tops = {folder.split("/", 1)[0] for folder in folders}
     if 4 in depths and len(tops) > 1:
-        raise SourceError(f"{_EXPECTED}; found {len(tops)} of these: {_show(sorted(tops))}")
+        raise SourceError(
+            f"{_EXPECTED}; found {len(tops)} of these: {some(sorted(tops), quoted=True)}"
+        )
     inner = {folder.split("/")[1] for folder in folders} if 4 in depths else set()
     if inner and tops <= {*SPLITS} and not inner & {*SPLITS}:
         # The lone folder is a split's, so what would be taken for splits are its classes.
-        raise SourceError(f"{_EXPECTED}; found images deeper in {_show(sorted(folders))}")
+        raise SourceError(
+            f"{_EXPECTED}; found images deeper in {some(sorted(folders), quoted=True)}"
+        )
 
 
 def _from_split(path: str, above: Sequence[str]) -> list[str]:
@@ -273,9 +279,9 @@ def _refuse_missing(
     # same label would mean another class.
     problems: list[str] = []
     if lacking:
-        problems.append(f"no images in {_show(lacking)}")
+        problems.append(f"no images in {some(lacking, quoted=True)}")
     if empty_splits:
-        problems.append(f"no images in the splits {_show(empty_splits)}")
+        problems.append(f"no images in the splits {some(empty_splits, quoted=True)}")
     if absent:
         problems.append(f"the file names of CINIC-10, but not its classes {', '.join(absent)}")
     if left_out:
@@ -291,9 +297,3 @@ def _refuse_missing(
 
 def _count(left_out: Sequence[str]) -> str:
     return f"images that are not PNG: {len(left_out):,}, the first {min(left_out)!r}"
-
-
-def _show(items: Sequence[str]) -> str:
-    more = f" and {len(items) - _EXAMPLES} more" if len(items) > _EXAMPLES else ""
-    # Names are shown as literals, since those that are not UTF-8 cannot be printed.
-    return ", ".join(repr(item) for item in items[:_EXAMPLES]) + more

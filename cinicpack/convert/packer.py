@@ -21,8 +21,7 @@ from cinicpack.convert.assembly import write_pack
 from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.files import Content, Read, count_bytes
 from cinicpack.convert.judge import drop_bad, judge, tell_remarks
-from cinicpack.convert.plan import Wanted as Wanted
-from cinicpack.convert.plan import make_plan
+from cinicpack.convert.plan import Wanted, make_plan
 from cinicpack.convert.reservation import cut_tasks, reserve
 from cinicpack.convert.results import join
 from cinicpack.convert.source import Source, open_source

@@ -5,7 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -316,6 +316,12 @@ def _of(sent: torch.Tensor, memory: NDArray[np.uint8], array: NDArray[Any]) -> t
     return part.view(kind)
 
 
+@cache
+def _load_exchange() -> Any:
+    """Find the driver's function in the library, once and not for every slab."""
+    return ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
+
+
 @contextmanager
 def _ignoring_captures() -> Iterator[None]:
     """Let this thread work on while another thread captures a CUDA graph.
@@ -324,7 +330,7 @@ def _ignoring_captures() -> Iterator[None]:
     memory or for the state of an event would be refused, and the capture be invalid.
     """
     mode = ctypes.c_int(_THREAD_LOCAL)
-    exchange = ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
+    exchange = _load_exchange()
     exchange(ctypes.byref(mode))
     try:
         yield

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
@@ -16,13 +16,11 @@ from cinicpack.store.container import Container, found_at
 from cinicpack.store.manifest import Manifest, channel_statistics
 from cinicpack.store.publish import recover
 from cinicpack.store.region import Region
+from cinicpack.text import some
 
 __all__ = ["check_labels", "check_normalization", "find_other", "locate_pack", "read_steadily"]
 
 Result = TypeVar("Result")
-
-# How many names an error lists.
-_SHOWN: Final = 5
 
 
 def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
@@ -84,8 +82,7 @@ def find_other(path: Path) -> str | None:
         others = found_at(path).find_others(path)
     except PackError:
         others = ["no HDF5 that can be read as a pack"]
-    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
-    return ", ".join(others[:_SHOWN]) + more if others else None
+    return some(others) if others else None
 
 
 def check_labels(place: str, labels: NDArray[Any], manifest: Manifest) -> None:
