@@ -24,7 +24,7 @@ __all__ = ["jit"]
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-_OPTIONS: Final[dict[str, Any]] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
+_OPTIONS: Final[dict[str, Any]] = {"boundscheck": False, "error_model": "numpy"}
 # What numba lets through where the disk is full, read-only or gone, or a crash cut a file short.
 _UNUSABLE: Final = (OSError, EOFError, pickle.UnpicklingError)
 
@@ -111,13 +111,16 @@ def _has_known_numba() -> bool:
 @overload
 def jit(function: Kernel) -> Kernel: ...
 @overload
-def jit(*, inlines: Sequence[ModuleType]) -> Callable[[Kernel], Kernel]: ...
-def jit(function: Any = None, *, inlines: Sequence[ModuleType] = ()) -> Any:
+def jit(
+    *, inlines: Sequence[ModuleType], nogil: bool = True
+) -> Callable[[Kernel], Kernel]: ...
+def jit(function: Any = None, *, inlines: Sequence[ModuleType] = (), nogil: bool = True) -> Any:
     """Compile a function when it is first called with arguments of a type, or load it from disk.
 
     Numba alone lets a call fail where it can compile the function but not write it to disk. What is
     on disk is used until the function's own module changes, or one of ``inlines``: the modules of
-    what it calls and of the constants it names. Compiling is announced as a warning of the logger
+    what it calls and of the constants it names. Without ``nogil`` it keeps Python's lock, which
+    suits a call of less than a microsecond: to get the lock back can take 5 ms. Compiling is announced as a warning of the logger
     "cinicpack", which Python shows on stderr. With a numba that is not known from inside, kernels
     are kept as ``njit(cache=True)`` keeps them, without regard to ``inlines``.
 
@@ -126,16 +129,16 @@ def jit(function: Any = None, *, inlines: Sequence[ModuleType] = ()) -> Any:
     ...     return 2 * x
     """
     if function is None:
-        return lambda function: _compile(function, inlines)
-    return _compile(function, inlines)
+        return lambda function: _compile(function, inlines, nogil)
+    return _compile(function, inlines, nogil)
 
 
-def _compile(function: Kernel, inlines: Sequence[ModuleType]) -> Kernel:
-    kernel: Any = njit(**_OPTIONS)(function)
+def _compile(function: Kernel, inlines: Sequence[ModuleType], nogil: bool) -> Kernel:
+    kernel: Any = njit(nogil=nogil, **_OPTIONS)(function)
     # RuntimeError: numba finds no directory that is fit for a cache.
     if not _has_known_numba():
         with suppress(RuntimeError):
-            kernel = njit(cache=True, **_OPTIONS)(function)
+            kernel = njit(cache=True, nogil=nogil, **_OPTIONS)(function)
         return cast(Kernel, kernel)
     try:
         kernel._cache = cast(Any, _OptionalCache)(function, inlines)

@@ -4,14 +4,31 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Final, Protocol
 
 from cinicpack.errors import LoaderError
-from cinicpack.load.batches import Batch, Slab
-from cinicpack.load.pipeline import Pipeline
+from cinicpack.load.batches import Batch
+from cinicpack.load.engine.threads import QueueClosed
 from cinicpack.load.repeats import repeats
+from cinicpack.load.samples import Reading
 from cinicpack.load.unique import Unique
 
-__all__ = ["Epoch", "Locked", "Progress"]
+__all__ = ["Epoch", "Feed", "Locked", "Progress"]
+
+_CLOSED: Final = (
+    "expected a running iterator, found one that was closed: by close(), by a newer iter() of its "
+    "loader, by an error or interrupt in next(), or by a fork of the process"
+)
+
+
+class Feed(Protocol):
+    """What makes the batches of an epoch, on the host or on a device."""
+
+    def take(self) -> Batch:
+        """Return the next batch; `QueueClosed` after `close`, and in a forked process."""
+
+    def close(self) -> None:
+        """Make no further batches; this takes no lock."""
 
 
 class Locked(Unique):
@@ -66,7 +83,7 @@ class Epoch(Locked):
         progress: where the epoch starts; it is kept up to date.
         step: number of samples that all ranks together have of a batch.
         batches: number of batches from there on.
-        pipeline: what gives the slabs from there on.
+        feed: what gives the batches from there on.
         reading: what reads images ahead, and is closed with the epoch.
         finish: is called after the last batch, perhaps more than once.
         repeat: the hash by which `repeats` counts the loader; None: the loader is not counted.
@@ -81,8 +98,8 @@ class Epoch(Locked):
         progress: Progress,
         step: int,
         batches: int,
-        pipeline: Pipeline[Slab],
-        reading: Pipeline[int] | None,
+        feed: Feed,
+        reading: Reading | None,
         finish: Callable[[], None],
         repeat: bytes | None,
     ) -> None:
@@ -90,12 +107,10 @@ class Epoch(Locked):
         self._progress = progress
         self._step = step
         self._batches_left = batches
-        self._pipeline = pipeline
+        self._feed = feed
         self._reading = reading
         self._tell_finished = finish
         self._repeat = None if progress.epoch else repeat
-        self._ready: list[Batch] = []
-        self._receive: Callable[[Batch], None] | None = None
         self.is_over = False
         self.is_running = True
 
@@ -105,9 +120,18 @@ class Epoch(Locked):
     def __next__(self) -> Batch:
         with self._lock:
             try:
-                batch = (self._ready or self._refill()).pop()
-                if self._receive is not None:
-                    self._receive(batch)
+                if not self._batches_left:
+                    # Only an epoch without any batch is not finished yet.
+                    self._finish()
+                    self.is_over = True
+                    raise StopIteration
+                try:
+                    batch = self._feed.take()
+                except QueueClosed:
+                    raise LoaderError(_CLOSED) from None
+                # Another thread may have called `close` meanwhile.
+                if not self.is_running:
+                    raise LoaderError(_CLOSED)
                 self._batches_left -= 1
                 if self._batches_left:
                     self._progress.samples += self._step
@@ -124,12 +148,6 @@ class Epoch(Locked):
                 raise
         return batch
 
-    def __del__(self) -> None:
-        # The threads are not waited for: the garbage collector may call this on a thread that has
-        # a lock which they need.
-        if self.is_running:
-            self._pipeline.stop()
-
     @property
     def number(self) -> int:
         """The number of the epoch."""
@@ -137,14 +155,12 @@ class Epoch(Locked):
 
     def close(self) -> None:
         """End the epoch here: ``next()`` raises `LoaderError` from now on, on any thread."""
-        # The lock is not taken: the garbage collector may call this on a thread that makes slabs,
-        # and a consumer that has the lock may wait for that very thread.
-        was_running, self.is_running = self.is_running, False
+        # The lock is not taken: the garbage collector or a signal handler may call this on a thread
+        # that is in `next()`.
+        self.is_running = False
         self.is_over = True
-        self._ready = []
         self._batches_left = -1
-        if was_running:
-            self._pipeline.close()
+        self._feed.close()
         self._stop_reading()
 
     def unlock(self) -> bool:
@@ -154,29 +170,10 @@ class Epoch(Locked):
             self.close()
         return was_locked
 
-    def _refill(self) -> list[Batch]:
-        if not self._batches_left:
-            # Only an epoch without any batch is not finished yet; for others this does nothing.
-            self._finish()
-            self.is_over = True
-            raise StopIteration
-        slab = next(self._pipeline, None) if self.is_running else None
-        if slab is not None:
-            self._ready, self._receive = slab
-        # `is_running` is looked at after `_ready` was set, since another thread may call `close` in
-        # between.
-        if slab is None or not self.is_running:
-            self._ready = []
-            raise LoaderError(
-                "expected a running iterator, found one that was closed: by close(), by a newer "
-                "iter() of its loader, by an error or interrupt in next(), or by a fork of the "
-                "process while another thread was in next()"
-            )
-        return slab.batches
-
     def _finish(self) -> None:
         self._tell_finished()
         self.is_running = False
+        self._feed.close()
         self._stop_reading()
         self._count()
 

@@ -1,89 +1,128 @@
 """Batches in the host's memory: the kernels write them there, and there they are given."""
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from typing import Any
+from collections import deque
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cinicpack.load.batches import DTYPES, BatchFormat, Block, Slab
-from cinicpack.load.memory import Interface, Pool, allocate_aligned
+from cinicpack.load.batches import Batch, BatchFormat
+from cinicpack.load.engine.memory import Shelf, Slot
+from cinicpack.load.engine.threads import Queue
+from cinicpack.load.kernels.task import begin
+from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
 from cinicpack.load.unique import Unique
 
 __all__ = ["HostMaker"]
 
+# How much is made ahead, but 2 batches at least and 8 at most. What is under way, what the user
+# has and what was just given back should all stay in the cache of a processor.
+_AHEAD_BYTES: Final = 4 << 20
+# Slots of this size are not kept for later when a loader is closed.
+_LARGE: Final = 1 << 20
+
 
 class HostMaker(Unique):
-    """Makes slabs of batches, in memory that is used again.
+    """Makes batches in the host's memory.
 
     Args:
         samples: what batches are made of.
         batch_format: dtype, layout and kind of the batches.
-        slab_images: images in a slab at most.
-        spares: how many slabs' memory is kept for the next slabs.
+        batch_size: samples in a batch.
+        num_workers: how many threads may work at once; 0: only the one that takes the batches.
     """
 
     def __init__(
-        self, samples: Samples, batch_format: BatchFormat, slab_images: int, spares: int
+        self, samples: Samples, batch_format: BatchFormat, batch_size: int, num_workers: int
     ) -> None:
         self._samples = samples
         self._format = batch_format
-        self._slab_images = slab_images
-        # Labels and indices have a pool of their own: a user who keeps the labels of a whole epoch
-        # must not keep its images in memory with them.
-        self._images = Pool(self._allocate_images, spares)
-        self._columns = Pool(self._allocate_columns, spares)
+        self._size = min(batch_size, len(samples))
+        self._num_workers = num_workers
 
-    def make(self, positions: NDArray[np.int64], edges: Sequence[int], epoch: int) -> Slab:
-        """Make the samples at ``positions`` into batches with these edges."""
-        images, columns = self._images.lend(), self._columns.lend()
-        self._samples.fill(Block(*images.lent.flat, *columns.lent.flat), positions, epoch)
-        batches = [
-            self._format.batch(
-                [loan.array(part) for loan in (images, columns) for part in loan.lent[edge]]
-            )
-            for edge in pairwise(edges)
-        ]
-        batches.reverse()
-        return Slab(batches, None)
+    def open(self, work: Work) -> "HostFeed":
+        """Begin to make the batches of an epoch."""
+        return HostFeed(self._samples, self._format, self._size, self._num_workers, work)
 
     def clear(self) -> None:
-        """Let go of all memory that no batch needs."""
-        self._images.clear()
-        self._columns.clear()
-
-    def _allocate_images(self) -> "_Memory":
-        memory = allocate_aligned(self._slab_images * self._format.image_bytes)
-        flat = (memory.view(DTYPES[self._format.dtype]),)
-        return _Memory(flat, self._format.describe_images)
-
-    def _allocate_columns(self) -> "_Memory":
-        memory = allocate_aligned(2 * 8 * self._slab_images).view(np.int64)
-        flat = (memory[: self._slab_images], memory[self._slab_images :])
-        return _Memory(flat, self._format.describe_columns)
+        """Free the memory that no batch needs, where it is much."""
+        if self._format.image_bytes * self._size >= _LARGE:
+            _find_shelf(self._format, self._size).clear()
 
 
-class _Memory(Unique, dict[tuple[int, int], list[Interface]]):
-    """Memory for a slab, and where in it the arrays of a batch are, by its edges.
-
-    The places are worked out once for each memory: a kernel leaves nothing of Python in the
-    processor's cache, so that to describe a few arrays anew takes as long as a tenth of the pixels.
-
-    Args:
-        flat: arrays in the memory, as kernels get them.
-        describe: says where in ``flat`` the batch with these edges is.
-    """
+class HostFeed(Unique):
+    """The batches of an epoch, made ahead in the order in which they are taken."""
 
     def __init__(
-        self,
-        flat: tuple[NDArray[Any], ...],
-        describe: Callable[[tuple[NDArray[Any], ...], int, int], list[Interface]],
+        self, samples: Samples, form: BatchFormat, size: int, num_workers: int, work: Work
     ) -> None:
-        self.flat = flat
-        self._describe = describe
+        ahead = max(2, min(8, _AHEAD_BYTES // (form.image_bytes * size))) if num_workers else 0
+        self._samples = samples
+        self._form = form
+        self._size = size
+        self._ahead = ahead
+        self._positions = work.positions
+        self._batches = work.batches
+        self._posted = self._taken = 0
+        self._shelf = _find_shelf(form, size)
+        # The slots of batches under way, in order.
+        self._slots: deque[Slot] = deque()
+        self._rows, self._labels = np.empty((2, ahead + 1, size), np.int64)
+        self._tasks = samples.make_tasks(work.epoch, self._rows, self._labels)
+        self._queue = Queue(self._tasks.function, self._tasks.addresses, num_workers)
+        self._first = work.positions.ctypes.data
+        for _ in range(min(ahead, work.batches)):
+            self._post(0)
 
-    def __missing__(self, edge: tuple[int, int]) -> list[Interface]:
-        self[edge] = found = self._describe(self.flat, *edge)
-        return found
+    def __del__(self) -> None:
+        self.close()
+
+    def take(self) -> Batch:
+        """Return the next batch, for which the caller works as well if it has to wait.
+
+        Raises ``QueueClosed`` after `close`.
+        """
+        place = self._taken % (self._ahead + 1)
+        if self._posted < self._batches:
+            is_done = self._post(place)
+        else:
+            is_done = self._queue.is_done(place)
+        if not is_done:
+            self._queue.wait(place)
+        count = min(self._size, len(self._positions) - self._taken * self._size)
+        self._taken += 1
+        slot = self._slots.popleft()
+        labels = self._labels[place, :count].copy()
+        rows = self._rows[place, :count].copy() if self._form.return_index else None
+        batch = self._form.batch(slot.array[:count], labels, rows)
+        self._shelf.put(slot)
+        return batch
+
+    def close(self) -> None:
+        """Make no further batches."""
+        if hasattr(self, "_queue"):
+            self._queue.close()
+            # No thread writes into these now.
+            while self._slots:
+                self._shelf.put(self._slots.popleft())
+
+    def _post(self, awaited: int) -> bool:
+        """Begin the next batch, and say whether the one at a place is done."""
+        queue, number = self._queue, self._posted
+        slot = self._shelf.lend()
+        self._slots.append(slot)
+        self._posted += 1
+        start = number * self._size
+        count = min(self._size, len(self._positions) - start)
+        return bool(
+            begin(
+                queue.engine, queue.jobs[number % (self._ahead + 1)], self._first + 8 * start,
+                count, slot.address, queue.is_shared, queue.jobs[awaited],
+            )
+        )  # fmt: skip
+
+
+@lru_cache(maxsize=4)
+def _find_shelf(form: BatchFormat, size: int) -> Shelf:
+    return Shelf(form.image_bytes * size, form.describe(size))

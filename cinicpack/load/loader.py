@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 from cinicpack.errors import ArgumentError, LoaderError
 from cinicpack.load.augment import Augment
 from cinicpack.load.epoch import Epoch
-from cinicpack.load.makers import Maker, make_maker, make_samples, plan_pace
+from cinicpack.load.makers import Maker, make_maker, make_samples
 from cinicpack.load.options import Normalize, Options, check_int, check_options, resolve_ranks
 from cinicpack.load.order import Share
 from cinicpack.load.repeats import repeats
@@ -175,9 +175,9 @@ class Loader:
         # Whether each rank of a process group that is made later would have drawn another seed.
         self._seed_is_own = self._draws_seed and resolve_ranks(rank, world_size)[1] == 1
         self._identity = identify(options)
-        self._samples, pace = make_samples(options), plan_pace(options)
-        self._maker = make_maker(options, self._samples, pace)
-        self._stream = Stream(self._samples, self._maker, options, pace)
+        self._samples = make_samples(options)
+        self._maker = make_maker(options, self._samples)
+        self._stream = Stream(self._samples, self._maker, options)
         self._repeat = None if self._draws_seed else _find_repeat(options, self._identity)
         self._warn_of_repeat(epoch)
 

@@ -1,16 +1,21 @@
 """Order: which samples an epoch gives, in which sequence, and on which rank."""
 
 import math
-import sys
-import threading
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.load.kernels.random import shuffle as _shuffle
+from cinicpack.load.engine.threads import Queue
+from cinicpack.load.kernels.random import SHUFFLE
+from cinicpack.load.kernels.random import shuffle as shuffle_kernel
+from cinicpack.load.kernels.task import address_of
+from cinicpack.load.unique import Unique
 
-__all__ = ["Schedule", "Share", "Work", "epoch_order"]
+__all__ = ["Orders", "Share", "Work", "epoch_order"]
+
+# An order of so many samples takes 30 µs, as long as it takes to let a thread draw it.
+_WORTHWHILE: Final = 10_000
 
 
 def epoch_order(count: int, *, shuffle: bool, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -20,7 +25,10 @@ def epoch_order(count: int, *, shuffle: bool, seed: int, epoch: int) -> NDArray[
     """
     if not shuffle:
         return np.arange(count)
-    return _shuffle(np.uint64(seed), np.uint64(epoch), count)
+    order = np.empty(count, np.int64)
+    task = _describe(order, seed, epoch)
+    shuffle_kernel(np.uint64(task.ctypes.data), 0)
+    return order
 
 
 class Share(NamedTuple):
@@ -61,82 +69,81 @@ class Share(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a slab is made of.
+    """What the batches of a rank are made of, in an epoch or the rest of one.
 
     Attributes:
-        positions: (n,) int64, its samples.
-        edges: where its batches lie among them: batch k is [edges[k], edges[k + 1]).
+        positions: (n,) int64, the samples, in order.
+        batches: how many batches there are; the last ones may have few samples, or none.
         epoch: the epoch that the samples are of.
     """
 
     positions: NDArray[np.int64]
-    edges: list[int]
+    batches: int
     epoch: int
 
 
-class Schedule:
-    """What slabs are made of, in one epoch after the other without end.
+class Orders(Unique):
+    """Draws the order of every epoch, that of the next one while an epoch goes on.
 
     Args:
         count: samples of the split.
         shuffle: draw an order for every epoch.
         seed: of the orders.
-        share: what this rank takes.
-        slab_batches: batches in a slab at most.
-        epoch: the first epoch.
-        consumed: how many samples of the first epoch all ranks together have had already.
+        ahead: whether a thread of the engine may draw the next one.
     """
 
-    def __init__(
-        self,
-        count: int,
-        *,
-        shuffle: bool,
-        seed: int,
-        share: Share,
-        slab_batches: int,
-        epoch: int,
-        consumed: int,
-    ) -> None:
+    def __init__(self, count: int, *, shuffle: bool, seed: int, ahead: bool) -> None:
         self._count = count
         self._shuffle = shuffle
         self._seed = seed
-        self._share = share
-        self._slab_batches = slab_batches
-        self._first = (epoch, consumed)
-        self._first_slabs = math.ceil(share.batches(count - consumed) / slab_batches)
-        self._slabs = math.ceil(share.batches(count) / slab_batches)
-        self._samples: dict[int, NDArray[np.int64]] = {}
-        self._lock = threading.Lock()
+        self._ahead = ahead and shuffle and count >= _WORTHWHILE
+        self._next: _Drawing | None = None
 
-    def __len__(self) -> int:
-        """Count the slabs: none, or more than will ever be asked for."""
-        return sys.maxsize if self._slabs else 0
+    def take(self, share: Share, epoch: int, consumed: int) -> Work:
+        """Return what a rank makes batches of, after ``consumed`` samples of an epoch."""
+        drawing, self._next = self._next, None
+        if drawing is not None and drawing.epoch == epoch:
+            order = drawing.wait()
+        else:
+            order = epoch_order(self._count, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
+        return Work(
+            share.take(order[consumed:]), share.batches(self._count - consumed), epoch
+        )
 
-    def __getitem__(self, number: int) -> Work:
-        """Return the work for slab ``number``, on any thread."""
-        epoch, consumed = self._first
-        if number >= self._first_slabs:
-            further, number = divmod(number - self._first_slabs, self._slabs)
-            epoch, consumed = epoch + 1 + further, 0
-        size, batches = self._share.batch_size, self._slab_batches
-        samples = self._order(epoch, consumed)
-        positions = samples[number * batches * size :][: batches * size]
-        last = self._share.batches(self._count - consumed) - number * batches
-        edges = [min(batch * size, len(positions)) for batch in range(min(batches, last) + 1)]
-        return Work(positions, edges, epoch)
+    def prepare(self, epoch: int) -> None:
+        """Draw the order of an epoch meanwhile."""
+        if self._ahead:
+            self._next = _Drawing(self._count, self._seed, epoch)
 
-    def _order(self, epoch: int, consumed: int) -> NDArray[np.int64]:
-        with self._lock:
-            samples = self._samples.get(epoch)
-            if samples is None:
-                order = epoch_order(
-                    self._count, shuffle=self._shuffle, seed=self._seed, epoch=epoch
-                )
-                samples = self._share.take(order[consumed:])
-                # Keep the epoch before, too: other threads may still make slabs of it.
-                self._samples = {
-                    key: self._samples[key] for key in self._samples if key == epoch - 1
-                }
-                self._samples[epoch] = samples
-            return samples
+    def reseed(self, seed: int) -> None:
+        """Draw from another seed from now on."""
+        self._seed, self._next = seed, None
+
+    def clear(self) -> None:
+        """Forget what was drawn ahead."""
+        self._next = None
+
+
+class _Drawing(Unique):
+    """An order that a thread of the engine draws."""
+
+    def __init__(self, count: int, seed: int, epoch: int) -> None:
+        self.epoch = epoch
+        self._order = np.empty(count, np.int64)
+        self._task = _describe(self._order, seed, epoch)
+        self._queue = Queue(address_of(shuffle_kernel), [self._task.ctypes.data], 1)
+        self._queue.post(0, 1)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_queue"):
+            self._queue.close()
+
+    def wait(self) -> NDArray[np.int64]:
+        self._queue.wait(0)
+        return self._order
+
+
+def _describe(order: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.void]:
+    task = np.zeros(1, SHUFFLE)
+    task[0] = (seed, epoch, len(order), order.ctypes.data)
+    return task

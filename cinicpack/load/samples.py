@@ -1,16 +1,16 @@
 """The samples of a split: its chosen rows, and the kernels that make batches of them."""
 
-from functools import partial
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.load.batches import BatchFormat, Block
+from cinicpack.load.batches import BatchFormat
+from cinicpack.load.engine.threads import Queue
 from cinicpack.load.kernels.fill import fill_kernel
 from cinicpack.load.kernels.random import draw
-from cinicpack.load.kernels.vectors import touch
-from cinicpack.load.pipeline import Pipeline
+from cinicpack.load.kernels.task import Tables, Tasks, address_of
+from cinicpack.load.kernels.vectors import TOUCH, touch
 from cinicpack.load.transform import Transform, make_transform, to_parameters
 from cinicpack.load.unique import Unique
 from cinicpack.store.pack import Split
@@ -18,7 +18,9 @@ from cinicpack.store.pack import Split
 __all__ = ["Samples"]
 
 # How much is read ahead between two looks at whether to go on.
-_READ_BYTES: Final = 8 << 20
+_READ_BYTES: Final = 1 << 20
+# Bytes of the images of a piece: 32 images, which take a thread about 10 µs.
+_PIECE_BYTES: Final = 96 << 10
 
 
 class Samples(Unique):
@@ -43,63 +45,81 @@ class Samples(Unique):
         # The split keeps the files mapped, without which the addresses mean nothing: threads that
         # read there must refer to this object, not to the addresses alone.
         self._split = split
-        self._rows = rows.copy()
-        self._addresses = split.addresses()[rows]
-        self._labels = split.labels[rows].astype(np.int64)
+        labels = split.labels[rows].astype(np.int64)
+        self._tables = Tables(split.addresses()[rows], rows.copy(), labels)
         self.transform = transform
         self._fill = _Prepared(transform, seed, batch_format.dtype, batch_format.channels_last)
         shape = split.pack.image_shape
         plain = make_transform(None, shape, (0,) * 3, (1,) * 3, normalized=False, dtype="uint8")
-        self._gather = _Prepared(plain, 0, "uint8", False)
+        self._copy = _Prepared(plain, 0, "uint8", False)
         self._image_bytes = 3 * transform.height * transform.width
-        self._step = max(1, _READ_BYTES // self._image_bytes)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._tables.rows)
 
     def reseed(self, seed: int) -> None:
         """Draw from another seed from now on."""
         self._fill.parameters["seed"] = seed
 
-    def fill(self, block: Block, positions: NDArray[np.int64], epoch: int) -> None:
-        """Make the samples at ``positions``, (n,) int64, into the first n of a block."""
-        self._run(self._fill, block, positions, epoch)
+    def make_tasks(self, epoch: int, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> Tasks:
+        """Make the tasks of batches of an epoch, whose rows and labels are written to (k, n)."""
+        return self._fill.make_tasks(self._tables, epoch, rows, labels)
 
-    def gather(self, block: Block, positions: NDArray[np.int64]) -> None:
-        """Copy the planes of the samples into a block of uint8, as they are."""
-        self._run(self._gather, block, positions, 0)
+    def make_copies(self, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> Tasks:
+        """Make tasks that copy the planes of the samples as they are, uint8."""
+        return self._copy.make_tasks(self._tables, 0, rows, labels)
 
-    def read_ahead(self) -> Pipeline[int]:
-        """Start to read all images from the disk, on a thread and in the order of the files.
+    def read_ahead(self) -> "Reading":
+        """Start to read all images from the disk, in the order of the files.
 
-        Reading takes a few milliseconds where the images are in the page cache. The thread ends
-        with the pipeline that is returned: close or drop it.
+        Reading takes a few milliseconds where the images are in the page cache. It ends when what
+        is returned is closed or dropped.
         """
-        read = partial(self._read, np.sort(self._addresses))
-        count = -(-len(self) // self._step)
-        return Pipeline(read, count, num_threads=1, ahead=count)
+        return Reading(self, np.sort(self._tables.addresses), self._image_bytes)
 
     def look_up(
         self, positions: NDArray[np.int64], labels: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> None:
         """Write label and row of the samples."""
-        np.take(self._labels, positions, out=labels)
-        np.take(self._rows, positions, out=rows)
+        np.take(self._tables.labels, positions, out=labels)
+        np.take(self._tables.rows, positions, out=rows)
 
     def draw(self, rows: NDArray[np.int64], epoch: int, out: NDArray[np.int32]) -> None:
         """Write what is drawn for the samples of these rows, (n,): (n, COUNT), by `COLUMNS`."""
         [seed] = self._fill.parameters["seed"]
         draw(rows, seed, np.uint64(epoch), self.transform.draws, out)
 
-    def _read(self, addresses: NDArray[np.uint64], number: int) -> int:
-        """Read a step of the images; a method, so that its thread keeps them mapped."""
-        return touch(addresses[number * self._step : (number + 1) * self._step], self._image_bytes)
 
-    def _run(
-        self, prepared: "_Prepared", block: Block, positions: NDArray[np.int64], epoch: int
-    ) -> None:
-        tables = (self._addresses, self._rows, self._labels)
-        prepared.kernel(positions, *tables, prepared.parameters, np.uint64(epoch), *block)
+class Reading(Unique):
+    """Images that are read from the disk, one piece after the other, by a thread of the engine.
+
+    Args:
+        samples: keep the images mapped.
+        addresses: (N,) uint64, of the images, in the order in which they are read.
+        image_bytes: size of each.
+    """
+
+    def __init__(self, samples: Samples, addresses: NDArray[np.uint64], image_bytes: int) -> None:
+        self._samples = samples
+        self._addresses = addresses
+        self._task = np.zeros(1, TOUCH)
+        piece = max(1, _READ_BYTES // image_bytes)
+        self._task[0] = (addresses.ctypes.data, len(addresses), image_bytes, piece, 0)
+        self._queue = Queue(address_of(touch), [self._task.ctypes.data], 1)
+        self._queue.post(0, -(-len(addresses) // piece))
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Read no further."""
+        if hasattr(self, "_queue"):
+            self._queue.close()
+
+    def wait(self) -> int:
+        """Read to the end, and return the sum of all bytes that were looked at: one of each page."""
+        self._queue.wait(0)
+        return int(self._task["total"][0])
 
 
 class _Prepared:
@@ -111,3 +131,10 @@ class _Prepared:
         )  # fmt: skip
         self.kernel: Any = fill_kernel(dtype, channels_last, height, width, scale, shift)
         self.parameters = to_parameters(transform, seed, dtype)
+        self.piece = max(1, _PIECE_BYTES // (3 * height * width))
+
+    def make_tasks(
+        self, tables: Tables, epoch: int, rows: NDArray[np.int64], labels: NDArray[np.int64]
+    ) -> Tasks:
+        """Make tasks of this kernel."""
+        return Tasks(self.kernel, self.parameters, tables, epoch, self.piece, rows, labels)

@@ -4,12 +4,10 @@ import weakref
 from functools import partial
 
 from cinicpack.errors import LoaderError
-from cinicpack.load.batches import Slab
 from cinicpack.load.epoch import Epoch, Locked, Progress
-from cinicpack.load.makers import Maker, Pace
+from cinicpack.load.makers import Maker
 from cinicpack.load.options import Options
-from cinicpack.load.order import Schedule, Share
-from cinicpack.load.pipeline import Pipeline
+from cinicpack.load.order import Orders, Share
 from cinicpack.load.samples import Samples
 from cinicpack.load.state import Position
 
@@ -25,18 +23,20 @@ class Stream(Locked):
 
     Args:
         samples: of the loader.
-        maker: what makes slabs of the samples.
+        maker: what makes batches of the samples.
         options: of the loader.
-        pace: how much is made at a time.
     """
 
-    def __init__(self, samples: Samples, maker: Maker, options: Options, pace: Pace) -> None:
+    def __init__(self, samples: Samples, maker: Maker, options: Options) -> None:
         super().__init__()
         self._samples = samples
         self._maker = maker
-        self._pace = pace
-        self._shuffle = options.shuffle
-        self._seed = options.seed
+        self._orders = Orders(
+            len(samples),
+            shuffle=options.shuffle,
+            seed=options.seed,
+            ahead=options.num_workers > 0,
+        )
         # Where the latest iterator is.
         self._progress = Progress(0)
         # Where the next iterator starts; None: at the epoch after that of the latest.
@@ -45,9 +45,6 @@ class Stream(Locked):
         # after set_epoch(), whose next iterator has the rest of that epoch.
         self._then: Position | None = None
         self._current: weakref.ref[Epoch] | None = None
-        # What gives the slabs, and between two epochs what it gives next; else None.
-        self._pipeline: Pipeline[Slab] | None = None
-        self._pipeline_at: tuple[Share, Position] | None = None
         self._is_cold = options.num_workers > 0 and not options.resident
         self._is_closed = False
 
@@ -103,9 +100,8 @@ class Stream(Locked):
             self._then = None
 
     def reseed(self, seed: int) -> None:
-        """Draw with another seed from now on, and drop what was made ahead with the old one."""
-        self._close_pipeline()
-        self._seed = seed
+        """Draw with another seed from now on."""
+        self._orders.reseed(seed)
         self._samples.reseed(seed)
 
     def start(self, share: Share, repeat: bytes | None) -> Epoch:
@@ -124,13 +120,14 @@ class Stream(Locked):
             start = self.following
             progress = Progress(*start)
             batches = share.batches(len(self._samples) - start.samples)
-            pipeline = self._open_pipeline(share, start)
+            feed = self._maker.open(self._orders.take(share, *start))
+            self._orders.prepare(start.epoch + 1)
             # Images are read ahead in one epoch only: afterwards they are in the page cache, or it
             # has no room for them.
             reading = self._samples.read_ahead() if self._is_cold else None
             self._is_cold = False
-            finish = partial(self._finish, progress, share)
-            epoch = Epoch(progress, share.step, batches, pipeline, reading, finish, repeat)
+            finish = partial(self._finish, progress)
+            epoch = Epoch(progress, share.step, batches, feed, reading, finish, repeat)
             # `_start` is cleared last, since another thread may be in `position`.
             self._progress = progress
             self._current = weakref.ref(epoch)
@@ -141,57 +138,19 @@ class Stream(Locked):
         return epoch
 
     def close(self) -> None:
-        """End the running iterator and all threads, and free the memory of slabs."""
+        """End the running iterator, and free memory."""
         self._is_closed = True
         if running := self.running():
             running.close()
-        self._close_pipeline()
+        self._orders.clear()
         self._maker.clear()
 
-    def _finish(self, progress: Progress, share: Share) -> None:
+    def _finish(self, progress: Progress) -> None:
         """Go over to the next epoch, unless another thread has started a newer iterator."""
         with self._lock:
-            if self._progress is progress:
-                following = Position(progress.epoch + 1, 0)
-                self._pipeline_at = (share, following)
-                if self._start is None:
-                    self._start = following
+            if self._progress is progress and self._start is None:
+                self._start = Position(progress.epoch + 1, 0)
 
     def _check_open(self) -> None:
         if self._is_closed:
             raise LoaderError("expected an open loader, found one after close(); make a new one")
-
-    def _open_pipeline(self, share: Share, start: Position) -> Pipeline[Slab]:
-        """Return what gives the slabs from ``start`` on.
-
-        That is the pipeline of the epoch before where it goes on like this, which it does not after
-        a fork: its threads are not in the new process.
-        """
-        pipeline = self._pipeline
-        if pipeline is None or self._pipeline_at != (share, start) or not pipeline.is_alive():
-            self._close_pipeline()
-            schedule = Schedule(
-                len(self._samples),
-                shuffle=self._shuffle,
-                seed=self._seed,
-                share=share,
-                slab_batches=self._pace.slab_batches,
-                epoch=start.epoch,
-                consumed=start.samples,
-            )
-            # Threads refer to the function below, so it must not refer to the stream: else the
-            # threads would keep a loader alive that nothing else refers to.
-            maker = self._maker
-            pipeline = self._pipeline = Pipeline(
-                lambda number: maker.make(*schedule[number]),
-                len(schedule),
-                self._pace.threads,
-                self._pace.ahead,
-            )
-        self._pipeline_at = None
-        return pipeline
-
-    def _close_pipeline(self) -> None:
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
-            pipeline.close()

@@ -11,7 +11,7 @@ from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES
 from cinicpack.load.draws import COUNT, plan_draws
 
-__all__ = ["Transform", "make_transform", "to_parameters"]
+__all__ = ["Transform", "make_transform", "parameters_dtype", "to_parameters"]
 
 
 class Transform(NamedTuple):
@@ -101,15 +101,19 @@ def to_parameters(transform: Transform, seed: int, dtype: str) -> NDArray[np.voi
         (1,) of a record: ``seed``, and fields with the names of `Transform`, where ``filler`` is
         of the type of the batches.
     """
-    numbers = [(name, "i8") for name in ("height", "width", "crop_padding", "cutout")]
-    arrays = [("scale", "f4", (3,)), ("shift", "f4", (3,)), ("filler", DTYPES[dtype], (3,))]
-    draws = ("draws", "i8", (COUNT, 3))
-    kind = np.dtype([("seed", "u8"), *numbers, ("reflect", "u1"), draws, *arrays], align=True)
-    parameters = np.zeros(1, kind)
+    parameters = np.zeros(1, parameters_dtype(dtype))
     parameters["seed"] = seed
     for name, value in transform._asdict().items():
         parameters[name] = _encode(value, dtype) if name == "filler" else value
     return parameters
+
+
+def parameters_dtype(dtype: str) -> np.dtype[np.void]:
+    """Return the dtype of `to_parameters`, for batches of a dtype."""
+    numbers = [(name, "i8") for name in ("height", "width", "crop_padding", "cutout")]
+    arrays = [("scale", "f4", (3,)), ("shift", "f4", (3,)), ("filler", DTYPES[dtype], (3,))]
+    draws = ("draws", "i8", (COUNT, 3))
+    return np.dtype([("seed", "u8"), *numbers, ("reflect", "u1"), draws, *arrays], align=True)
 
 
 def _encode(values: NDArray[Any], dtype: str) -> NDArray[Any]:

@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 
 from cinicpack.jit import jit
 from cinicpack.load import draws
-from cinicpack.load.kernels import random, vectors
+from cinicpack.load.batches import DTYPES
+from cinicpack.load.engine import posix
+from cinicpack.load.engine.posix import array_at, record_at
+from cinicpack.load.kernels import random, task, vectors
 from cinicpack.load.kernels.random import draw
 from cinicpack.load.kernels.vectors import bytes_at, convert_block, literal, spills
+from cinicpack.load.transform import parameters_dtype
 
 __all__ = ["fill_kernel"]
 
@@ -50,20 +54,14 @@ def fill_kernel(
         scale: (3,), as in these parameters.
         shift: (3,), as in these parameters.
 
-    The kernel's arguments, all arrays in C order and writeable (any other type of array would be
-    compiled for anew):
+    The kernel makes a piece of a task, see `kernels.task`, and returns 1:
 
-        samples       int64 (n,)    positions in the tables
-        addresses     uint64 (N,)   where the images lie in memory
-        indices       int64 (N,)    rows in what the split names, which the draws depend on
-        labels        int64 (N,)
-        parameters    record (1,)   what `to_parameters` gives; crop_padding is below height and
-                                    width if reflected; a pixel's value is pixel * scale + shift,
-                                    rounded twice, then to ``dtype``, ties to even (not for uint8)
-        epoch         np.uint64     below 2**32
-        out           (n*3*H*W,)    float32; uint16, the bits of float16 or bfloat16; uint8
-        out_labels    int64 (n,)
-        out_index     int64 (n,)    these three may be longer
+        task     np.uint64   the task's address; a pixel's value is pixel * scale + shift, rounded
+                             twice, then to ``dtype``, ties to even (not for uint8); crop_padding is
+                             below height and width if reflected
+        piece    int64       which one of the pieces
+
+    The pixels are float32; uint16, the bits of float16 or bfloat16; or uint8.
     """
     ties = dtype == "bfloat16" and _has_ties(scale, shift)
     lanes = next(lanes for lanes in _LANES if lanes <= width)
@@ -98,22 +96,19 @@ def _make_ruler(width: int) -> NDArray[np.uint8]:
     return ruler
 
 
-@jit
-def _look_up(
-    samples: NDArray[np.int64],
-    addresses: NDArray[np.uint64],
-    indices: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    places: NDArray[np.uint64],
-    out_labels: NDArray[np.int64],
-    out_index: NDArray[np.int64],
-) -> None:
+@register_jitable
+def _look_up(t: Any, start: Any, places: NDArray[np.uint64], out_rows: NDArray[np.int64]) -> None:
     """Look up all samples before any image is made, so that the cache misses overlap."""
-    for i in range(_u64(len(samples))):
+    count = _u64(len(places))
+    samples = array_at(t.samples + _u64(8) * start, count, np.int64)
+    addresses = array_at(t.addresses, t.images, np.uint64)
+    labels, rows = array_at(t.labels, t.images, np.int64), array_at(t.rows, t.images, np.int64)
+    out_labels = array_at(t.out_labels + _u64(8) * start, count, np.int64)
+    for i in range(count):
         sample = _u64(samples[i])
         places[i] = addresses[sample]
         out_labels[i] = labels[sample]
-        out_index[i] = indices[sample]
+        out_rows[i] = rows[sample]
 
 
 @jit
@@ -222,13 +217,16 @@ def _write_edges(
 def _make_fill(
     dtype: str, channels_last: bool, ties: bool, lanes: int, own_height: int, own_width: int
 ) -> Callable[..., None]:
-    # Numba caches a closure by the values that it closes over: only strings and numbers will do.
-    item = _ITEM_SIZES[dtype]
+    # Numba caches a closure by the values that it closes over: only strings, numbers and dtypes will do.
+    item, kind, pixel_type = _ITEM_SIZES[dtype], parameters_dtype(dtype), np.dtype(DTYPES[dtype])
     pixel_bytes = 3 * item if channels_last else item
 
-    @jit(inlines=(draws, random, vectors))
-    def fill(samples, addresses, indices, labels, parameters, epoch, out, out_labels, out_index):
-        count, p = _u64(len(samples)), parameters[0]
+    @jit(inlines=(draws, posix, random, task, vectors))
+    def fill(address, piece):
+        t = record_at(address, task.TASK)
+        p = record_at(t.parameters, kind)
+        start = _u64(piece) * t.piece
+        count = min(t.piece, t.count - start)
         height, width, crop_padding, reflect = p.height, p.width, p.crop_padding, p.reflect != 0
         if own_width:
             height, width = own_height, own_width
@@ -238,14 +236,15 @@ def _make_fill(
             p.scale[0], p.scale[1], p.scale[2], p.shift[0], p.shift[1], p.shift[2],
         )  # fmt: skip
         filler = (p.filler[0], p.filler[1], p.filler[2])
-        places = np.empty(len(samples), np.uint64)
-        _look_up(samples, addresses, indices, labels, places, out_labels, out_index)
-        drawn = np.empty((len(samples), draws.COUNT), np.int32)
-        draw(out_index, p.seed, epoch, p.draws, drawn)
+        places, drawn = np.empty(count, np.uint64), np.empty((count, draws.COUNT), np.int32)
+        rows = array_at(t.out_rows + _u64(8) * start, count, np.int64)
+        _look_up(t, start, places, rows)
+        draw(rows, p.seed, t.epoch, p.draws, drawn)
         ruler = _make_ruler(width)
         scratch = np.empty(3 * height * width + 2 * width, np.uint8)
         step = _u64(lanes * item) if channels_last else plane * _u64(item)
-        target = _u64(out.ctypes.data)
+        target = t.out + start * image * _u64(item)
+        out = array_at(target, count * image, pixel_type)
         for i in range(count):
             row = drawn[i]
             top = np.int64(row[draws.DY]) - crop_padding
@@ -277,5 +276,6 @@ def _make_fill(
                     np.int64(row[draws.CX]), filler, channels_last,
                 )  # fmt: skip
             target += image * _u64(item)
+        return 1
 
     return fill

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from cinicpack.jit import jit
 from cinicpack.load import draws
+from cinicpack.load.engine import posix
+from cinicpack.load.engine.posix import array_at, record_at
 
-__all__ = ["draw", "random_words", "shuffle"]
+__all__ = ["SHUFFLE", "draw", "random_words", "shuffle"]
 
 _u64 = np.uint64
 # Counters that are worked through at once: 8 kB of words.
@@ -49,9 +51,18 @@ def random_words(counters: NDArray[np.uint32], seed: np.uint64, out: NDArray[np.
     out[:] = words.T
 
 
-@jit(inlines=(draws,))
-def shuffle(seed: np.uint64, epoch: np.uint64, count: int) -> NDArray[np.int64]:
-    """Return a permutation of 0 to ``count`` - 1, below 2**32: (count,) int64."""
+#: What `shuffle` draws: an order of ``count`` samples, below 2**32, into int64 (count,) at ``out``.
+SHUFFLE: Final = np.dtype([(name, "u8") for name in ("seed", "epoch", "count", "out")])
+
+
+@jit(inlines=(draws, posix))
+def shuffle(address: Any, _piece: Any) -> int:
+    """Draw a permutation of 0 to ``count`` - 1, as the `SHUFFLE` at an address says, in one piece.
+
+    Returns 1.
+    """
+    t = record_at(address, SHUFFLE)
+    count, seed, epoch = np.int64(t.count), t.seed, t.epoch
     words = np.empty((4, _COUNTERS), np.uint64)
     # 32 bits, half as wide as the result, so that more of the order stays in the cache.
     order = np.arange(count).astype(np.uint32)
@@ -71,7 +82,10 @@ def shuffle(seed: np.uint64, epoch: np.uint64, count: int) -> NDArray[np.int64]:
             j = (high * stop + ((low * stop) >> _u64(32))) >> _u64(32)
             order[i], order[j] = order[j], order[i]
             i -= _u64(1)
-    return order.astype(np.int64)
+    out = array_at(t.out, t.count, np.int64)
+    for place in range(t.count):
+        out[place] = order[place]
+    return 1
 
 
 @jit(inlines=(draws,))

@@ -15,9 +15,11 @@ from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 
 from cinicpack.jit import jit
+from cinicpack.load.engine import posix
+from cinicpack.load.engine.posix import array_at, record_at
 
 __all__ = [
-    "bytes_at", "convert_block", "literal", "prefetch", "prefetch_out", "spills", "touch",
+    "TOUCH", "bytes_at", "convert_block", "literal", "prefetch", "prefetch_out", "spills", "touch",
 ]  # fmt: skip
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -51,13 +53,6 @@ def literal(function: Function) -> Function:
 # ---- memory --------------------------------------------------------------------------------------
 
 
-def _type_pointer(_typing: Any, _address: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return _types.CPointer(_types.uint8)(_ADDRESS), generate
-
-
 def _type_prefetch(_typing: Any, _address: Any, write: int) -> Any:
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], _BYTE.as_pointer())
@@ -71,30 +66,37 @@ def _type_prefetch(_typing: Any, _address: Any, write: int) -> Any:
     return _types.void(_ADDRESS), generate
 
 
-_pointer: Any = intrinsic(_type_pointer)
 # Prefetches of the cache line at an address, which need not be mapped: to read it, or to write it.
 prefetch: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address, 0))
 prefetch_out: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address, 1))
-_carray: Any = getattr(numba, "carray")  # noqa: B009
 
 
 @register_jitable
 def bytes_at(address: Any, size: Any) -> Any:
     """View ``size`` bytes of memory as an array of uint8, in compiled code."""
-    return _carray(_pointer(address), size)
+    return array_at(address, size, np.uint8)
 
 
-@jit
-def touch(addresses: NDArray[np.uint64], size: int) -> int:
-    """Read a byte of every page of the ``size`` bytes at each address, so that it is in memory."""
-    total, last = _u64(0), _u64(size - 1)
+#: What `touch` reads: the addresses of images, (count,) uint64, how many bytes each has, and how
+#: many images are a piece.
+TOUCH = np.dtype([(name, "u8") for name in ("addresses", "count", "size", "piece", "total")])
+
+
+@jit(inlines=(posix,))
+def touch(address: Any, piece: Any) -> int:
+    """Read a byte of every page of a piece of the images of `TOUCH`, so that it is in memory."""
+    t = record_at(address, TOUCH)
+    start = _u64(piece) * t.piece
+    addresses = array_at(t.addresses + _u64(8) * start, min(t.piece, t.count - start), np.uint64)
+    total, last = _u64(0), t.size - _u64(1)
     for i in range(_u64(len(addresses))):
-        image = bytes_at(addresses[_u64(i)], size)
+        image = bytes_at(addresses[_u64(i)], t.size)
         for byte in range(_u64(0), last, _u64(1) << _u64(_PAGE_BITS)):
             total += image[byte]
         total += image[last]
     # LLVM would leave the reads out if nothing came of their sum.
-    return int(total)
+    t.total += total
+    return 1
 
 
 @register_jitable

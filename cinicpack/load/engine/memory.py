@@ -1,0 +1,117 @@
+"""The memory of batches, used again as soon as nothing refers to a batch any longer."""
+
+import mmap
+from collections import deque
+from sys import getrefcount
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack.load.unique import Unique
+
+__all__ = ["Interface", "Shelf", "Slot", "allocate_aligned"]
+
+Interface: TypeAlias = dict[str, Any]
+
+# A cache line is also as wide as the widest vector register.
+_CACHE_LINE: Final = 64
+_HUGE_PAGE: Final = 2 << 20
+# How many batches, and how much, a shelf goes on looking after once they were given to the user.
+_SLOTS: Final = 16
+_SHELF_BYTES: Final = 48 << 20
+
+
+class Slot(Unique):
+    """Memory for a batch of images.
+
+    Attributes:
+        address: where it starts.
+        array: the array of a full batch, which whoever has the batch refers to.
+    """
+
+    __slots__ = ("_unused", "address", "array")
+
+    def __init__(self, nbytes: int, interface: Interface) -> None:
+        memory = allocate_aligned(nbytes)
+        self.address = memory.ctypes.data
+        self.array = np.asarray(_Described(interface | {"data": (self.address, False)}, memory))
+        self._unused = getrefcount(self.array)
+
+    def is_unused(self) -> bool:
+        """Say whether nothing but the slot refers to its array.
+
+        All that shares the array's memory refers to it: views, tensors, NumPy arrays of tensors,
+        DLPack capsules, what autograd has saved.
+        """
+        return getrefcount(self.array) == self._unused
+
+
+class _Described:
+    """The base of a slot's array. Were it an array, views of views would refer to that instead."""
+
+    __slots__ = ("__array_interface__", "_memory")
+
+    def __init__(self, interface: Interface, memory: NDArray[np.uint8]) -> None:
+        self.__array_interface__ = interface
+        self._memory = memory
+
+
+class Shelf(Unique):
+    """Slots of one kind, for all loaders of the process that make such batches.
+
+    A slot is lent to be filled and handed over to the user; it stays on the shelf, and is lent
+    again when the user has let go of it. The shelf looks after the slots that were handed over
+    last, up to 16 of them or 48 MiB. The memory of any others is freed when the user lets go.
+
+    Args:
+        nbytes: size of a batch.
+        interface: how NumPy describes a full batch of images, without its address.
+    """
+
+    def __init__(self, nbytes: int, interface: Interface) -> None:
+        self._nbytes = nbytes
+        self._interface = interface
+        # append() to a full deque drops the slot that was handed over first.
+        self._slots: deque[Slot] = deque(maxlen=max(3, min(_SLOTS, _SHELF_BYTES // max(1, nbytes))))
+
+    def lend(self) -> Slot:
+        """Lend a slot, its contents arbitrary."""
+        slots = self._slots
+        for _ in range(len(slots)):
+            try:
+                slot = slots.popleft()
+            except IndexError:
+                # Another thread has taken the last one.
+                break
+            if slot.is_unused():
+                return slot
+            slots.append(slot)
+        return Slot(self._nbytes, self._interface)
+
+    def put(self, slot: Slot) -> None:
+        """Look after a slot from now on, which was handed over, or is needed no longer."""
+        self._slots.append(slot)
+
+    def clear(self) -> None:
+        """Free the memory that nobody uses."""
+        self._slots.clear()
+
+
+def allocate_aligned(nbytes: int) -> NDArray[np.uint8]:
+    """Allocate bytes that start on a cache line, or for 1 MiB and more on a huge page.
+
+    A kernel writes 12 kB for an image, each plane to another page: with pages of 4 kB the loader
+    spends a third of its time on finding out where they are.
+    """
+    if nbytes < _HUGE_PAGE // 2 or not hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = np.empty(nbytes + _CACHE_LINE, np.uint8)
+        alignment = _CACHE_LINE
+    else:
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        mapped = mmap.mmap(-1, nbytes + 2 * _HUGE_PAGE, flags)
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+        memory = np.frombuffer(mapped, np.uint8)
+        alignment = _HUGE_PAGE
+    start = -memory.ctypes.data % alignment
+    return memory[start : start + nbytes]

@@ -1,0 +1,130 @@
+"""Tasks: of which samples the kernels make a batch, and where to.
+
+The engine runs kernels as C functions of an address and a number: the address of a task, and which
+piece of it is to be made.
+"""
+
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack.jit import jit
+from cinicpack.load.engine import monitor, posix
+from cinicpack.load.engine.posix import record_at
+from cinicpack.load.unique import Unique
+
+__all__ = ["TASK", "Tables", "Tasks", "address_of", "begin"]
+
+_u64 = np.uint64
+
+#: A task. First what is the same for all batches of an epoch, then what is not.
+#:
+#:     images                         N
+#:     addresses    of uint64 (N,)    where the images lie in memory
+#:     rows         of int64 (N,)     what they are in what the split names; the draws depend on it
+#:     labels       of int64 (N,)
+#:     parameters   of a record       what `to_parameters` gives
+#:     epoch                          below 2**32
+#:     piece                          how many samples are made at a time
+#:     out_labels   of int64 (n,)     where labels and rows are written
+#:     out_rows     of int64 (n,)
+#:     samples      of int64 (n,)     positions in the tables of N
+#:     out          of the pixels     where they are written: n * 3 * H * W, and no more
+#:     count                          n
+TASK: Final = np.dtype(
+    [
+        (name, "u8")
+        for name in (
+            "images", "addresses", "rows", "labels", "parameters", "epoch", "piece", "out_labels", "out_rows",
+            "samples", "out", "count",
+        )
+    ]
+)  # fmt: skip
+
+
+@jit(nogil=False, inlines=(monitor, posix))
+def begin(
+    engine: int, job: int, samples: int, count: int, out: int, shared: bool, awaited: int
+) -> bool:
+    """Post the job of a task for ``count`` samples, and say whether another job is done.
+
+    Args:
+        engine: address of the engine.
+        job: address of a job whose argument is a task.
+        samples: address of the positions.
+        count: how many there are.
+        out: address of the memory for pixels.
+        shared: whether the engine's threads work on it.
+        awaited: address of a job of the same queue.
+    """
+    task = record_at(record_at(_u64(job), monitor.JOB).argument, TASK)
+    task.samples, task.out, task.count = _u64(samples), _u64(out), _u64(count)
+    pieces = (_u64(count) + task.piece - _u64(1)) // task.piece
+    return monitor.exchange(_u64(engine), _u64(job), pieces, shared, _u64(awaited))
+
+
+class Tables(NamedTuple):
+    """What is known of all samples.
+
+    Attributes:
+        addresses: (N,) uint64, where the images lie in memory.
+        rows: (N,) int64, what they are in what the split names.
+        labels: (N,) int64.
+    """
+
+    addresses: NDArray[np.uint64]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
+class Tasks(Unique):
+    """Tasks for the places of a queue. Whoever has them keeps what the kernel reads and writes.
+
+    Args:
+        kernel: what makes the batches.
+        parameters: of the kernel.
+        tables: of all samples.
+        epoch: that the batches are of.
+        piece: how many samples are made at a time.
+        rows: (k, n) int64, where the rows of the samples at each place are written.
+        labels: (k, n) int64.
+
+    Attributes:
+        function: address of the kernel's C function.
+        addresses: of the task at each place.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        parameters: NDArray[np.void],
+        tables: Tables,
+        epoch: int,
+        piece: int,
+        rows: NDArray[np.int64],
+        labels: NDArray[np.int64],
+    ) -> None:
+        self._used = (parameters, tables, rows, labels)
+        self.function = address_of(kernel)
+        self._records = np.zeros(len(rows), TASK)
+        first = self._records.ctypes.data
+        self.addresses = [first + TASK.itemsize * place for place in range(len(rows))]
+        fixed = (
+            len(tables.rows), tables.addresses.ctypes.data, tables.rows.ctypes.data,
+            tables.labels.ctypes.data, parameters.ctypes.data, epoch, piece,
+        )  # fmt: skip
+        for place in range(len(rows)):
+            self._records[place] = (
+                *fixed, labels[place].ctypes.data, rows[place].ctypes.data, 0, 0, 0
+            )  # fmt: skip
+
+
+@cache
+def address_of(kernel: Any) -> int:
+    """Return the address of a compiled kernel's C function, of an address and a number."""
+    types: Any = numba.types
+    result = kernel.get_compile_result(types.int64(types.uint64, types.int64))
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))
