@@ -111,9 +111,7 @@ def _has_known_numba() -> bool:
 @overload
 def jit(function: Kernel) -> Kernel: ...
 @overload
-def jit(
-    *, inlines: Sequence[ModuleType], nogil: bool = True
-) -> Callable[[Kernel], Kernel]: ...
+def jit(*, inlines: Sequence[ModuleType], nogil: bool = True) -> Callable[[Kernel], Kernel]: ...
 def jit(function: Any = None, *, inlines: Sequence[ModuleType] = (), nogil: bool = True) -> Any:
     """Compile a function when it is first called with arguments of a type, or load it from disk.
 

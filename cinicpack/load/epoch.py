@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from cinicpack.errors import LoaderError
 from cinicpack.load.batches import Batch
-from cinicpack.load.engine.threads import QueueClosed
+from cinicpack.load.engine.threads import ClosedQueueError
 from cinicpack.load.repeats import repeats
 from cinicpack.load.samples import Reading
 from cinicpack.load.unique import Unique
@@ -25,7 +25,7 @@ class Feed(Protocol):
     """What makes the batches of an epoch, on the host or on a device."""
 
     def take(self) -> Batch:
-        """Return the next batch; `QueueClosed` after `close`, and in a forked process."""
+        """Return the next batch; `ClosedQueueError` after `close`, and in a forked process."""
 
     def close(self) -> None:
         """Make no further batches; this takes no lock."""
@@ -127,7 +127,7 @@ class Epoch(Locked):
                     raise StopIteration
                 try:
                     batch = self._feed.take()
-                except QueueClosed:
+                except ClosedQueueError:
                     raise LoaderError(_CLOSED) from None
                 # Another thread may have called `close` meanwhile.
                 if not self.is_running:

@@ -69,7 +69,9 @@ class HostFeed(Unique):
         # The slots of batches under way, in order.
         self._slots: deque[Slot] = deque()
         self._rows, self._labels = np.empty((2, ahead + 1, size), np.int64)
-        self._tasks = samples.make_tasks(work.epoch, self._rows, self._labels)
+        self._tasks = samples.make_tasks(ahead + 1, work.epoch)
+        for place in range(ahead + 1):
+            self._tasks.aim(place, self._labels[place], self._rows[place])
         self._queue = Queue(self._tasks.function, self._tasks.addresses, num_workers)
         self._first = work.positions.ctypes.data
         for _ in range(min(ahead, work.batches)):
@@ -81,14 +83,11 @@ class HostFeed(Unique):
     def take(self) -> Batch:
         """Return the next batch, for which the caller works as well if it has to wait.
 
-        Raises ``QueueClosed`` after `close`.
+        Raises ``ClosedQueueError`` after `close`.
         """
         place = self._taken % (self._ahead + 1)
-        if self._posted < self._batches:
-            is_done = self._post(place)
-        else:
-            is_done = self._queue.is_done(place)
-        if not is_done:
+        more = self._posted < self._batches
+        if not (self._post(place) if more else self._queue.is_done(place)):
             self._queue.wait(place)
         count = min(self._size, len(self._positions) - self._taken * self._size)
         self._taken += 1

@@ -106,9 +106,7 @@ class Orders(Unique):
             order = drawing.wait()
         else:
             order = epoch_order(self._count, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
-        return Work(
-            share.take(order[consumed:]), share.batches(self._count - consumed), epoch
-        )
+        return Work(share.take(order[consumed:]), share.batches(self._count - consumed), epoch)
 
     def prepare(self, epoch: int) -> None:
         """Draw the order of an epoch meanwhile."""

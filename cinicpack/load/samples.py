@@ -9,7 +9,7 @@ from cinicpack.load.batches import BatchFormat
 from cinicpack.load.engine.threads import Queue
 from cinicpack.load.kernels.fill import fill_kernel
 from cinicpack.load.kernels.random import draw
-from cinicpack.load.kernels.task import Tables, Tasks, address_of
+from cinicpack.load.kernels.task import Tables, Tasks, address_of, begin
 from cinicpack.load.kernels.vectors import TOUCH, touch
 from cinicpack.load.transform import Transform, make_transform, to_parameters
 from cinicpack.load.unique import Unique
@@ -61,13 +61,25 @@ class Samples(Unique):
         """Draw from another seed from now on."""
         self._fill.parameters["seed"] = seed
 
-    def make_tasks(self, epoch: int, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> Tasks:
-        """Make the tasks of batches of an epoch, whose rows and labels are written to (k, n)."""
-        return self._fill.make_tasks(self._tables, epoch, rows, labels)
+    def make_tasks(self, places: int, epoch: int) -> Tasks:
+        """Make tasks that augment samples as in an epoch."""
+        return self._fill.make_tasks(self._tables, epoch, places)
 
-    def make_copies(self, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> Tasks:
-        """Make tasks that copy the planes of the samples as they are, uint8."""
-        return self._copy.make_tasks(self._tables, 0, rows, labels)
+    def make_copies(self, places: int) -> Tasks:
+        """Make tasks that copy the planes of samples as they are, uint8."""
+        return self._copy.make_tasks(self._tables, 0, places)
+
+    def copy(self, positions: NDArray[np.int64], out: NDArray[np.uint8], num_workers: int) -> None:
+        """Copy the planes of the samples at ``positions``, (n,) int64, into (n * 3 * H * W,)."""
+        tasks, columns = self.make_copies(1), np.empty((2, len(positions)), np.int64)
+        tasks.aim(0, *columns)
+        queue = Queue(tasks.function, tasks.addresses, num_workers)
+        [job] = queue.jobs
+        begin(
+            queue.engine, job, positions.ctypes.data, len(positions), out.ctypes.data,
+            queue.is_shared, job,
+        )  # fmt: skip
+        queue.wait(0)
 
     def read_ahead(self) -> "Reading":
         """Start to read all images from the disk, in the order of the files.
@@ -117,7 +129,7 @@ class Reading(Unique):
             self._queue.close()
 
     def wait(self) -> int:
-        """Read to the end, and return the sum of all bytes that were looked at: one of each page."""
+        """Read to the end, and return the sum of the bytes that were looked at: one a page."""
         self._queue.wait(0)
         return int(self._task["total"][0])
 
@@ -133,8 +145,6 @@ class _Prepared:
         self.parameters = to_parameters(transform, seed, dtype)
         self.piece = max(1, _PIECE_BYTES // (3 * height * width))
 
-    def make_tasks(
-        self, tables: Tables, epoch: int, rows: NDArray[np.int64], labels: NDArray[np.int64]
-    ) -> Tasks:
+    def make_tasks(self, tables: Tables, epoch: int, places: int) -> Tasks:
         """Make tasks of this kernel."""
-        return Tasks(self.kernel, self.parameters, tables, epoch, self.piece, rows, labels)
+        return Tasks(self.kernel, self.parameters, tables, epoch, self.piece, places)

@@ -102,7 +102,7 @@ def post(engine: int, job: int, pieces: int, shared: bool) -> None:
 def is_done(engine: int, job: int) -> bool:
     """Say whether a job is done, without a failure."""
     posix.lock(_u64(engine) + _MUTEX)
-    done = _is_done(_u64(job))
+    done: bool = _is_done(_u64(job))
     posix.unlock(_u64(engine) + _MUTEX)
     return done
 
@@ -306,4 +306,5 @@ def _set_deadline(queue: Any) -> None:
 def _is_late(queue: Any) -> bool:
     q = record_at(queue, QUEUE)
     posix.read_clock(queue + _NOW)
-    return (q.now[0] - q.until[0]) * _SECOND + q.now[1] - q.until[1] > 0
+    late: bool = (q.now[0] - q.until[0]) * _SECOND + q.now[1] - q.until[1] > 0
+    return late

@@ -8,7 +8,6 @@ import time
 from typing import Any, Final
 
 import numba
-import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic, register_jitable
 

@@ -16,12 +16,12 @@ from cinicpack.load.engine.memory import allocate_aligned
 from cinicpack.load.engine.posix import init_condition, init_mutex
 from cinicpack.load.unique import Unique
 
-__all__ = ["Queue", "QueueClosed"]
+__all__ = ["ClosedQueueError", "Queue"]
 
 _CLOSED: Final = "expected a queue of this process that is open, found one that was closed"
 
 
-class QueueClosed(LoaderError):
+class ClosedQueueError(LoaderError):
     """The queue was closed while somebody waited for a job of it, or before."""
 
 
@@ -141,13 +141,13 @@ class Queue(Unique):
         """Work on the job at a place, and on those behind it, until it is done.
 
         Raises:
-            QueueClosed: the queue was closed, or is from before a fork of the process.
+            ClosedQueueError: the queue was closed, or is from before a fork of the process.
             LoaderError: a piece of the job failed.
         """
         while (status := self._wait(place)) == monitor.LATE:
             pass
         if status == monitor.CANCELLED:
-            raise QueueClosed(_CLOSED)
+            raise ClosedQueueError(_CLOSED)
         if status == monitor.FAILED:
             raise LoaderError("a kernel failed, for want of memory as its message above says")
 

@@ -217,7 +217,7 @@ def _write_edges(
 def _make_fill(
     dtype: str, channels_last: bool, ties: bool, lanes: int, own_height: int, own_width: int
 ) -> Callable[..., None]:
-    # Numba caches a closure by the values that it closes over: only strings, numbers and dtypes will do.
+    # Numba caches a closure by the values that it closes over, and these have to be plain.
     item, kind, pixel_type = _ITEM_SIZES[dtype], parameters_dtype(dtype), np.dtype(DTYPES[dtype])
     pixel_bytes = 3 * item if channels_last else item
 

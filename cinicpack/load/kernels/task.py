@@ -38,8 +38,8 @@ TASK: Final = np.dtype(
     [
         (name, "u8")
         for name in (
-            "images", "addresses", "rows", "labels", "parameters", "epoch", "piece", "out_labels", "out_rows",
-            "samples", "out", "count",
+            "images", "addresses", "rows", "labels", "parameters", "epoch", "piece", "out_labels",
+            "out_rows", "samples", "out", "count",
         )
     ]
 )  # fmt: skip
@@ -63,7 +63,8 @@ def begin(
     task = record_at(record_at(_u64(job), monitor.JOB).argument, TASK)
     task.samples, task.out, task.count = _u64(samples), _u64(out), _u64(count)
     pieces = (_u64(count) + task.piece - _u64(1)) // task.piece
-    return monitor.exchange(_u64(engine), _u64(job), pieces, shared, _u64(awaited))
+    done: bool = monitor.exchange(_u64(engine), _u64(job), pieces, shared, _u64(awaited))
+    return done
 
 
 class Tables(NamedTuple):
@@ -81,7 +82,7 @@ class Tables(NamedTuple):
 
 
 class Tasks(Unique):
-    """Tasks for the places of a queue. Whoever has them keeps what the kernel reads and writes.
+    """Tasks for the places of a queue, and what their kernel reads.
 
     Args:
         kernel: what makes the batches.
@@ -89,8 +90,7 @@ class Tasks(Unique):
         tables: of all samples.
         epoch: that the batches are of.
         piece: how many samples are made at a time.
-        rows: (k, n) int64, where the rows of the samples at each place are written.
-        labels: (k, n) int64.
+        places: how many tasks there are.
 
     Attributes:
         function: address of the kernel's C function.
@@ -104,22 +104,22 @@ class Tasks(Unique):
         tables: Tables,
         epoch: int,
         piece: int,
-        rows: NDArray[np.int64],
-        labels: NDArray[np.int64],
+        places: int,
     ) -> None:
-        self._used = (parameters, tables, rows, labels)
+        self._read = (parameters, tables)
         self.function = address_of(kernel)
-        self._records = np.zeros(len(rows), TASK)
-        first = self._records.ctypes.data
-        self.addresses = [first + TASK.itemsize * place for place in range(len(rows))]
-        fixed = (
+        self._records = np.zeros(places, TASK)
+        self._records[:] = (
             len(tables.rows), tables.addresses.ctypes.data, tables.rows.ctypes.data,
-            tables.labels.ctypes.data, parameters.ctypes.data, epoch, piece,
+            tables.labels.ctypes.data, parameters.ctypes.data, epoch, piece, 0, 0, 0, 0, 0,
         )  # fmt: skip
-        for place in range(len(rows)):
-            self._records[place] = (
-                *fixed, labels[place].ctypes.data, rows[place].ctypes.data, 0, 0, 0
-            )  # fmt: skip
+        first = self._records.ctypes.data
+        self.addresses = [first + TASK.itemsize * place for place in range(places)]
+
+    def aim(self, place: int, labels: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        """Say where the next batches of a place have their labels and rows, (n,) each."""
+        self._records[place]["out_labels"] = labels.ctypes.data
+        self._records[place]["out_rows"] = rows.ctypes.data
 
 
 @cache

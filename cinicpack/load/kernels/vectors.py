@@ -12,7 +12,6 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic, overload, register_jitable
-from numpy.typing import NDArray
 
 from cinicpack.jit import jit
 from cinicpack.load.engine import posix
