@@ -24,7 +24,6 @@ from cinicpack.load.augment import Augment
 from cinicpack.load.kernels import vectors
 from cinicpack.load.kernels.vectors import bytes_at
 from cinicpack.load.loader import Loader
-from cinicpack.load.pipeline import Pipeline
 from cinicpack.store.pack import Pack, Split
 from cinicpack.text import table
 

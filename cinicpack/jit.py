@@ -117,10 +117,12 @@ def jit(function: Any = None, *, inlines: Sequence[ModuleType] = (), nogil: bool
 
     Numba alone lets a call fail where it can compile the function but not write it to disk. What is
     on disk is used until the function's own module changes, or one of ``inlines``: the modules of
-    what it calls and of the constants it names. Without ``nogil`` it keeps Python's lock, which
-    suits a call of less than a microsecond: to get the lock back can take 5 ms. Compiling is announced as a warning of the logger
+    what it calls and of the constants it names. Compiling is announced as a warning of the logger
     "cinicpack", which Python shows on stderr. With a numba that is not known from inside, kernels
     are kept as ``njit(cache=True)`` keeps them, without regard to ``inlines``.
+
+    Without ``nogil`` the function keeps Python's lock, which suits a call of less than a
+    microsecond: where other threads run Python, to get the lock back can take 5 ms.
 
     >>> @jit
     ... def double(x: int) -> int:

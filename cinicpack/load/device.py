@@ -1,40 +1,25 @@
-"""Batches on a device: how samples get there, and where they are augmented."""
+"""Batches on a device: the engine writes them, or what they are made of, and the rest is queued."""
 
-from typing import Any, NamedTuple
+import math
+from collections import deque
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from cinicpack.errors import ArgumentError, LoaderError
-from cinicpack.load.batches import BatchFormat
-from cinicpack.load.draws import COUNT
-from cinicpack.load.engine.memory import allocate_aligned
-from cinicpack.load.kernels.task import Tasks
-from cinicpack.load.on_torch import choose_augment, place_constants
+from cinicpack.errors import ArgumentError
+from cinicpack.load.batches import Batch, BatchFormat
+from cinicpack.load.engine.threads import Queue
+from cinicpack.load.kernels.task import begin
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
-from cinicpack.load.transfers import Transfers
+from cinicpack.load.slabs import Slab, Slabs
 from cinicpack.load.unique import Unique
 
 __all__ = ["DeviceMaker", "check_device"]
 
-_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "uint8": torch.uint8,
-}
-# Triton compiles a kernel once for pointers to multiples of 16 bytes, and once more for others.
-_ALIGNMENT = 64
-_UPLOAD_IMAGES = 8192
 # Slabs that are written, sent or augmented while the one before is handed out.
-AHEAD = 3
-# Size of the batches of a slab: Python spends about 0.4 ms on each slab.
-_SLAB_BYTES = 32 << 20
-# The same with resident pixels, where one launch makes a slab: to write it takes the memory of a
-# GPU 30 µs, a few times as long as the launch.
-_LAUNCH_BYTES = 64 << 20
+_AHEAD: Final = 3
 
 
 def check_device(device: Any) -> torch.device:
@@ -64,34 +49,8 @@ def check_device(device: Any) -> torch.device:
     return found
 
 
-class Slab(NamedTuple):
-    """What is sent to the device for several batches at once, in memory that is lent for it.
-
-    Attributes:
-        positions: (n,) int64, the samples.
-        memory: all of what was lent.
-        nbytes: how much of that is sent.
-        head: flat, what a kernel writes, or with resident pixels the positions.
-        labels: (n,) int64.
-        rows: (n,) int64.
-        draws: (n, COUNT) int32, for the device to augment by; else (0, COUNT).
-    """
-
-    positions: NDArray[np.int64]
-    memory: NDArray[np.uint8]
-    nbytes: int
-    head: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    draws: NDArray[np.int32]
-
-
 class DeviceMaker(Unique):
     """Makes batches on a device, in slabs of several at once.
-
-    What crosses the bus: augmented on the host, the finished batches; augmented on the device,
-    uint8 pixels and 40 bytes a sample of label, row and draws; with resident pixels, 48 bytes a
-    sample of these and the position.
 
     Threads of the engine write what is sent. All else is done by the thread that takes the batches:
     it queues the work of the device a few slabs ahead, and waits for none of it.
@@ -119,127 +78,136 @@ class DeviceMaker(Unique):
         batch_size: int,
         num_workers: int,
     ) -> None:
-        self.samples = samples
-        self.format = batch_format
-        self.num_workers = num_workers
-        self.batch_size = min(batch_size, len(samples))
-        self.is_resident = resident
-        self._augments = resident or augment_on == "device"
-        size = _LAUNCH_BYTES if resident else _SLAB_BYTES
-        self.slab_batches = max(1, size // (batch_format.image_bytes * self.batch_size))
-        raw = batch_format._replace(dtype="uint8").image_bytes
-        # Bytes of a sample in the first part of what is sent.
-        self._head = 8 if resident else raw if self._augments else batch_format.image_bytes
-        _, nbytes = self._lay_out(min(self.slab_batches * self.batch_size, len(samples)))
-        self.transfers = Transfers(device, nbytes, AHEAD)
-        if self._augments:
-            self._augment_pixels = choose_augment(device)
-        # These tensors are allocated on the maker's own stream: torch's allocator then gives their
-        # memory to nobody who could write there before the maker's last kernel has read it.
-        with self.transfers.on_stream():
-            self._constants = place_constants(samples.transform, device)
-            self._resident = self._upload(device, raw) if resident else None
+        self._num_workers = num_workers
+        self._slabs = Slabs(
+            samples,
+            batch_format,
+            device,
+            augment_on=augment_on,
+            resident=resident,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            ahead=_AHEAD,
+        )
 
     def open(self, work: Work) -> "DeviceFeed":
         """Begin to make the batches of an epoch."""
-        return DeviceFeed(self, work)
+        return DeviceFeed(self._slabs, work, self._num_workers)
 
     def clear(self) -> None:
         """Let go of all memory that no batch needs; nothing can be made any more."""
-        self.transfers.clear()
-        self._resident = None
-
-    def make_tasks(self, places: int, epoch: int) -> Tasks:
-        """Make tasks that write the first part of what is sent."""
-        if self._augments:
-            return self.samples.make_copies(places)
-        return self.samples.make_tasks(places, epoch)
-
-    def lend(self, positions: NDArray[np.int64]) -> Slab:
-        """Lend memory for a slab, its contents arbitrary, unless pixels are resident."""
-        count, memory = len(positions), self.transfers.lend()
-        (labels, rows, draws), end = self._lay_out(count)
-        slab = Slab(
-            positions,
-            memory,
-            end,
-            memory[: count * self._head],
-            memory[labels : labels + 8 * count].view(np.int64),
-            memory[rows : rows + 8 * count].view(np.int64),
-            memory[draws:end].view(np.int32).reshape(-1, COUNT),
-        )
-        if self.is_resident:
-            slab.head.view(np.int64)[:] = positions
-            self.samples.look_up(positions, slab.labels, slab.rows)
-        return slab
-
-    def send(self, slab: Slab, epoch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queue what the device has to do for a slab, and return its images, labels and rows."""
-        if self._augments:
-            self.samples.draw(slab.rows, epoch, slab.draws)
-        sent = self.transfers.send(slab.memory, slab.nbytes)
-        labels, rows = _of(sent, slab.memory, slab.labels), _of(sent, slab.memory, slab.rows)
-        images = self._augment_there(slab, sent) if self._augments else self._view(slab, sent)
-        if not self.is_resident:
-            # Labels and indices get memory of their own: a user who keeps the labels of a whole
-            # epoch must not keep its pixels with them.
-            labels, rows = torch.stack((labels, rows)).unbind()
-        return images, labels, rows
-
-    def _view(self, slab: Slab, sent: torch.Tensor) -> torch.Tensor:
-        form, count = self.format, len(slab.positions)
-        images = _of(sent, slab.memory, slab.head).view(_DTYPES[form.dtype])
-        if form.channels_last:
-            return images.view(count, form.height, form.width, 3).permute(0, 3, 1, 2)
-        return images.view(count, 3, form.height, form.width)
-
-    def _augment_there(self, slab: Slab, sent: torch.Tensor) -> torch.Tensor:
-        form, pixels, positions = self.format, self._resident, None
-        if self.is_resident:
-            if pixels is None:
-                raise LoaderError(
-                    "expected an open loader, found one that another thread has closed"
-                )
-            positions = _of(sent, slab.memory, slab.head.view(np.int64))
-        else:
-            pixels = _of(sent, slab.memory, slab.head).view(-1, 3, form.height, form.width)
-        return self._augment_pixels(
-            pixels,
-            positions,
-            _of(sent, slab.memory, slab.draws).view(-1, COUNT),
-            self._constants,
-            self.samples.transform,
-            _DTYPES[form.dtype],
-            form.channels_last,
-        )
-
-    def _lay_out(self, count: int) -> tuple[tuple[int, int, int], int]:
-        """Say where labels, rows and draws of so many samples start, and where the draws end."""
-        labels = -(-count * self._head // _ALIGNMENT) * _ALIGNMENT
-        rows = labels + 8 * count
-        draws = -(-(rows + 8 * count) // _ALIGNMENT) * _ALIGNMENT
-        return (labels, rows, draws), draws + 4 * COUNT * count * self._augments
-
-    def _upload(self, device: torch.device, image_bytes: int) -> torch.Tensor:
-        """Copy the pixels of all samples to the device: (N, 3, H, W) uint8."""
-        form, count = self.format, len(self.samples)
-        shape = (count, 3, form.height, form.width)
-        pixels = torch.empty(shape, dtype=torch.uint8, device=device)
-        memory = allocate_aligned(image_bytes * min(count, _UPLOAD_IMAGES))
-        for start in range(0, count, _UPLOAD_IMAGES):
-            positions = np.arange(start, min(start + _UPLOAD_IMAGES, count))
-            part = memory[: len(positions) * image_bytes]
-            self.samples.copy(positions, part, self.num_workers)
-            # copy_ from memory that is not pinned returns after the copy, so that the memory may be
-            # filled again.
-            there = pixels[start : start + len(positions)]
-            there.copy_(torch.from_numpy(part).view(len(positions), *shape[1:]))
-        return pixels
+        self._slabs.clear()
 
 
-def _of(sent: torch.Tensor, memory: NDArray[np.uint8], array: NDArray[Any]) -> torch.Tensor:
-    """Find in ``sent``, a copy of ``memory``, the part that ``array`` is of ``memory``."""
-    start = array.ctypes.data - memory.ctypes.data
-    part = sent[start : start + array.nbytes]
-    kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[array.itemsize]
-    return part.view(kind)
+class _Made(NamedTuple):
+    """Batches whose work is queued, the first one last, and the event behind that work."""
+
+    batches: list[Batch]
+    event: Any
+
+
+class DeviceFeed(Unique):
+    """The batches of an epoch on a device.
+
+    Args:
+        slabs: what makes them.
+        work: what they are made of.
+        num_workers: how many threads of the host may work at once; 0: none, and nothing is made
+            ahead.
+    """
+
+    def __init__(self, slabs: Slabs, work: Work, num_workers: int) -> None:
+        self._slabs = slabs
+        self._work = work
+        self._makes_ahead = num_workers > 0
+        self._count = math.ceil(work.batches / slabs.batches)
+        self._begun = 0
+        # Slabs that the engine writes, and slabs that were sent, oldest first.
+        self._written: deque[Slab] = deque()
+        self._made: deque[_Made] = deque()
+        self._current = _Made([], None)
+        self._tasks = slabs.make_tasks(_AHEAD, work.epoch)
+        self._queue = Queue(self._tasks.function, self._tasks.addresses, num_workers)
+        if self._makes_ahead:
+            self._advance()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def take(self) -> Batch:
+        """Return the next batch, and keep device and engine at work.
+
+        Raises ``ClosedQueueError`` after `close`.
+        """
+        self._queue.check_open()
+        if self._makes_ahead:
+            self._advance()
+        if not self._current.batches:
+            if not self._made:
+                self._send_first()
+            self._current = self._made.popleft()
+        batch = self._current.batches.pop()
+        self._slabs.transfers.receive(self._current.event, batch)
+        return batch
+
+    def close(self) -> None:
+        """Make no further batches."""
+        if hasattr(self, "_queue"):
+            self._queue.close()
+            # No thread writes into these now.
+            while self._written:
+                self._slabs.transfers.take_back(self._written.popleft().memory)
+
+    def _advance(self) -> None:
+        """Send what is written, and begin what there is room for."""
+        if self._written and self._is_first_done():
+            self._send_first()
+        while self._begun < self._count and len(self._written) + len(self._made) < _AHEAD:
+            if self._slabs.transfers.lags():
+                break
+            self._begin()
+
+    def _begin(self) -> None:
+        """Let the engine write the next slab."""
+        queue, place = self._queue, self._begun % _AHEAD
+        step = self._slabs.images
+        slab = self._slabs.lend(self._work.positions[self._begun * step :][:step])
+        self._begun += 1
+        self._written.append(slab)
+        if not self._slabs.is_resident:
+            self._tasks.aim(place, slab.labels, slab.rows)
+            begin(
+                queue.engine, queue.jobs[place], slab.positions.ctypes.data, len(slab.positions),
+                slab.head.ctypes.data, queue.is_shared, queue.jobs[place],
+            )  # fmt: skip
+
+    def _is_first_done(self) -> bool:
+        return self._slabs.is_resident or self._queue.is_done(self._first % _AHEAD)
+
+    @property
+    def _first(self) -> int:
+        """Number of the oldest slab that was not sent."""
+        return self._begun - len(self._written)
+
+    def _send_first(self) -> None:
+        """Queue the work of the device for the oldest slab that was not sent."""
+        slabs = self._slabs
+        if not self._written:
+            slabs.transfers.catch_up()
+            self._begin()
+        number = self._first
+        if not slabs.is_resident:
+            self._queue.wait(number % _AHEAD)
+        # Whatever fails from here on, the memory may be under way.
+        slab = self._written.popleft()
+        with slabs.transfers.on_stream():
+            columns = slabs.send(slab, self._work.epoch)
+            event = slabs.transfers.record()
+        size, left = slabs.batch_size, self._work.batches - number * slabs.batches
+        stops = [
+            min(batch * size, len(slab.positions)) for batch in range(min(slabs.batches, left) + 1)
+        ]
+        batches = [
+            tuple(column[start:stop] for column in columns) for start, stop in pairwise(stops)
+        ]
+        self._made.append(_Made(batches[::-1], event))

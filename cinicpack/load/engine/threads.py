@@ -129,6 +129,11 @@ class Queue(Unique):
         if getattr(self, "_is_open", False):
             self.close()
 
+    def check_open(self) -> None:
+        """Raise `ClosedQueueError` if the queue was closed, or is from before a fork."""
+        if not self._is_open or self._engine is not _engine:
+            raise ClosedQueueError(_CLOSED)
+
     def post(self, place: int, pieces: int) -> None:
         """Post the job at a place, cut into that many pieces."""
         monitor.post(self.engine, self.jobs[place], pieces, self.is_shared)
