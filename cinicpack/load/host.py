@@ -1,5 +1,6 @@
 """Batches in the host's memory: the kernels write them there, and there they are given."""
 
+import os
 from collections import deque
 from functools import lru_cache
 from typing import Final
@@ -58,6 +59,7 @@ class HostFeed(Unique):
         self, samples: Samples, form: BatchFormat, size: int, num_workers: int, work: Work
     ) -> None:
         ahead = max(2, min(8, _AHEAD_BYTES // (form.image_bytes * size))) if num_workers else 0
+        if num_workers and 'CP_AHEAD' in os.environ: ahead=int(os.environ['CP_AHEAD'])
         self._samples = samples
         self._form = form
         self._size = size
@@ -72,7 +74,9 @@ class HostFeed(Unique):
         self._tasks = samples.make_tasks(ahead + 1, work.epoch)
         for place in range(ahead + 1):
             self._tasks.aim(place, self._labels[place], self._rows[place])
-        self._queue = Queue(self._tasks.function, self._tasks.addresses, num_workers)
+        self._queue = Queue(
+            self._tasks.function, self._tasks.addresses, num_workers, patience=int(os.environ.get('CP_PAT',ahead // 2 + 1))
+        )
         self._first = work.positions.ctypes.data
         for _ in range(min(ahead, work.batches)):
             self._post(0)

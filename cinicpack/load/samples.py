@@ -52,7 +52,9 @@ class Samples(Unique):
         shape = split.pack.image_shape
         plain = make_transform(None, shape, (0,) * 3, (1,) * 3, normalized=False, dtype="uint8")
         self._copy = _Prepared(plain, 0, "uint8", False)
+        self._format = batch_format
         self._image_bytes = 3 * transform.height * transform.width
+        import os; self._piece = int(os.environ.get('CP_PIECE', max(1, _PIECE_BYTES // self._image_bytes)))
 
     def __len__(self) -> int:
         return len(self._tables.rows)
@@ -61,13 +63,30 @@ class Samples(Unique):
         """Draw from another seed from now on."""
         self._fill.parameters["seed"] = seed
 
-    def make_tasks(self, places: int, epoch: int) -> Tasks:
-        """Make tasks that augment samples as in an epoch."""
-        return self._fill.make_tasks(self._tables, epoch, places)
+    def make_tasks(
+        self, places: int, epoch: int, *, piece: int | None = None, kernel: Any = None
+    ) -> Tasks:
+        """Make tasks that augment samples as in an epoch.
+
+        Args:
+            places: how many tasks.
+            epoch: the epoch.
+            piece: how many samples are made at a time; None: some 10 µs of work.
+            kernel: what makes them, with the same parameters; None: the one for this transform.
+        """
+        fill = self._fill
+        return Tasks(
+            kernel or fill.kernel, fill.parameters, self._tables, epoch, piece or self._piece,
+            places,
+        )  # fmt: skip
 
     def make_copies(self, places: int) -> Tasks:
         """Make tasks that copy the planes of samples as they are, uint8."""
-        return self._copy.make_tasks(self._tables, 0, places)
+        return Tasks(self._copy.kernel, self._copy.parameters, self._tables, 0, self._piece, places)
+
+    def batch_bytes(self, count: int) -> int:
+        """Size of the pixels of a batch."""
+        return self._format.image_bytes * count
 
     def copy(self, positions: NDArray[np.int64], out: NDArray[np.uint8], num_workers: int) -> None:
         """Copy the planes of the samples at ``positions``, (n,) int64, into (n * 3 * H * W,)."""
@@ -143,8 +162,3 @@ class _Prepared:
         )  # fmt: skip
         self.kernel: Any = fill_kernel(dtype, channels_last, height, width, scale, shift)
         self.parameters = to_parameters(transform, seed, dtype)
-        self.piece = max(1, _PIECE_BYTES // (3 * height * width))
-
-    def make_tasks(self, tables: Tables, epoch: int, places: int) -> Tasks:
-        """Make tasks of this kernel."""
-        return Tasks(self.kernel, self.parameters, tables, epoch, self.piece, places)

@@ -37,11 +37,13 @@ JOB: Final = np.dtype(
         ("padding", "i8", (6,)),
     ]
 )
-#: A queue: how many threads may work on it at once, and do; how many wait for it; whether it was
-#: cancelled; where they wait; and the clock's time and the time until which they wait.
+#: A queue: how many threads may work on it at once; how many jobs have to wait for a thread until one
+#: is woken, and how many threads work and jobs wait now; how many wait for a job, and whether it was
+#: cancelled; the clock's time and the time until which one waits; and where.
 QUEUE: Final = np.dtype(
     [
-        *((name, "i8") for name in ("limit", "active", "waiting", "cancelled")),
+        *((name, "i8") for name in ("limit", "patience", "active", "untouched", "waiting")),
+        ("cancelled", "i8"),
         ("now", *TIME),
         ("until", *TIME),
         ("changed", *CONDITION),
@@ -111,12 +113,14 @@ def is_done(engine: int, job: int) -> bool:
 def exchange(engine: Any, job: Any, pieces: Any, shared: Any, awaited: Any) -> Any:
     """Post a job, as `post` does, and say whether another job of the queue is done."""
     e, j = record_at(engine, ENGINE), record_at(job, JOB)
+    q = record_at(j.queue, QUEUE)
     posix.lock(engine + _MUTEX)
     j.pieces, j.taken, j.done, j.failed = pieces, 0, 0, 0
     wakes = False
-    if shared and pieces and not record_at(j.queue, QUEUE).cancelled:
+    if shared and pieces and not q.cancelled:
         _append(engine, job)
-        wakes = _is_short(e)
+        q.untouched += 1
+        wakes = q.untouched >= q.patience and _is_short(e)
     done = _is_done(awaited)
     posix.unlock(engine + _MUTEX)
     if wakes:
@@ -252,6 +256,8 @@ def _do_piece(engine: Any, job: Any) -> None:
     piece = j.taken
     j.taken += 1
     q.active += 1
+    if piece == 0 and j.next:
+        q.untouched -= 1
     if j.taken == j.pieces:
         _unlink(job)
     wakes = _find(engine) != _u64(0) and _is_short(e)

@@ -100,6 +100,8 @@ class Queue(Unique):
         arguments: the argument of the jobs at each place.
         num_workers: how many threads may work on the queue's jobs at once, one that waits for them
             included; 0: only one that waits.
+        patience: how many jobs have to wait before a thread is woken for them, which takes the one
+            who posts 5 µs.
 
     Attributes:
         engine: address of the engine.
@@ -107,7 +109,9 @@ class Queue(Unique):
         is_shared: whether the engine's threads work on the jobs.
     """
 
-    def __init__(self, run: int, arguments: Sequence[int], num_workers: int) -> None:
+    def __init__(
+        self, run: int, arguments: Sequence[int], num_workers: int, patience: int = 1
+    ) -> None:
         self.is_shared = num_workers > 0
         self._engine = _get_engine()
         self.engine = self._engine.address
@@ -115,6 +119,7 @@ class Queue(Unique):
             self._engine.staff(num_workers)
         self._queue = _allocate(monitor.QUEUE)
         self._queue["limit"] = max(1, num_workers)
+        self._queue["patience"] = patience
         init_condition(self._queue.ctypes.data + _place(monitor.QUEUE, "changed"))
         self._jobs = _allocate(monitor.JOB, len(arguments))
         first = self._jobs.ctypes.data

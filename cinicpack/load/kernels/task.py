@@ -116,8 +116,16 @@ class Tasks(Unique):
         first = self._records.ctypes.data
         self.addresses = [first + TASK.itemsize * place for place in range(places)]
 
-    def aim(self, place: int, labels: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        """Say where the next batches of a place have their labels and rows, (n,) each."""
+    def aim(
+        self,
+        place: int,
+        labels: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        out: NDArray[np.uint8] | None = None,
+    ) -> None:
+        """Say where the next batches of a place have labels and rows, (n,) each, and pixels."""
+        if out is not None:
+            self._records[place]["out"] = out.ctypes.data
         self._records[place]["out_labels"] = labels.ctypes.data
         self._records[place]["out_rows"] = rows.ctypes.data
 
