@@ -54,7 +54,7 @@ class Samples(Unique):
         self._copy = _Prepared(plain, 0, "uint8", False)
         self._format = batch_format
         self._image_bytes = 3 * transform.height * transform.width
-        import os; self._piece = int(os.environ.get('CP_PIECE', max(1, _PIECE_BYTES // self._image_bytes)))
+        self._piece = max(1, _PIECE_BYTES // self._image_bytes)
 
     def __len__(self) -> int:
         return len(self._tables.rows)

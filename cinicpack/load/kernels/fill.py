@@ -161,7 +161,7 @@ def _write_rows(
             vectors.prefetch(ahead + line)
         ahead += _u64(3) * w
         # The next image's place in the batch as well, which gains nothing for float32.
-        if item < 4:
+        if item < 8:
             for line in range(_u64(0), _u64(3 * item) * w, _u64(_LINE)):
                 vectors.prefetch_out(out_ahead + line)
             out_ahead += _u64(3 * item) * w
