@@ -74,17 +74,16 @@ class HostFeed(Unique):
         self._shelf = _find_shelf(form, size)
         # The slots of batches under way, in order.
         self._slots: deque[Slot] = deque()
-        # One batch is awaited while these are made, or wait.
-        ahead = _plan_ahead(form.image_bytes * size) if num_workers else 0
-        columns = np.empty((ahead + 1, 2, size), np.int64)
-        self._tasks = samples.make_tasks(
-            ahead + 1, work.epoch, piece=_plan_piece(size * (ahead + 1), num_workers)
-        )
+        # One more is made ahead of a consumer that finds its batches ready. Every second time it
+        # takes one, threads are woken for two.
+        ahead = _plan_ahead(form.image_bytes * size) if num_workers else -1
+        columns = np.empty((ahead + 2, 2, size), np.int64)
+        piece = _plan_piece(size * max(1, ahead + 1), num_workers)
+        self._tasks = samples.make_tasks(ahead + 2, work.epoch, piece=piece)
         for place, (labels, rows) in enumerate(columns):
             self._tasks.aim(place, labels, rows)
-        # Every second time a batch is taken, the threads are woken for two.
         self._queue = Queue(
-            self._tasks.function, self._tasks.addresses, num_workers, patience=ahead // 2 + 1
+            self._tasks.function, self._tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
         )
         # The generator must not refer to the feed, which would then be a cycle.
         self.take: Callable[[], Batch] = _make_batches(
@@ -117,10 +116,13 @@ def _make_batches(
     depth, total, batches = len(jobs), len(work.positions), work.batches
     first, full = work.positions.ctypes.data, total // size
     labels, rows = list(columns[:, 0]), list(columns[:, 1])
-    posted = 0
-    for number in range(1 - depth, batches):
-        place, is_done = number % depth, False
-        if posted < batches:
+    posted, is_done = 0, False
+    for number in range(batches):
+        place = number % depth
+        stop = min(max(number + 1, number + depth - (not is_done)), batches)
+        if posted >= stop:
+            is_done = queue.is_done(place)
+        while posted < stop:
             slot = shelf.lend()
             slots.append(slot)
             start = min(posted * size, total)
@@ -130,10 +132,6 @@ def _make_batches(
                 jobs[place],
             )  # fmt: skip
             posted += 1
-        elif number >= 0:
-            is_done = queue.is_done(place)
-        if number < 0:
-            continue
         if not is_done:
             queue.wait(place)
         slot = slots.popleft()
