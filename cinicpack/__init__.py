@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from cinicpack.load.augment import Augment
     from cinicpack.load.dataset import PackedDataset
     from cinicpack.load.loader import Loader
-    from cinicpack.store.pack import Pack, Split, open_pack
+    from cinicpack.store.pack import Pack, open_pack
+    from cinicpack.store.split import Split
 
 __all__ = [
     "ArgumentError",
@@ -60,7 +61,7 @@ _HOMES = {
     "Loader": "cinicpack.load.loader",
     "Pack": "cinicpack.store.pack",
     "PackedDataset": "cinicpack.load.dataset",
-    "Split": "cinicpack.store.pack",
+    "Split": "cinicpack.store.split",
     "open_pack": "cinicpack.store.pack",
     "pack": "cinicpack.convert.packer",
 }

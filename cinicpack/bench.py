@@ -25,7 +25,8 @@ from cinicpack.load.kernels import vectors
 from cinicpack.load.kernels.vectors import bytes_at
 from cinicpack.load.loader import Loader
 from cinicpack.load.pipeline import Pipeline
-from cinicpack.store.pack import Pack, Split
+from cinicpack.store.pack import Pack
+from cinicpack.store.split import Split
 from cinicpack.text import table
 
 __all__ = ["Bench", "FileDataset", "format_bench", "make_bound", "run_bench"]
