@@ -26,14 +26,23 @@ def check_int(name: str, value: Any, low: int, stop: int | None = None) -> int:
     return number
 
 
-def check_number(name: str, value: Any, low: float, high: float) -> float:
+def check_number(name: str, value: Any, low: float, high: float, *, ends: bool = False) -> float:
     """Return ``value`` as a float between two others; raises `ArgumentError` if it is none.
+
+    Args:
+        name: what the error calls it.
+        value: what is checked.
+        low: what it is above.
+        high: what it is below.
+        ends: accept ``low`` and ``high`` too.
 
     >>> check_number("alpha", 1, 0, float("inf"))
     1.0
     """
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not low < value < high:
-        span = f"above {low}" + (f" and below {high}" if high < math.inf else "")
+    other = isinstance(value, bool) or not isinstance(value, Real)
+    number = math.nan if other else float(value)
+    if not (low < number < high or (ends and number in (low, high))):
+        above = f"above {low}" + (f" and below {high}" if high < math.inf else "")
+        span = f"from {low} to {high}" if ends else above
         raise ArgumentError(f"expected {name} to be a number {span}, found {value!r}")
-    return float(value)
+    return number

@@ -37,7 +37,7 @@ __all__ = ["Scheme", "cut_rows", "fold_rows", "stratify_rows"]
 Rows: TypeAlias = NDArray[np.int64]
 Scheme: TypeAlias = Literal["iid", "dirichlet", "shards", "pathological"]
 
-# How often shares are drawn from a Dirichlet distribution: 2 to 4 s for 90,000 rows.
+# How often shares are drawn from a Dirichlet distribution: 1 to 2 s for 90,000 rows.
 _TRIES: Final = 1000
 
 
