@@ -54,7 +54,7 @@ def read_partition(file: str | os.PathLike[str], split: Split) -> list[Split]:
         # Nineteen digits are enough to be no row of any split, and few enough for `int`.
         rows_of[client] = [int(row[:19]) for row in re.findall(r"\d+", entry["rows"])]
         end = entry.end()
-    if (rest := body[end:].strip().strip(",")) or not rows_of:
+    if (rest := body[end:].strip(" \t\r\n,")) or not rows_of:
         raise ArgumentError(
             f"{file}: expected rows of clients, as in {{0: [3, 1, 4], 1: [5, 9, 2]}}, found "
             f"{rest[:40]!r}" + (f" after client {client}" if rows_of else "")

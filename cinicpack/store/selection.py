@@ -28,7 +28,10 @@ def check_indices(indices: ArrayLike, count: int) -> NDArray[np.int64]:
     >>> check_indices([0, -1], 5).tolist(), check_indices([True, False, True], 3).tolist()
     ([0, 4], [0, 2])
     """
-    array = np.asarray(indices)
+    try:
+        array = np.asarray(indices)
+    except ValueError as error:
+        raise SelectionError(f"expected indices in one dimension: {error}") from error
     if array.dtype == bool and array.shape == (count,):
         return np.flatnonzero(array)
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or not array.size):

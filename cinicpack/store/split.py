@@ -118,7 +118,7 @@ class Split:
         try:
             row = operator.index(index)
         except TypeError:
-            if np.ndim(index):
+            if hasattr(index, "__len__") and not isinstance(index, tuple | str | bytes):
                 return self.select(indices=index)
             raise SelectionError(
                 f"expected a row, a slice, a mask or an array of rows, found {index!r}"
