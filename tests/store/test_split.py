@@ -189,7 +189,8 @@ def test_unique_keeps_the_first_of_equal_images(copied):
     assert rows_of(unique) == [0, 1, 4]
     assert train.where(unique=True).tolist() == [0, 1, 4]
     assert unique.select(unique=True) is unique
-    assert copied["test"].select(unique=True) is copied["test"]
+    test = copied["test"]
+    assert test.select(unique=True) is test
 
 
 def test_unique_looks_at_what_is_else_selected(copied):
@@ -209,10 +210,8 @@ def test_names_are_left_out(copied):
     assert rows_of(left) == [0, 2, 3]
     # A name of another split counts for that split alone.
     assert train.select(exclude=["test/dog/1.png", "7.png"]) is train
-    assert rows_of(copied["test+train"].select(exclude=["train/dog/1.png", "test/dog/1.png"])) == [
-        *(0, 1, 2),
-        *(4, 5, 6, 8),
-    ]
+    union = copied["test+train"].select(exclude=["train/dog/1.png", "test/dog/1.png"])
+    assert rows_of(union) == [0, 1, 3, 4, 5, 6, 8]
     assert rows_of(train[3:].select(exclude=iter(["4.png"]))) == [3]
     assert train.select(exclude=[]) is train
 
