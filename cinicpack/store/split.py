@@ -184,12 +184,13 @@ class Split:
         if unique:
             rows = self._drop_copies(rows)
         if not len(rows):
-            given = {"source": source, "classes": classes, "indices": indices, "exclude": exclude}
-            said = [
-                "these indices" if name == "indices" else f"{name}={value!r}"
-                for name, value in given.items()
-                if value is not None
-            ]
+            given = {
+                f"source={source!r}": source,
+                f"classes={classes!r}": classes,
+                "these indices": indices,
+                "these images excluded": exclude,
+            }
+            said = [text for text, value in given.items() if value is not None]
             raise SelectionError(f"{self!r} has no images with {' and '.join(said)}")
         return self._take(rows)
 

@@ -258,6 +258,14 @@ def test_packs_and_splits_can_be_pickled(pack, monkeypatch, tmp_path):
         np.testing.assert_array_equal(copy.names, split.names)
 
 
+def test_pickles_of_before_splits_had_their_own_module_are_read(pack):
+    split = pack["train"].select(indices=[3, 1])
+    content = pickle.dumps(split, 0)
+    former = content.replace(b"cinicpack.store.split\nreselect", b"cinicpack.store.pack\n_reselect")
+    assert former != content
+    np.testing.assert_array_equal(pickle.loads(former).names, split.names)
+
+
 def test_a_pickle_does_not_depend_on_the_working_directory(npy_pack, monkeypatch, tmp_path):
     monkeypatch.chdir(npy_pack.parent)
     pack = cinicpack.open_pack(npy_pack.name)
