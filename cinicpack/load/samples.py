@@ -13,7 +13,7 @@ from cinicpack.load.kernels.task import Tables, Tasks, address_of, begin
 from cinicpack.load.kernels.vectors import TOUCH, touch
 from cinicpack.load.transform import Transform, make_transform, to_parameters
 from cinicpack.load.unique import Unique
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 
 __all__ = ["Samples"]
 
