@@ -76,12 +76,13 @@ class HostFeed(Unique):
         self._slots: deque[Slot] = deque()
         # One more is made ahead of a consumer that finds its batches ready. Every second time it
         # takes one, threads are woken for two.
-        ahead = _plan_ahead(form.image_bytes * size) if num_workers else -1
+        ahead = -1
+        if num_workers:
+            ahead = min(_plan_ahead(form.image_bytes * size), max(0, work.batches - 2))
         columns = np.empty((ahead + 2, 2, size), np.int64)
         piece = _plan_piece(size * max(1, ahead + 1), num_workers)
         self._tasks = samples.make_tasks(ahead + 2, work.epoch, piece=piece)
-        for place, (labels, rows) in enumerate(columns):
-            self._tasks.aim(place, labels, rows)
+        self._tasks.aim_all(columns)
         self._queue = Queue(
             self._tasks.function, self._tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
         )

@@ -1,5 +1,6 @@
 """The samples of a split: its chosen rows, and the kernels that make batches of them."""
 
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -46,18 +47,21 @@ class Samples(Unique):
         # read there must refer to this object, not to the addresses alone.
         self._split = split
         labels = split.labels[rows].astype(np.int64)
-        self._tables = Tables(split.addresses()[rows], rows.copy(), labels)
+        self._tables = Tables(split.addresses(rows), rows.copy(), labels)
         self.transform = transform
         self._fill = _Prepared(transform, seed, batch_format.dtype, batch_format.channels_last)
-        shape = split.pack.image_shape
-        plain = make_transform(None, shape, (0,) * 3, (1,) * 3, normalized=False, dtype="uint8")
-        self._copy = _Prepared(plain, 0, "uint8", False)
         self._format = batch_format
         self._image_bytes = 3 * transform.height * transform.width
         self._piece = max(1, _PIECE_BYTES // self._image_bytes)
 
     def __len__(self) -> int:
         return len(self._tables.rows)
+
+    @cached_property
+    def _copy(self) -> "_Prepared":
+        shape = self.transform.height, self.transform.width, 3
+        plain = make_transform(None, shape, (0,) * 3, (1,) * 3, normalized=False, dtype="uint8")
+        return _Prepared(plain, 0, "uint8", False)
 
     def reseed(self, seed: int) -> None:
         """Draw from another seed from now on."""

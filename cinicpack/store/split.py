@@ -290,19 +290,21 @@ class Split:
         pairs = fold_rows(self.labels, k, seed)
         return [(self._take(others), self._take(fold)) for others, fold in pairs]
 
-    def addresses(self) -> NDArray[np.uint64]:
-        """Return where each image lies in memory: (N,) uint64, valid while the pack is referenced.
+    def addresses(self, rows: NDArray[np.int64] | None = None) -> NDArray[np.uint64]:
+        """Return where images lie in memory: (N,) uint64, valid while the pack is referenced.
 
-        At each address are 3 * H * W bytes: the planes of the image.
+        At each address are 3 * H * W bytes: the planes of the image. ``rows``, (N,) of this split,
+        says which images; None: all.
         """
-        starts = np.concatenate(
-            [
-                address_of(shard)
-                + np.arange(len(shard), dtype=np.uint64) * np.uint64(shard[0].nbytes)
-                for shard in self._shards
-            ]
-        )
-        return starts if self.rows is None else starts[self.rows]
+        rows = np.arange(len(self)) if rows is None else rows
+        rows = rows if self.rows is None else self.rows[rows]
+        ends = np.cumsum([len(shard) for shard in self._shards])
+        shard = np.searchsorted(ends, rows, side="right") if len(ends) > 1 else 0
+        size = self._shards[0].itemsize * int(np.prod(self._shards[0].shape[1:]))
+        # Where each shard would start if it went on to the left down to row 0.
+        starts = np.array([address_of(each) for each in self._shards], np.int64)
+        starts[1:] -= ends[:-1] * size
+        return (starts[shard] + rows * size).view(np.uint64)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reselect, (self.pack, self.name, self.rows)
