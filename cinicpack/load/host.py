@@ -87,9 +87,9 @@ class HostFeed(Unique):
             self._tasks.function, self._tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
         )
         # The generator must not refer to the feed, which would then be a cycle.
-        self.take: Callable[[], Batch] = _make_batches(
-            self._queue, self._shelf, self._slots, columns, form, size, work
-        ).__next__
+        batches = _make_batches(self._queue, self._shelf, self._slots, columns, form, size, work)
+        next(batches)
+        self.take: Callable[[], Batch] = batches.__next__
 
     def __del__(self) -> None:
         self.close()
@@ -118,7 +118,7 @@ def _make_batches(
     first, full = work.positions.ctypes.data, total // size
     labels, rows = list(columns[:, 0]), list(columns[:, 1])
     posted, is_done = 0, False
-    for number in range(batches):
+    for number in range(-1, batches):
         place = number % depth
         stop = min(max(number + 1, number + depth - (not is_done)), batches)
         if posted >= stop:
@@ -133,6 +133,10 @@ def _make_batches(
                 jobs[place],
             )  # fmt: skip
             posted += 1
+        if number < 0:
+            # Threads begin with an epoch before its first batch is asked for.
+            yield ()
+            continue
         if not is_done:
             queue.wait(place)
         slot = slots.popleft()

@@ -18,7 +18,7 @@ from cinicpack.store.split import Split
 
 __all__ = ["Samples"]
 
-# How much is read ahead between two looks at whether to go on.
+# How much is read ahead at a time.
 _READ_BYTES: Final = 1 << 20
 # Bytes of the images of a piece: 32 images, which take a thread about 10 µs.
 _PIECE_BYTES: Final = 96 << 10
@@ -104,12 +104,14 @@ class Samples(Unique):
         )  # fmt: skip
         queue.wait(0)
 
-    def read_ahead(self) -> "Reading":
+    def read_ahead(self) -> "Reading | None":
         """Start to read all images from the disk, in the order of the files.
 
         Reading takes a few milliseconds where the images are in the page cache. It ends when what
-        is returned is closed or dropped.
+        is returned is closed or dropped. Less than 1 MiB is not worth it: None.
         """
+        if self._image_bytes * len(self) < _READ_BYTES:
+            return None
         return Reading(self, np.sort(self._tables.addresses), self._image_bytes)
 
     def look_up(
