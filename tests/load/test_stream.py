@@ -10,12 +10,6 @@ from cinicpack import ArgumentError, Augment, Loader, LoaderError
 from tests.load.threads import threads, wait_for_no_threads
 
 
-@pytest.fixture(autouse=True)
-def small_slabs(monkeypatch):
-    """Make an epoch of 90 images many slabs, as it is at full size."""
-    monkeypatch.setattr("cinicpack.load.makers._SLAB_BYTES", 100_000)
-
-
 def test_a_loader_is_closed_at_the_end_of_its_block(pack):
     with Loader(pack, batch_size=4, num_workers=3) as loader:
         iterator = iter(loader)

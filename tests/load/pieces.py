@@ -1,0 +1,97 @@
+"""Work for the engine that a test sees and holds up: C functions that call Python."""
+
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+
+from cinicpack.load.engine import threads as engine
+from cinicpack.load.engine.threads import Queue
+
+__all__ = ["Late", "address_of_python", "engine_for", "make_queue", "run_at_once"]
+
+Piece = Callable[[int, int], Any]
+
+_FUNCTION: Final = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_uint64, ctypes.c_int64)
+# Whatever a thread of the engine may still call.
+_functions: Final[list[Any]] = []
+
+
+def address_of_python(piece: Piece) -> int:
+    """Return the address of a C function that calls ``piece``, which fails where it returns 0."""
+    function = _FUNCTION(lambda argument, number: 0 if piece(argument, number) == 0 else 1)
+    _functions.append(function)
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def make_queue(piece: Piece, places: int = 1, num_workers: int = 1) -> Queue:
+    """Make a queue whose jobs have the numbers of their places as arguments."""
+    return Queue(address_of_python(piece), range(places), num_workers)
+
+
+@contextmanager
+def engine_for(cores: int) -> Iterator[None]:
+    """Give this process another engine, for so many cores, and end its threads afterwards."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(engine, "_engine", None)
+        patched.setattr(engine, "usable_cores", lambda: cores)
+        yield
+        if engine._engine is not None:
+            engine._engine.stop()
+
+
+class Late:
+    """Pieces of all loaders made from now on: each waits, and is amid a kernel for that long.
+
+    Attributes:
+        begun: set once a piece has begun.
+        end: lets pieces go on.
+    """
+
+    def __init__(self, patched: pytest.MonkeyPatch, *modules: str) -> None:
+        self.begun, self.end = threading.Event(), threading.Event()
+        for module in modules or ("kernels.task",):
+            name = f"cinicpack.load.{module}.address_of"
+            patched.setattr(name, self._make_late(pytest.importorskip(f"cinicpack.load.{module}")))
+
+    def _make_late(self, module: Any) -> Callable[[Any], int]:
+        find = module.address_of
+
+        def find_late(kernel: Any) -> int:
+            run = _FUNCTION(find(kernel))
+
+            def run_late(argument: int, number: int) -> int:
+                self.begun.set()
+                assert self.end.wait(30)
+                return int(run(argument, number))
+
+            return address_of_python(run_late)
+
+        return find_late
+
+
+def run_at_once(function: Callable[[int], Any], count: int = 4) -> list[Any]:
+    """Call it with 0 to count - 1, each on a thread; return what it returned or raised."""
+    start = threading.Barrier(count)
+    results: list[Any] = [None] * count
+
+    def run(number: int) -> None:
+        start.wait()
+        try:
+            results[number] = function(number)
+        except Exception as error:
+            results[number] = error
+
+    # Daemons, so that what hangs fails a test and does not keep the process.
+    consumers = [
+        threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)
+    ]
+    for consumer in consumers:
+        consumer.start()
+    for consumer in consumers:
+        consumer.join(60)
+        assert not consumer.is_alive()
+    return results
