@@ -21,8 +21,8 @@ _functions: Final[list[Any]] = []
 
 
 def address_of_python(piece: Piece) -> int:
-    """Return the address of a C function that calls ``piece``, which fails where it returns 0."""
-    function = _FUNCTION(lambda argument, number: 0 if piece(argument, number) == 0 else 1)
+    """Return the address of a C function that calls ``piece``, which fails where it returns False."""
+    function = _FUNCTION(lambda argument, number: piece(argument, number) is not False)
     _functions.append(function)
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
@@ -63,10 +63,10 @@ class Late:
         def find_late(kernel: Any) -> int:
             run = _FUNCTION(find(kernel))
 
-            def run_late(argument: int, number: int) -> int:
+            def run_late(argument: int, number: int) -> bool:
                 self.begun.set()
                 assert self.end.wait(30)
-                return int(run(argument, number))
+                return bool(run(argument, number))
 
             return address_of_python(run_late)
 
