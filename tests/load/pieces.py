@@ -4,6 +4,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Final
 
 import pytest
@@ -11,7 +12,10 @@ import pytest
 from cinicpack.load.engine import threads as engine
 from cinicpack.load.engine.threads import Queue
 
-__all__ = ["Late", "address_of_python", "engine_for", "make_queue", "run_at_once"]
+__all__ = [
+    "Late", "address_of_python", "count_pieces", "engine_for", "make_pieces_fail", "make_queue",
+    "run_at_once",
+]  # fmt: skip
 
 Piece = Callable[[int, int], Any]
 
@@ -43,34 +47,56 @@ def engine_for(cores: int) -> Iterator[None]:
             engine._engine.stop()
 
 
+def _replace_kernels(
+    patched: pytest.MonkeyPatch, module: str, replace: Callable[[Any], Piece]
+) -> None:
+    """Let all loaders that are made from now on call Python, which is given the C function."""
+    name = f"cinicpack.load.{module}.address_of"
+    find = import_module(f"cinicpack.load.{module}").address_of
+    patched.setattr(name, lambda kernel: address_of_python(replace(_FUNCTION(find(kernel)))))
+
+
+def make_pieces_fail(patched: pytest.MonkeyPatch) -> None:
+    _replace_kernels(patched, "kernels.task", lambda run: lambda *_: False)
+
+
+def count_pieces(patched: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that gets the number of every piece that is begun from now on."""
+    begun: list[int] = []
+
+    def note(run: Any) -> Piece:
+        def piece(argument: int, number: int) -> bool:
+            begun.append(number)
+            return bool(run(argument, number))
+
+        return piece
+
+    _replace_kernels(patched, "kernels.task", note)
+    return begun
+
+
 class Late:
     """Pieces of all loaders made from now on: each waits, and is amid a kernel for that long.
+
+    Args:
+        patched: what undoes it.
+        module: of cinicpack.load: "kernels.task" for batches, "samples" for reading ahead.
 
     Attributes:
         begun: set once a piece has begun.
         end: lets pieces go on.
     """
 
-    def __init__(self, patched: pytest.MonkeyPatch, *modules: str) -> None:
+    def __init__(self, patched: pytest.MonkeyPatch, module: str = "kernels.task") -> None:
         self.begun, self.end = threading.Event(), threading.Event()
-        for module in modules or ("kernels.task",):
-            name = f"cinicpack.load.{module}.address_of"
-            patched.setattr(name, self._make_late(pytest.importorskip(f"cinicpack.load.{module}")))
+        _replace_kernels(patched, module, self._wait_first)
 
-    def _make_late(self, module: Any) -> Callable[[Any], int]:
-        find = module.address_of
+    def _wait_first(self, run: Any) -> Piece:
+        def piece(argument: int, number: int) -> bool:
+            self.begun.set()
+            return self.end.wait(30) and bool(run(argument, number))
 
-        def find_late(kernel: Any) -> int:
-            run = _FUNCTION(find(kernel))
-
-            def run_late(argument: int, number: int) -> bool:
-                self.begun.set()
-                assert self.end.wait(30)
-                return bool(run(argument, number))
-
-            return address_of_python(run_late)
-
-        return find_late
+        return piece
 
 
 def run_at_once(function: Callable[[int], Any], count: int = 4) -> list[Any]:
