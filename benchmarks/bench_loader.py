@@ -24,7 +24,7 @@ from benchmarks.machine import describe_machine, use_cores
 from benchmarks.race import Case, measure_rates, race
 from benchmarks.report import format_json, say
 from cinicpack.bench import make_bound
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 
 _ROOT = Path(__file__).parents[1]
 

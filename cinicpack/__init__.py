@@ -25,11 +25,14 @@ from cinicpack.errors import (
 )
 
 if TYPE_CHECKING:
+    from cinicpack import study
     from cinicpack.convert.packer import pack
     from cinicpack.load.augment import Augment
     from cinicpack.load.dataset import PackedDataset
     from cinicpack.load.loader import Loader
-    from cinicpack.store.pack import Pack, Split, open_pack
+    from cinicpack.store.index_map import read_partition
+    from cinicpack.store.pack import Pack, open_pack
+    from cinicpack.store.split import Split
 
 __all__ = [
     "ArgumentError",
@@ -51,6 +54,8 @@ __all__ = [
     "cinic10",
     "open_pack",
     "pack",
+    "read_partition",
+    "study",
 ]
 
 __version__ = "0.1.0"
@@ -60,13 +65,16 @@ _HOMES = {
     "Loader": "cinicpack.load.loader",
     "Pack": "cinicpack.store.pack",
     "PackedDataset": "cinicpack.load.dataset",
-    "Split": "cinicpack.store.pack",
+    "Split": "cinicpack.store.split",
     "open_pack": "cinicpack.store.pack",
     "pack": "cinicpack.convert.packer",
+    "read_partition": "cinicpack.store.index_map",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "study":
+        return import_module("cinicpack.study")
     if name not in _HOMES:
         raise AttributeError(f"module 'cinicpack' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

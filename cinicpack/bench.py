@@ -1,10 +1,8 @@
 """A benchmark: how fast a pack loads on this machine, and what holds it back."""
 
 import itertools
-import math
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,28 +10,21 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from cinicpack.convert.layout import arrange
 from cinicpack.convert.source import open_source
 from cinicpack.cores import usable_cores
-from cinicpack.jit import jit
+from cinicpack.limit import find_limit, name_cache
 from cinicpack.load.augment import Augment
-from cinicpack.load.kernels import vectors
-from cinicpack.load.kernels.vectors import bytes_at
 from cinicpack.load.loader import Loader
-from cinicpack.store.pack import Pack, Split
+from cinicpack.store.pack import Pack
 from cinicpack.text import table
 
-__all__ = ["Bench", "FileDataset", "format_bench", "make_bound", "run_bench"]
+__all__ = ["Bench", "FileDataset", "format_bench", "run_bench"]
 
 _PADDING = 4
-# A thread of the bound fills so many bytes at once, several batches where these are small, as the
-# loader does: with smaller jobs it would be bound by Python, which takes 20 to 100 µs between two.
-# With larger ones the batches would not stay in the cache.
-_JOB_BYTES = 3 << 19
 
 
 class Bench(NamedTuple):
@@ -43,10 +34,10 @@ class Bench(NamedTuple):
         split: whose images were loaded.
         images: how many they are.
         batch_size: images in a batch.
-        threads: of the loader, of the bound, and processes that read files.
+        threads: of the loader, of the limit, and processes that read files.
         loader: the `Loader`: crop, flip, normalise, float32.
-        bound: the same threads gather images in random order and convert them to float32, without
-            anything else.
+        limit: the loader's kernel alone, round buffers that stay in a cache: see `cinicpack.limit`.
+        buffers: number and size of these buffers, and which cache holds them.
         files: ImageFolder's way, a PNG file at a time; None if there was no tree.
     """
 
@@ -55,7 +46,8 @@ class Bench(NamedTuple):
     batch_size: int
     threads: int
     loader: float
-    bound: float
+    limit: float
+    buffers: str
     files: float | None
 
 
@@ -68,7 +60,7 @@ def run_bench(
     round_seconds: float = 0.25,
     file_seconds: float = 5.0,
 ) -> Bench:
-    """Measure loader and bound in alternate rounds, then the reading of files, in under 30 s.
+    """Measure loader and limit in alternate rounds, then the reading of files, in under 30 s.
 
     The split is "train", or the first that there is. Files are read with torch's DataLoader and one
     process per core, after its processes have started.
@@ -77,7 +69,7 @@ def run_bench(
         pack: what is loaded.
         tree: what it was made from; None: no files are read.
         batch_size: images in a batch.
-        rounds: how often loader and bound take turns.
+        rounds: how often loader and limit take turns.
         round_seconds: of each turn. Turns are short, since the speed of a virtual machine changes
             within seconds.
         file_seconds: for how long files are read.
@@ -86,12 +78,11 @@ def run_bench(
     split = pack[name]
     threads = usable_cores()
     loader = Loader(pack, split, batch_size=batch_size, augment=Augment(), num_workers=threads)
-    bound = make_bound(split, batch_size, threads)
-    rates: dict[str, list[float]] = {"loader": [], "bound": []}
-    runs = {"loader": lambda: _count(loader), "bound": bound}
-    # The first runs compile the kernels and bring the images into memory.
-    for run in runs.values():
-        run()
+    # The first run compiles the kernels and brings the images into memory.
+    _count(loader)
+    limit = find_limit(loader, threads)
+    rates: dict[str, list[float]] = {"loader": [], "limit": []}
+    runs = {"loader": lambda: _count(loader), "limit": limit.run}
     for _ in range(rounds):
         for kind, run in runs.items():
             rates[kind].append(_rate(run, round_seconds))
@@ -104,14 +95,15 @@ def run_bench(
         batch_size=batch_size,
         threads=threads,
         loader=statistics.median(rates["loader"]),
-        bound=statistics.median(rates["bound"]),
+        limit=statistics.median(rates["limit"]),
+        buffers=f"{limit}, in {name_cache(limit.nbytes, threads)}",
         files=files,
     )
 
 
 def format_bench(bench: Bench) -> str:
     """Lay out a measurement as a small table, and name the bottleneck in one sentence."""
-    rows = [("cinicpack Loader", bench.loader), ("bound: gather + convert only", bench.bound)]
+    rows = [("cinicpack Loader", bench.loader), ("limit: its kernel alone", bench.limit)]
     if bench.files is not None:
         rows.insert(0, ("PNG files, ImageFolder's way", bench.files))
     base = rows[0][1]
@@ -125,48 +117,6 @@ def format_bench(bench: Bench) -> str:
         _name_bottleneck(bench),
     ]
     return "\n".join(lines)
-
-
-def make_bound(
-    split: Split, batch_size: int, threads: int, *, job_bytes: int = _JOB_BYTES
-) -> Callable[[], int]:
-    """Build a run over ``split`` that gathers and converts only, and returns how many images.
-
-    It is the least that any loader of shuffled float32 batches has to do: each image's bytes are
-    read from where they lie, converted, multiplied and added to, and written to a batch, which is
-    one of a few that take turns, as a training loop would free them. From one run to the next the
-    threads go on, as the loader's do from epoch to epoch.
-    """
-    size = int(np.prod(split.pack.image_shape))
-    batch_bytes = batch_size * size * np.dtype(np.float32).itemsize
-    images = min(max(1, job_bytes // batch_bytes) * batch_size, len(split))
-    jobs = math.ceil(len(split) / images)
-    order = np.random.default_rng(0).permutation(split.addresses())
-    buffers = [np.empty(images * size, np.float32) for _ in range(threads + 2)]
-
-    def fill(number: int) -> int:
-        start = number % jobs * images
-        _gather_convert(order[start : start + images], buffers[number % len(buffers)], size)
-        # The split is used here, since its addresses hold only as long as something refers to it.
-        return min(images, len(split) - start)
-
-    pipeline = Pipeline(fill, sys.maxsize, threads, threads + 1)
-
-    def run() -> int:
-        return sum(itertools.islice(pipeline, jobs))
-
-    return run
-
-
-@jit(inlines=(vectors,))
-def _gather_convert(addresses: NDArray[np.uint64], out: NDArray[np.float32], size: int) -> None:
-    """Convert the ``size`` bytes at each address to float32, one multiply and one add."""
-    scale, shift = np.float32(0.016), np.float32(-1.9)
-    for image in range(np.uint64(len(addresses))):
-        pixels = bytes_at(addresses[image], size)
-        start = image * np.uint64(size)
-        for pixel in range(np.uint64(size)):
-            out[start + pixel] = np.float32(pixels[pixel]) * scale + shift
 
 
 class FileDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -237,20 +187,18 @@ def _rate(run: Callable[[], int], seconds: float) -> float:
 
 
 def _name_bottleneck(bench: Bench) -> str:
-    percent = round(100 * bench.loader / bench.bound)
-    # Nothing is faster than the bound: where a loader seems to be, other programs slowed the bound.
-    text = "The loader is at the bound: "
-    if percent <= 100:
-        text = f"The loader reaches {percent}% of the bound: "
+    percent = round(100 * bench.loader / bench.limit)
+    text = (
+        f"The loader reaches {percent}% of what its kernel does alone on these cores, writing to "
+        f"{bench.buffers}. "
+    )
     if percent >= 80:
-        text += (
-            "the bottleneck is to read images and to write float32, and no loader of such batches "
-            "would be much faster on these cores."
-        )
+        text += "The bottleneck is the kernel."
     else:
         text += (
-            "the rest goes into cropping, into the work for each batch and epoch, or to other "
-            "programs on these cores; larger batches, and splits of more images, bring it closer."
+            "The rest goes into memory, where batches do not stay in that cache; into the work for "
+            "each batch and epoch, which is a smaller part of larger ones; or to other programs on "
+            "these cores."
         )
     if bench.files is not None:
         times = bench.loader / bench.files

@@ -8,7 +8,8 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from cinicpack.errors import ArgumentError, StateError
 from cinicpack.load.augment import Augment
 from cinicpack.load.loader import Loader
-from cinicpack.store.pack import Pack, PathLike, Split, open_pack
+from cinicpack.store.pack import Pack, PathLike, open_pack
+from cinicpack.store.split import Split
 
 __all__ = ["PackedDataModule"]
 

@@ -19,7 +19,7 @@ from cinicpack.load.on_torch import (
     choose_augment,
     place_constants,
 )
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 
 __all__ = ["compare_memory", "list_rows"]
 

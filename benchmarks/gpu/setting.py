@@ -8,7 +8,7 @@ import torch
 
 import cinicpack
 from benchmarks.race import Case
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 
 __all__ = ["PIXELS", "Row", "Setting", "Sizes"]
 

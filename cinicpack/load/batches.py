@@ -1,7 +1,6 @@
 """Batches: what the kernels wrote, as tensors or arrays that share one block of memory."""
 
-from functools import cache
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -49,36 +48,33 @@ class BatchFormat(NamedTuple):
         typestr = np.dtype("f2").str if self.dtype == "float16" else kind.str
         return {"version": 3, "typestr": typestr, "shape": shape, "strides": strides}
 
-    def batch(
-        self,
-        images: NDArray[Any],
-        labels: NDArray[np.int64],
-        rows: NDArray[np.int64] | None,
-    ) -> Batch:
-        """Give the arrays of a batch as the user receives it; rows only if there are any.
+    def builder(self) -> Callable[[NDArray[Any], NDArray[np.int64], NDArray[np.int64]], Batch]:
+        """Return what makes a batch of its images and, copied, of its labels and rows.
 
         Every tensor has a storage of its own, so that saving one batch saves nothing else.
         """
+        indexed = self.return_index
         if self.output == "numpy":
-            return (images, labels) if rows is None else (images, labels, rows)
-        from_numpy = _torch().from_numpy
-        tensor = from_numpy(images)
+            # A view, which the user may not make another dtype or shape of.
+            return lambda images, labels, rows: (
+                (images[:], labels.copy(), rows.copy()) if indexed else (images[:], labels.copy())
+            )
+        # torch is imported here, so that NumPy batches need none.
+        from torch import bfloat16, from_numpy
+
         if self.dtype == "bfloat16":
-            tensor = tensor.view(_torch().bfloat16)
-        if rows is None:
-            return tensor, from_numpy(labels)
-        return tensor, from_numpy(labels), from_numpy(rows)
+            return lambda images, labels, rows: (
+                from_numpy(images).view(bfloat16),
+                from_numpy(labels.copy()),
+                *((from_numpy(rows.copy()),) if indexed else ()),
+            )
+        if indexed:
+            return lambda images, labels, rows: (
+                from_numpy(images), from_numpy(labels.copy()), from_numpy(rows.copy()),
+            )  # fmt: skip
+        return lambda images, labels, _: (from_numpy(images), from_numpy(labels.copy()))
 
     @property
     def image_bytes(self) -> int:
         """Size of an image."""
         return 3 * self.height * self.width * np.dtype(DTYPES[self.dtype]).itemsize
-
-
-@cache
-def _torch() -> ModuleType:
-    # torch is imported here, so that NumPy batches need none, and only once (the cache), since to
-    # look an import up costs as much as to make a tensor.
-    import torch
-
-    return torch

@@ -12,7 +12,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from cinicpack.errors import SelectionError
-from cinicpack.store.pack import Pack, PathLike, Split, open_pack
+from cinicpack.store.pack import Pack, PathLike, open_pack
+from cinicpack.store.split import Split
 
 __all__ = ["PackedDataset"]
 

@@ -1,11 +1,12 @@
 """Batches in the host's memory: the kernels write them there, and there they are given."""
 
-import os
 from collections import deque
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cinicpack.load.batches import Batch, BatchFormat
 from cinicpack.load.engine.memory import Shelf, Slot
@@ -17,8 +18,8 @@ from cinicpack.load.unique import Unique
 
 __all__ = ["HostMaker"]
 
-# How much is made ahead, but 2 batches at least and 8 at most. What is under way, what the user
-# has and what was just given back should all stay in the cache of a processor.
+# How much is made ahead, but 1 batch at least and 8 at most. What is under way, what the user has
+# and what was just given back should all stay in the cache of a processor.
 _AHEAD_BYTES: Final = 4 << 20
 # Slots of this size are not kept for later when a loader is closed.
 _LARGE: Final = 1 << 20
@@ -53,54 +54,45 @@ class HostMaker(Unique):
 
 
 class HostFeed(Unique):
-    """The batches of an epoch, made ahead in the order in which they are taken."""
+    """The batches of an epoch, made ahead in the order in which they are taken.
+
+    Args:
+        samples: what batches are made of.
+        form: dtype, layout and kind of the batches.
+        size: samples in a batch.
+        num_workers: how many threads may work at once; 0: only the one that takes the batches.
+        work: which samples, in which order.
+
+    Attributes:
+        take: returns the next batch, for which the caller works as well if it has to wait; raises
+            ``ClosedQueueError`` after `close`.
+    """
 
     def __init__(
         self, samples: Samples, form: BatchFormat, size: int, num_workers: int, work: Work
     ) -> None:
-        ahead = max(2, min(8, _AHEAD_BYTES // (form.image_bytes * size))) if num_workers else 0
-        if num_workers and 'CP_AHEAD' in os.environ: ahead=int(os.environ['CP_AHEAD'])
-        self._samples = samples
-        self._form = form
-        self._size = size
-        self._ahead = ahead
-        self._positions = work.positions
-        self._batches = work.batches
-        self._posted = self._taken = 0
         self._shelf = _find_shelf(form, size)
         # The slots of batches under way, in order.
         self._slots: deque[Slot] = deque()
-        self._rows, self._labels = np.empty((2, ahead + 1, size), np.int64)
-        self._tasks = samples.make_tasks(ahead + 1, work.epoch)
-        for place in range(ahead + 1):
-            self._tasks.aim(place, self._labels[place], self._rows[place])
+        # One more is made ahead of a consumer that finds its batches ready. Every second time it
+        # takes one, threads are woken for two.
+        ahead = -1
+        if num_workers:
+            ahead = min(_plan_ahead(form.image_bytes * size), max(0, work.batches - 2))
+        columns = np.empty((ahead + 2, 2, size), np.int64)
+        piece = _plan_piece(size * max(1, ahead + 1), num_workers)
+        self._tasks = samples.make_tasks(ahead + 2, work.epoch, piece=piece)
+        self._tasks.aim_all(columns)
         self._queue = Queue(
-            self._tasks.function, self._tasks.addresses, num_workers, patience=int(os.environ.get('CP_PAT',ahead // 2 + 1))
+            self._tasks.function, self._tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
         )
-        self._first = work.positions.ctypes.data
-        for _ in range(min(ahead, work.batches)):
-            self._post(0)
+        # The generator must not refer to the feed, which would then be a cycle.
+        batches = _make_batches(self._queue, self._shelf, self._slots, columns, form, size, work)
+        next(batches)
+        self.take: Callable[[], Batch] = batches.__next__
 
     def __del__(self) -> None:
         self.close()
-
-    def take(self) -> Batch:
-        """Return the next batch, for which the caller works as well if it has to wait.
-
-        Raises ``ClosedQueueError`` after `close`.
-        """
-        place = self._taken % (self._ahead + 1)
-        more = self._posted < self._batches
-        if not (self._post(place) if more else self._queue.is_done(place)):
-            self._queue.wait(place)
-        count = min(self._size, len(self._positions) - self._taken * self._size)
-        self._taken += 1
-        slot = self._slots.popleft()
-        labels = self._labels[place, :count].copy()
-        rows = self._rows[place, :count].copy() if self._form.return_index else None
-        batch = self._form.batch(slot.array[:count], labels, rows)
-        self._shelf.put(slot)
-        return batch
 
     def close(self) -> None:
         """Make no further batches."""
@@ -110,20 +102,60 @@ class HostFeed(Unique):
             while self._slots:
                 self._shelf.put(self._slots.popleft())
 
-    def _post(self, awaited: int) -> bool:
-        """Begin the next batch, and say whether the one at a place is done."""
-        queue, number = self._queue, self._posted
-        slot = self._shelf.lend()
-        self._slots.append(slot)
-        self._posted += 1
-        start = number * self._size
-        count = min(self._size, len(self._positions) - start)
-        return bool(
-            begin(
-                queue.engine, queue.jobs[number % (self._ahead + 1)], self._first + 8 * start,
-                count, slot.address, queue.is_shared, queue.jobs[awaited],
-            )
-        )  # fmt: skip
+
+def _make_batches(
+    queue: Queue,
+    shelf: Shelf,
+    slots: deque[Slot],
+    columns: NDArray[np.int64],
+    form: BatchFormat,
+    size: int,
+    work: Work,
+) -> Iterator[Batch]:
+    """Post batches, wait for them and give them, one at a time and with little Python for each."""
+    engine, jobs, shared, build = queue.engine, queue.jobs, queue.is_shared, form.builder()
+    depth, total, batches = len(jobs), len(work.positions), work.batches
+    first, full = work.positions.ctypes.data, total // size
+    labels, rows = list(columns[:, 0]), list(columns[:, 1])
+    posted, is_done = 0, False
+    for number in range(-1, batches):
+        place = number % depth
+        stop = min(max(number + 1, number + depth - (not is_done)), batches)
+        if posted >= stop:
+            is_done = queue.is_done(place)
+        while posted < stop:
+            slot = shelf.lend()
+            slots.append(slot)
+            start = min(posted * size, total)
+            count = min(size, total - start)
+            is_done = begin(
+                engine, jobs[posted % depth], first + 8 * start, count, slot.address, shared,
+                jobs[place],
+            )  # fmt: skip
+            posted += 1
+        if number < 0:
+            # Threads begin with an epoch before its first batch is asked for.
+            yield ()
+            continue
+        if not is_done:
+            queue.wait(place)
+        slot = slots.popleft()
+        shelf.put(slot)
+        # No name may refer to the arrays of a batch: it could not be used again.
+        if number < full:
+            yield build(slot.array, labels[place], rows[place])
+        else:
+            count = max(0, total - number * size)
+            yield build(slot.array[:count], labels[place][:count], rows[place][:count])
+
+
+def _plan_ahead(batch_bytes: int) -> int:
+    return max(1, min(8, _AHEAD_BYTES // batch_bytes))
+
+
+def _plan_piece(images: int, num_workers: int) -> int:
+    """Cut what is under way into two pieces for each thread, of a size that is worth it."""
+    return max(16, min(64, images // max(1, 2 * num_workers)))
 
 
 @lru_cache(maxsize=4)

@@ -16,7 +16,8 @@ from cinicpack.load.repeats import repeats
 from cinicpack.load.samples import Samples
 from cinicpack.load.state import identify, read_state, write_state
 from cinicpack.load.stream import Stream
-from cinicpack.store.pack import Pack, PathLike, Split
+from cinicpack.store.pack import Pack, PathLike
+from cinicpack.store.split import Split
 
 __all__ = ["Loader"]
 

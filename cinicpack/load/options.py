@@ -15,7 +15,8 @@ from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, LoaderError, SelectionError
 from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat
-from cinicpack.store.pack import Pack, Split, open_pack
+from cinicpack.store.pack import Pack, open_pack
+from cinicpack.store.split import Split
 
 __all__ = ["Normalize", "Options", "check_int", "check_options", "resolve_ranks"]
 

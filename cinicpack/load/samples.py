@@ -1,5 +1,6 @@
 """The samples of a split: its chosen rows, and the kernels that make batches of them."""
 
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -13,11 +14,11 @@ from cinicpack.load.kernels.task import Tables, Tasks, address_of, begin
 from cinicpack.load.kernels.vectors import TOUCH, touch
 from cinicpack.load.transform import Transform, make_transform, to_parameters
 from cinicpack.load.unique import Unique
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 
 __all__ = ["Samples"]
 
-# How much is read ahead between two looks at whether to go on.
+# How much is read ahead at a time.
 _READ_BYTES: Final = 1 << 20
 # Bytes of the images of a piece: 32 images, which take a thread about 10 µs.
 _PIECE_BYTES: Final = 96 << 10
@@ -46,18 +47,21 @@ class Samples(Unique):
         # read there must refer to this object, not to the addresses alone.
         self._split = split
         labels = split.labels[rows].astype(np.int64)
-        self._tables = Tables(split.addresses()[rows], rows.copy(), labels)
+        self._tables = Tables(split.addresses(rows), rows.copy(), labels)
         self.transform = transform
         self._fill = _Prepared(transform, seed, batch_format.dtype, batch_format.channels_last)
-        shape = split.pack.image_shape
-        plain = make_transform(None, shape, (0,) * 3, (1,) * 3, normalized=False, dtype="uint8")
-        self._copy = _Prepared(plain, 0, "uint8", False)
         self._format = batch_format
         self._image_bytes = 3 * transform.height * transform.width
-        import os; self._piece = int(os.environ.get('CP_PIECE', max(1, _PIECE_BYTES // self._image_bytes)))
+        self._piece = max(1, _PIECE_BYTES // self._image_bytes)
 
     def __len__(self) -> int:
         return len(self._tables.rows)
+
+    @cached_property
+    def _copy(self) -> "_Prepared":
+        shape = self.transform.height, self.transform.width, 3
+        plain = make_transform(None, shape, (0,) * 3, (1,) * 3, normalized=False, dtype="uint8")
+        return _Prepared(plain, 0, "uint8", False)
 
     def reseed(self, seed: int) -> None:
         """Draw from another seed from now on."""
@@ -100,12 +104,14 @@ class Samples(Unique):
         )  # fmt: skip
         queue.wait(0)
 
-    def read_ahead(self) -> "Reading":
+    def read_ahead(self) -> "Reading | None":
         """Start to read all images from the disk, in the order of the files.
 
         Reading takes a few milliseconds where the images are in the page cache. It ends when what
-        is returned is closed or dropped.
+        is returned is closed or dropped. Less than 1 MiB is not worth it: None.
         """
+        if self._image_bytes * len(self) < _READ_BYTES:
+            return None
         return Reading(self, np.sort(self._tables.addresses), self._image_bytes)
 
     def look_up(

@@ -31,7 +31,7 @@ from typing import Any, Final, NamedTuple
 from cinicpack.errors import ArgumentError, StateError
 from cinicpack.load.augment import Augment
 from cinicpack.load.options import Options, check_int
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 
 __all__ = ["Position", "identify", "read_state", "write_state"]
 

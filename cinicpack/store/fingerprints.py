@@ -2,10 +2,23 @@
 
 import hashlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import Any, Final
 
-__all__ = ["digest_image", "fingerprint_images", "fingerprint_splits", "image_header"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "digest_image",
+    "digest_images",
+    "fingerprint_images",
+    "fingerprint_splits",
+    "image_header",
+]
+
+# How many images are fetched and hashed at a time.
+_BLOCK: Final = 512
 
 
 def image_header(class_name: bytes, name: bytes, image_shape: tuple[int, ...]) -> bytes:
@@ -33,6 +46,30 @@ def digest_image(header: bytes, pixels: memoryview) -> bytes:
     digest = hashlib.sha256(header)
     digest.update(pixels)
     return digest.digest()
+
+
+def digest_images(
+    images: Any, labels: NDArray[Any], names: NDArray[Any], classes: Sequence[bytes]
+) -> list[bytes]:
+    """Hash many images, fetching some at a time, so that they stay in the cache.
+
+    Args:
+        images: (N, H, W, 3) uint8, an array or what is indexed as one.
+        labels: (N,), of each image.
+        names: (N,) bytes, of each image.
+        classes: class names in label order.
+    """
+    digests = []
+    for start in range(0, len(labels), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        pixels = np.ascontiguousarray(images[block])
+        digests += [
+            digest_image(image_header(classes[label], name, image.shape), image.data)
+            for label, name, image in zip(
+                labels[block].tolist(), names[block].tolist(), pixels, strict=True
+            )
+        ]
+    return digests
 
 
 def fingerprint_images(digests: Iterable[bytes]) -> str:

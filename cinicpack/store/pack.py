@@ -1,35 +1,26 @@
-"""An open pack: its splits, and selections of their images."""
+"""An open pack, and how it is opened."""
 
 import os
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterator, KeysView
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError, PackError, SelectionError
 from cinicpack.store.container import Container
-from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
-from cinicpack.store.images import ScatteredImages, Shard, address_of
 from cinicpack.store.manifest import Manifest
 from cinicpack.store.reader import check_labels, check_normalization, locate_pack, read_steadily
 from cinicpack.store.region import map_arrays, name_place
+from cinicpack.store.split import Split, reselect
 
-__all__ = ["ORIGINS_OF_SOURCE", "Pack", "PathLike", "Split", "open_pack"]
-
-#: What ``source=`` may be, and for which origins each of the names stands.
-ORIGINS_OF_SOURCE: Final = {
-    "cifar10": (Origin.CIFAR10_TRAIN, Origin.CIFAR10_TEST),
-    "imagenet": (Origin.IMAGENET,),
-}
+__all__ = ["Pack", "PathLike", "open_pack"]
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
-# How many images a fingerprint fetches and hashes at a time, so that they stay in the cache.
-_BLOCK: Final = 512
+# Pickles of splits that were written before `Split` had its own module name the function here.
+_reselect = reselect
 
 
 def open_pack(path: PathLike) -> "Pack":
@@ -73,7 +64,7 @@ def _map_pack(path: Path) -> tuple[Container, Manifest, dict[str, NDArray[Any]]]
 
 
 class Pack:
-    """An open pack; ``pack["train"]`` or ``pack["train+valid"]`` is a `Split`.
+    """An open pack: a mapping of names to splits, and of unions such as "train+valid" too.
 
     Attributes:
         path: where it was opened.
@@ -89,6 +80,11 @@ class Pack:
             of.
         fingerprint: SHA-256 over all images, the same for every container and kind of source.
         manifest: everything that the pack says of itself.
+
+    >>> import cinicpack
+    >>> pack = cinicpack.open_pack("cinic10.pack")
+    >>> list(pack), {name: len(split) for name, split in pack.items()}
+    (['train', 'valid', 'test'], {'train': 90, 'valid': 90, 'test': 90})
     """
 
     def __init__(
@@ -109,7 +105,7 @@ class Pack:
         # by the time of pickling.
         self._home = path.absolute()
 
-    def __getitem__(self, split: str) -> "Split":
+    def __getitem__(self, split: str) -> Split:
         """Return one split, or several joined by ``+``, one after the other in that order."""
         names = split.split("+") if isinstance(split, str) else [split]
         for name in names:
@@ -132,6 +128,24 @@ class Pack:
         known = self.manifest.splits[split].fingerprint if len(names) == 1 else None
         return Split(self, split, shards, fields, None, known)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.splits)
+
+    def __len__(self) -> int:
+        return len(self.splits)
+
+    def keys(self) -> KeysView[str]:
+        """Return the names of the splits."""
+        return self.manifest.splits.keys()
+
+    def values(self) -> list[Split]:
+        """Return the splits."""
+        return [self[name] for name in self]
+
+    def items(self) -> list[tuple[str, Split]]:
+        """Return the splits with their names."""
+        return [(name, self[name]) for name in self]
+
     def __contains__(self, split: object) -> bool:
         return split in self.manifest.splits
 
@@ -142,175 +156,6 @@ class Pack:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self._home, self.fingerprint)
-
-
-class Split:
-    """Images of a pack with their labels, sources and names: a split, a union or a selection.
-
-    Attributes:
-        pack: the pack they are in.
-        name: what was asked for: "train", "train+valid".
-        rows: of a selection, its rows in what ``name`` stands for; None: all.
-    """
-
-    def __init__(
-        self,
-        pack: Pack,
-        name: str,
-        shards: Sequence[Shard],
-        fields: dict[str, NDArray[Any]],
-        rows: NDArray[np.int64] | None,
-        fingerprint: str | None,
-    ) -> None:
-        self.pack = pack
-        self.name = name
-        self._shards = tuple(shards)
-        self._fields = fields
-        self.rows = rows
-        self._fingerprint = fingerprint
-
-    @cached_property
-    def labels(self) -> NDArray[Any]:
-        """Label of every image: (N,) uint8, uint16 above 256 classes."""
-        return self._field("labels")
-
-    @cached_property
-    def sources(self) -> NDArray[Any]:
-        """Provenance of every image: (N,) records of origin, synset and number."""
-        return self._field("sources")
-
-    @cached_property
-    def names(self) -> NDArray[Any]:
-        """File name of every image: (N,) bytes."""
-        return self._field("names")
-
-    @cached_property
-    def images(self) -> NDArray[np.uint8] | ScatteredImages:
-        """The images, (N, H, W, 3) uint8, read-only.
-
-        An ndarray (a view of the file) where they lie in one run, else `ScatteredImages`.
-        """
-        images = ScatteredImages(self._shards, self.rows)
-        return images if (run := images.run()) is None else run
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over the images, whatever their order; of a selection hashed when asked for."""
-        if self._fingerprint is not None:
-            return self._fingerprint
-        classes = [os.fsencode(name) for name in self.pack.classes]
-        shape = self.pack.image_shape
-        digests = []
-        for start in range(0, len(self), _BLOCK):
-            block = np.ascontiguousarray(self.images[start : start + _BLOCK])
-            labels, names = self.labels[start : start + _BLOCK], self.names[start : start + _BLOCK]
-            digests += [
-                digest_image(image_header(classes[label], name, shape), pixels.data)
-                for label, name, pixels in zip(labels.tolist(), names.tolist(), block, strict=True)
-            ]
-        return fingerprint_images(digests)
-
-    def __len__(self) -> int:
-        return len(self._fields["labels"]) if self.rows is None else len(self.rows)
-
-    def __repr__(self) -> str:
-        part = "" if self.rows is None else ", a selection"
-        return f"Split({self.name!r} of {str(self.pack.path)!r}, {len(self)} images{part})"
-
-    def select(
-        self,
-        source: str | None = None,
-        classes: str | Iterable[str] | None = None,
-        indices: ArrayLike | None = None,
-    ) -> "Split":
-        """Narrow to some of the images, without copying them.
-
-        A loader normalises a selection as it does the whole: with the pack's mean and std.
-
-        Args:
-            source: "cifar10" or "imagenet".
-            classes: one class name or several; labels stay as they are.
-            indices: rows of this split (integers, in the order wanted, or a boolean mask).
-
-        Raises `SelectionError` for a source, class or index that there is not, and where nothing
-        is left.
-        """
-        rows = self.where(source=source, classes=classes)
-        if indices is not None:
-            chosen = self._check_indices(indices)
-            rows = chosen[np.isin(chosen, rows)]
-        if not len(rows):
-            raise SelectionError(
-                f"{self!r} has no images with source={source!r}, classes={classes!r} "
-                "and these indices"
-            )
-        if len(rows) == len(self) and np.array_equal(rows, np.arange(len(self))):
-            return self
-        rows = rows if self.rows is None else self.rows[rows]
-        return Split(self.pack, self.name, self._shards, self._fields, rows, None)
-
-    def where(
-        self, *, source: str | None = None, classes: str | Iterable[str] | None = None
-    ) -> NDArray[np.int64]:
-        """Return the rows, ascending int64, of the images of a source and of some classes.
-
-        Raises `SelectionError` for a source or class that there is not.
-        """
-        chosen = np.ones(len(self), bool)
-        if source is not None:
-            if not isinstance(source, str) or source not in ORIGINS_OF_SOURCE:
-                raise SelectionError(
-                    f"expected source {' or '.join(map(repr, ORIGINS_OF_SOURCE))}, found {source!r}"
-                )
-            chosen &= np.isin(self.sources["origin"], ORIGINS_OF_SOURCE[source])
-        if classes is not None:
-            names = [classes] if isinstance(classes, str) else list(classes)
-            if unknown := [name for name in names if name not in self.pack.classes]:
-                raise SelectionError(
-                    f"expected classes out of {', '.join(self.pack.classes)}, "
-                    f"found {', '.join(map(repr, unknown))}"
-                )
-            chosen &= np.isin(self.labels, [self.pack.class_to_idx[name] for name in names])
-        return np.flatnonzero(chosen)
-
-    def addresses(self) -> NDArray[np.uint64]:
-        """Return where each image lies in memory: (N,) uint64, valid while the pack is referenced.
-
-        At each address are 3 * H * W bytes: the planes of the image.
-        """
-        starts = np.concatenate(
-            [
-                address_of(shard)
-                + np.arange(len(shard), dtype=np.uint64) * np.uint64(shard[0].nbytes)
-                for shard in self._shards
-            ]
-        )
-        return starts if self.rows is None else starts[self.rows]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _reselect, (self.pack, self.name, self.rows)
-
-    def _field(self, name: str) -> NDArray[Any]:
-        field = self._fields[name]
-        if self.rows is None:
-            return field
-        field = field[self.rows]
-        field.flags.writeable = False
-        return field
-
-    def _check_indices(self, indices: ArrayLike) -> NDArray[np.int64]:
-        array = np.asarray(indices)
-        if array.dtype == bool and array.shape == (len(self),):
-            return np.flatnonzero(array)
-        if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or not array.size):
-            raise SelectionError(
-                f"expected indices as whole numbers, or a mask of {len(self)}, in one dimension, "
-                f"found {array.dtype} {array.shape}"
-            )
-        if array.size and not (-len(self) <= array.min() and array.max() < len(self)):
-            raise SelectionError(f"expected indices below {len(self)}, found one outside")
-        array = array.astype(np.int64)
-        return np.where(array < 0, array + len(self), array)
 
 
 def _concatenate(arrays: list[NDArray[Any]]) -> NDArray[Any]:
@@ -329,7 +174,3 @@ def _reopen(path: Path, fingerprint: str) -> Pack:
             "it was replaced since this object was pickled"
         )
     return pack
-
-
-def _reselect(pack: Pack, name: str, rows: NDArray[np.int64] | None) -> Split:
-    return pack[name] if rows is None else pack[name].select(indices=rows)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cinicpack.errors import SelectionError
 from cinicpack.load.augment import Augment
 from cinicpack.load.loader import Loader
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 from cinicpack.study.picture import draw_bands, draw_grid
 
 __all__ = ["draw_augmentation"]

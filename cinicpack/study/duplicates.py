@@ -7,7 +7,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 from cinicpack.study.planes import map_planes
 
 __all__ = ["find_duplicates"]

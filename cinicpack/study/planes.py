@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.cores import usable_cores
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 
 __all__ = ["map_planes"]
 

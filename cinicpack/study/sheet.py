@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 from cinicpack.study.audit import Audit, Place, name_spread
 from cinicpack.study.picture import draw_bands, draw_grid
 

@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError
-from cinicpack.store.pack import ORIGINS_OF_SOURCE, Pack, Split
+from cinicpack.store.pack import Pack
+from cinicpack.store.selection import ORIGINS_OF_SOURCE
+from cinicpack.store.split import Split
 from cinicpack.text import table
 
 __all__ = ["Accuracy", "Exchange", "exchange_sources", "format_accuracies", "measure_accuracies"]

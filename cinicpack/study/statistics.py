@@ -6,7 +6,8 @@ from cinicpack import cinic10, text
 from cinicpack.cinic10 import Origin
 from cinicpack.errors import ArgumentError
 from cinicpack.store.manifest import Group, channel_statistics
-from cinicpack.store.pack import ORIGINS_OF_SOURCE, Pack
+from cinicpack.store.pack import Pack
+from cinicpack.store.selection import ORIGINS_OF_SOURCE
 
 __all__ = [
     "SOURCE_OF_ORIGIN",

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, PackError, SelectionError, SourceError
 from cinicpack.formats.png import encode_pngs
-from cinicpack.store.pack import Pack, Split, open_pack
+from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
+from cinicpack.store.split import Split
 from cinicpack.study.tree import run_jobs, write_files
 from cinicpack.text import some
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.store.pack import Split
+from cinicpack.store.split import Split
 
 __all__ = ["as_split"]
 

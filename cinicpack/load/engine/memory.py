@@ -78,15 +78,15 @@ class Shelf(Unique):
     def lend(self) -> Slot:
         """Lend a slot, its contents arbitrary."""
         slots = self._slots
-        for _ in range(len(slots)):
-            try:
+        try:
+            for _ in range(len(slots)):
                 slot = slots.popleft()
-            except IndexError:
-                # Another thread has taken the last one.
-                break
-            if slot.is_unused():
-                return slot
-            slots.append(slot)
+                if slot.is_unused():
+                    return slot
+                slots.append(slot)
+        except IndexError:
+            # Another thread has taken the last one.
+            pass
         return Slot(self._nbytes, self._interface)
 
     def put(self, slot: Slot) -> None:

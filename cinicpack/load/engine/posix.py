@@ -5,6 +5,7 @@ All of them take addresses as uint64.
 
 import ctypes
 import time
+from functools import cache
 from typing import Any, Final
 
 import numba
@@ -59,11 +60,17 @@ def init_mutex(address: int) -> None:
 
 def init_condition(address: int) -> None:
     """Make a condition."""
+    _check(_library.pthread_cond_init(ctypes.c_void_p(address), _by_the_clock()))
+
+
+@cache
+def _by_the_clock() -> Any:
+    """Make the attributes of a condition that goes by the clock."""
     attributes = (ctypes.c_int64 * 8)()
     _check(_library.pthread_condattr_init(attributes))
     if _has_monotonic:
         _check(_library.pthread_condattr_setclock(attributes, _CLOCK))
-    _check(_library.pthread_cond_init(ctypes.c_void_p(address), attributes))
+    return attributes
 
 
 def _check(error: int) -> None:

@@ -21,6 +21,22 @@ __all__ = ["ClosedQueueError", "Queue"]
 _CLOSED: Final = "expected a queue of this process that is open, found one that was closed"
 
 
+def _allocate(nbytes: int) -> NDArray[np.uint8]:
+    memory = allocate_aligned(nbytes)
+    memory[:] = 0
+    return memory
+
+
+def _place(kind: np.dtype[Any], field: str) -> int:
+    fields: Any = kind.fields
+    return int(fields[field][1])
+
+
+_CHANGED: Final = _place(monitor.QUEUE, "changed")
+# A queue's record, and the jobs behind it, start on cache lines.
+_QUEUE_BYTES: Final = monitor.QUEUE.itemsize + -monitor.QUEUE.itemsize % 64
+
+
 class ClosedQueueError(LoaderError):
     """The queue was closed while somebody waited for a job of it, or before."""
 
@@ -29,12 +45,13 @@ class _Engine(Unique):
     """The threads, and the list of jobs that they work on. They sleep where there is no work."""
 
     def __init__(self) -> None:
-        self._memory = _allocate(monitor.ENGINE)
+        self._memory = _allocate(monitor.ENGINE.itemsize)
         self.address = self._memory.ctypes.data
         init_mutex(self.address + _place(monitor.ENGINE, "mutex"))
         init_condition(self.address + _place(monitor.ENGINE, "work"))
         # The list is empty: before its begin comes its end.
-        self._memory["list"]["next"] = self._memory["list"]["previous"] = self.address
+        [first] = self._memory.view(monitor.ENGINE)["list"]
+        first["next"] = first["previous"] = self.address
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
 
@@ -117,17 +134,16 @@ class Queue(Unique):
         self.engine = self._engine.address
         if self.is_shared:
             self._engine.staff(num_workers)
-        self._queue = _allocate(monitor.QUEUE)
-        self._queue["limit"] = max(1, num_workers)
-        self._queue["patience"] = patience
-        init_condition(self._queue.ctypes.data + _place(monitor.QUEUE, "changed"))
-        self._jobs = _allocate(monitor.JOB, len(arguments))
-        first = self._jobs.ctypes.data
-        self.jobs = [first + place * monitor.JOB.itemsize for place in range(len(arguments))]
-        self._jobs["queue"] = self._queue.ctypes.data
-        self._jobs["following"] = self.jobs[1:] + self.jobs[:1]
-        self._jobs["run"] = run
-        self._jobs["argument"] = arguments
+        self._memory = _allocate(_QUEUE_BYTES + monitor.JOB.itemsize * len(arguments))
+        queue = self._memory[: monitor.QUEUE.itemsize].view(monitor.QUEUE)
+        jobs = self._memory[_QUEUE_BYTES:].view(monitor.JOB)
+        queue["limit"], queue["patience"] = max(1, num_workers), patience
+        start = queue.ctypes.data
+        init_condition(start + _CHANGED)
+        first, size = jobs.ctypes.data, monitor.JOB.itemsize
+        self.jobs = [first + place * size for place in range(len(arguments))]
+        jobs["queue"], jobs["run"], jobs["argument"] = start, run, arguments
+        jobs["following"] = self.jobs[1:] + self.jobs[:1]
         self._is_open = True
 
     def __del__(self) -> None:
@@ -174,14 +190,3 @@ class Queue(Unique):
         if self._engine is not _engine:
             return monitor.CANCELLED
         return monitor.wait(self.engine, self.jobs[place])
-
-
-def _allocate(kind: np.dtype[Any], count: int = 1) -> NDArray[np.void]:
-    memory = allocate_aligned(kind.itemsize * count)
-    memory[:] = 0
-    return memory.view(kind)
-
-
-def _place(kind: np.dtype[Any], field: str) -> int:
-    fields: Any = kind.fields
-    return int(fields[field][1])

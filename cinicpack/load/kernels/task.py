@@ -110,8 +110,7 @@ class Tasks(Unique):
         self.function = address_of(kernel)
         self._records = np.zeros(places, TASK)
         self._records[:] = (
-            len(tables.rows), tables.addresses.ctypes.data, tables.rows.ctypes.data,
-            tables.labels.ctypes.data, parameters.ctypes.data, epoch, piece, 0, 0, 0, 0, 0,
+            len(tables.rows), *(table.ctypes.data for table in tables), parameters.ctypes.data, epoch, piece, 0, 0, 0, 0, 0,
         )  # fmt: skip
         first = self._records.ctypes.data
         self.addresses = [first + TASK.itemsize * place for place in range(places)]
@@ -125,9 +124,14 @@ class Tasks(Unique):
     ) -> None:
         """Say where the next batches of a place have labels and rows, (n,) each, and pixels."""
         if out is not None:
-            self._records[place]["out"] = out.ctypes.data
-        self._records[place]["out_labels"] = labels.ctypes.data
-        self._records[place]["out_rows"] = rows.ctypes.data
+            self._records["out"][place] = out.ctypes.data
+        self._records["out_labels"][place] = labels.ctypes.data
+        self._records["out_rows"][place] = rows.ctypes.data
+
+    def aim_all(self, columns: NDArray[np.int64]) -> None:
+        """Say for all places, k, where labels and rows are: (k, 2, n)."""
+        starts = columns.ctypes.data + np.arange(2 * len(columns)) * columns.strides[1]
+        self._records["out_labels"], self._records["out_rows"] = starts[0::2], starts[1::2]
 
 
 @cache
