@@ -1,4 +1,4 @@
-"""Batches: what the kernels wrote, as tensors or arrays that share one block of memory."""
+"""Batches: what the kernels wrote, as tensors or arrays."""
 
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from cinicpack.load.engine.memory import Interface
 
-__all__ = ["DTYPES", "Batch", "BatchFormat"]
+__all__ = ["DTYPES", "Batch", "BatchFormat", "Builder"]
 
 Batch: TypeAlias = tuple[Any, ...]
+Builder: TypeAlias = Callable[[NDArray[Any], NDArray[np.int64], NDArray[np.int64]], Batch]
 
 # How the kernels see each dtype: NumPy has no bfloat16, and numba no float16.
 DTYPES: Final = {"float32": "f4", "float16": "u2", "bfloat16": "u2", "uint8": "u1"}
@@ -48,7 +49,7 @@ class BatchFormat(NamedTuple):
         typestr = np.dtype("f2").str if self.dtype == "float16" else kind.str
         return {"version": 3, "typestr": typestr, "shape": shape, "strides": strides}
 
-    def builder(self) -> Callable[[NDArray[Any], NDArray[np.int64], NDArray[np.int64]], Batch]:
+    def builder(self) -> Builder:
         """Return what makes a batch of its images and, copied, of its labels and rows.
 
         Every tensor has a storage of its own, so that saving one batch saves nothing else.

@@ -8,9 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.load.batches import Batch, BatchFormat
+from cinicpack.load.batches import Batch, BatchFormat, Builder
 from cinicpack.load.engine.memory import Shelf, Slot
-from cinicpack.load.engine.threads import Queue
+from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.task import begin
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
@@ -42,10 +42,12 @@ class HostMaker(Unique):
         self._format = batch_format
         self._size = min(batch_size, len(samples))
         self._num_workers = num_workers
+        self._build = batch_format.builder()
 
     def open(self, work: Work) -> "HostFeed":
         """Begin to make the batches of an epoch."""
-        return HostFeed(self._samples, self._format, self._size, self._num_workers, work)
+        shelf = _find_shelf(self._format, self._size)
+        return HostFeed(self._samples, shelf, self._build, self._size, self._num_workers, work)
 
     def clear(self) -> None:
         """Free the memory that no batch needs, where it is much."""
@@ -58,7 +60,8 @@ class HostFeed(Unique):
 
     Args:
         samples: what batches are made of.
-        form: dtype, layout and kind of the batches.
+        shelf: the memory of batches.
+        build: makes a batch of its arrays, see `BatchFormat.builder`.
         size: samples in a batch.
         num_workers: how many threads may work at once; 0: only the one that takes the batches.
         work: which samples, in which order.
@@ -69,16 +72,24 @@ class HostFeed(Unique):
     """
 
     def __init__(
-        self, samples: Samples, form: BatchFormat, size: int, num_workers: int, work: Work
+        self,
+        samples: Samples,
+        shelf: Shelf,
+        build: Builder,
+        size: int,
+        num_workers: int,
+        work: Work,
     ) -> None:
-        self._shelf = _find_shelf(form, size)
+        # The samples keep the files mapped that the engine reads.
+        self._samples = samples
+        self._shelf = shelf
         # The slots of batches under way, in order.
         self._slots: deque[Slot] = deque()
         # One more is made ahead of a consumer that finds its batches ready. Every second time it
         # takes one, threads are woken for two.
         ahead = -1
         if num_workers:
-            ahead = min(_plan_ahead(form.image_bytes * size), max(0, work.batches - 2))
+            ahead = min(_plan_ahead(shelf.nbytes), max(0, work.batches - 2))
         columns = np.empty((ahead + 2, 2, size), np.int64)
         piece = _plan_piece(size * max(1, ahead + 1), num_workers)
         self._tasks = samples.make_tasks(ahead + 2, work.epoch, piece=piece)
@@ -87,7 +98,7 @@ class HostFeed(Unique):
             self._tasks.function, self._tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
         )
         # The generator must not refer to the feed, which would then be a cycle.
-        batches = _make_batches(self._queue, self._shelf, self._slots, columns, form, size, work)
+        batches = _make_batches(self._queue, shelf, self._slots, columns, build, size, work)
         next(batches)
         self.take: Callable[[], Batch] = batches.__next__
 
@@ -108,12 +119,12 @@ def _make_batches(
     shelf: Shelf,
     slots: deque[Slot],
     columns: NDArray[np.int64],
-    form: BatchFormat,
+    build: Builder,
     size: int,
     work: Work,
 ) -> Iterator[Batch]:
     """Post batches, wait for them and give them, one at a time and with little Python for each."""
-    engine, jobs, shared, build = queue.engine, queue.jobs, queue.is_shared, form.builder()
+    engine, jobs, shared = queue.engine, queue.jobs, queue.is_shared
     depth, total, batches = len(jobs), len(work.positions), work.batches
     first, full = work.positions.ctypes.data, total // size
     labels, rows = list(columns[:, 0]), list(columns[:, 1])
@@ -139,7 +150,11 @@ def _make_batches(
             continue
         if not is_done:
             queue.wait(place)
-        slot = slots.popleft()
+        try:
+            slot = slots.popleft()
+        except IndexError:
+            # Another thread has closed the feed since the batch was done.
+            raise ClosedQueueError from None
         shelf.put(slot)
         # No name may refer to the arrays of a batch: it could not be used again.
         if number < full:

@@ -67,10 +67,13 @@ class Shelf(Unique):
     Args:
         nbytes: size of a batch.
         interface: how NumPy describes a full batch of images, without its address.
+
+    Attributes:
+        nbytes: size of a batch.
     """
 
     def __init__(self, nbytes: int, interface: Interface) -> None:
-        self._nbytes = nbytes
+        self.nbytes = nbytes
         self._interface = interface
         # append() to a full deque drops the slot that was handed over first.
         self._slots: deque[Slot] = deque(maxlen=max(3, min(_SLOTS, _SHELF_BYTES // max(1, nbytes))))
@@ -87,7 +90,7 @@ class Shelf(Unique):
         except IndexError:
             # Another thread has taken the last one.
             pass
-        return Slot(self._nbytes, self._interface)
+        return Slot(self.nbytes, self._interface)
 
     def put(self, slot: Slot) -> None:
         """Look after a slot from now on, which was handed over, or is needed no longer."""

@@ -37,9 +37,9 @@ JOB: Final = np.dtype(
         ("padding", "i8", (6,)),
     ]
 )
-#: A queue: how many threads may work on it at once, and how many jobs have to wait until a thread is
-#: woken; how many threads do work, and jobs wait; how many wait for a job; whether it was cancelled;
-#: the clock's time, the time until which one waits, and where.
+#: A queue: how many threads may work on it at once, and how many jobs have to wait until a thread
+#: is woken; how many threads do work, and jobs wait; how many wait for a job; whether it was
+#: cancelled; the clock's time, the time until which one waits, and where.
 QUEUE: Final = np.dtype(
     [
         *((name, "i8") for name in ("limit", "patience", "active", "untouched", "waiting")),
