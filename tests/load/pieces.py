@@ -61,12 +61,12 @@ def make_pieces_fail(patched: pytest.MonkeyPatch) -> None:
 
 
 def count_pieces(patched: pytest.MonkeyPatch) -> list[int]:
-    """Return a list that gets the number of every piece that is begun from now on."""
+    """Return a list that gets the argument of every piece that is begun from now on."""
     begun: list[int] = []
 
     def note(run: Any) -> Piece:
         def piece(argument: int, number: int) -> bool:
-            begun.append(number)
+            begun.append(argument)
             return bool(run(argument, number))
 
         return piece

@@ -23,9 +23,7 @@ def shelf():
 def give(shelf):
     """Lend a slot and hand its array over, as a batch of 900 bytes."""
     slot = shelf.lend()
-    array = slot.array[:900]
-    shelf.put(slot)
-    return array
+    return shelf.hand_over(slot, slot.array[:900])
 
 
 def place_of(array):

@@ -25,6 +25,10 @@ from tests.load.threads import count_switches, threads, time_on_cores, wait_unti
 LONG = 30
 
 
+def count_sleeping():
+    return engine._engine._memory.view(monitor.ENGINE)["sleeping"][0]
+
+
 @pytest.fixture
 def four_threads():
     with engine_for(5):
@@ -84,7 +88,7 @@ def test_the_engine_works_while_nobody_waits(one_thread):
 def test_a_patient_queue_wakes_nobody_before_some_jobs_wait(one_thread):
     counting = Counting(4, 1, patience=3)
     for _ in range(3):
-        wait_until(lambda: engine._engine._memory["sleeping"][0] == 1)
+        wait_until(lambda: count_sleeping() == 1)
         switches = count_switches()
         for place in range(2):
             counting.post(place, 2)
@@ -393,7 +397,7 @@ def test_threads_without_work_sleep(four_threads):
     queue = make_queue(lambda *_: 1, 2, 4)
     queue.post(0, 100)
     queue.wait(0)
-    wait_until(lambda: engine._engine._memory["sleeping"][0] == 4)
+    wait_until(lambda: count_sleeping() == 4)
     switches, spent = count_switches(), time_on_cores()
     time.sleep(0.2)
     assert count_switches() - switches <= 2
@@ -458,18 +462,21 @@ def use_it_still():
     queue.post(0, 1)
     queue.wait(0)
 
+from threading import Event
 from tests.load.pieces import make_queue
+
+begun = Event()
 
 def piece(*_):
     print("begun", flush=True)
+    begun.set()
     time.sleep(0.1)
     print("ended", flush=True)
 
 if WORKERS:
     queue = make_queue(piece)
     queue.post(0, 9)
-    while not queue._jobs["taken"][0]:
-        time.sleep(0.001)
+    begun.wait()
 END
 """
 
