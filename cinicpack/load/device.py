@@ -9,7 +9,7 @@ import torch
 
 from cinicpack.errors import ArgumentError
 from cinicpack.load.batches import Batch, BatchFormat
-from cinicpack.load.engine.threads import Queue
+from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.task import begin
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
@@ -199,7 +199,11 @@ class DeviceFeed(Unique):
         if not slabs.is_resident:
             self._queue.wait(number % _AHEAD)
         # Whatever fails from here on, the memory may be under way.
-        slab = self._written.popleft()
+        try:
+            slab = self._written.popleft()
+        except IndexError:
+            # Another thread has closed the feed since the slab was done.
+            raise ClosedQueueError from None
         with slabs.transfers.on_stream():
             columns = slabs.send(slab, self._work.epoch)
             event = slabs.transfers.record()

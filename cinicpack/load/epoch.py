@@ -125,6 +125,8 @@ class Epoch(Locked):
                     self._finish()
                     self.is_over = True
                     raise StopIteration
+                if not self.is_running:
+                    raise LoaderError(_CLOSED)
                 try:
                     batch = self._feed.take()
                 except ClosedQueueError:

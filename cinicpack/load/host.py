@@ -130,6 +130,8 @@ def _make_batches(
     labels, rows = list(columns[:, 0]), list(columns[:, 1])
     posted, is_done = 0, False
     for number in range(-1, batches):
+        # A fork may have come while the engine's mutex was held, which nobody frees here then.
+        queue.check_open()
         place = number % depth
         stop = min(max(number + 1, number + depth - (not is_done)), batches)
         if posted >= stop:
@@ -155,13 +157,14 @@ def _make_batches(
         except IndexError:
             # Another thread has closed the feed since the batch was done.
             raise ClosedQueueError from None
-        shelf.put(slot)
-        # No name may refer to the arrays of a batch: it could not be used again.
+        # No name may refer to the arrays of a batch: its memory could not be used again.
         if number < full:
-            yield build(slot.array, labels[place], rows[place])
+            yield shelf.hand_over(slot, build(slot.array, labels[place], rows[place]))
         else:
             count = max(0, total - number * size)
-            yield build(slot.array[:count], labels[place][:count], rows[place][:count])
+            yield shelf.hand_over(
+                slot, build(slot.array[:count], labels[place][:count], rows[place][:count])
+            )
 
 
 def _plan_ahead(batch_bytes: int) -> int:

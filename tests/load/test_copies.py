@@ -44,11 +44,6 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def small_slabs(monkeypatch):
-    monkeypatch.setattr("cinicpack.load.makers._SLAB_BYTES", 100_000)
-
-
 def load(pack, split="valid", **options) -> Loader:
     return Loader(pack, split, **{"batch_size": 8, "augment": Augment(), **options})
 

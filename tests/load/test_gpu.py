@@ -39,8 +39,8 @@ def pack(request, tmp_path_factory):
 @pytest.fixture
 def small_slabs(monkeypatch):
     """Make every batch a slab and a launch of its own, so that memory is used again at once."""
-    monkeypatch.setattr("cinicpack.load.makers._DEVICE_SLAB_BYTES", 1)
-    monkeypatch.setattr("cinicpack.load.makers._LAUNCH_BYTES", 1)
+    monkeypatch.setattr("cinicpack.load.slabs._SLAB_BYTES", 1)
+    monkeypatch.setattr("cinicpack.load.slabs._LAUNCH_BYTES", 1)
 
 
 def expect(pack, epochs=1, **options):
@@ -120,7 +120,7 @@ def read_early(loader, epochs):
     """Let the loader's stream make every batch long after the consumer was given it."""
     found = []
     for _ in range(epochs):
-        with torch.cuda.stream(loader._maker._stream):
+        with torch.cuda.stream(loader._maker._slabs.transfers.stream):
             torch.cuda._sleep(20 * CYCLES)
         for images, labels in loader:
             found.append((images.clone(), labels.clone()))
@@ -265,7 +265,7 @@ import cinicpack
 
 options = eval(sys.argv[2])
 loader = cinicpack.Loader(sys.argv[1], device="cuda", batch_size=8, **options)
-with torch.cuda.stream(loader._maker._stream):
+with torch.cuda.stream(loader._maker._slabs.transfers.stream):
     torch.cuda._sleep(500_000_000)
 images, labels = next(iter(loader))
 images.sum()

@@ -20,12 +20,6 @@ AUGMENTS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def small_slabs(monkeypatch):
-    """Make an epoch of 90 images many slabs, as it is at full size."""
-    monkeypatch.setattr("cinicpack.load.makers._SLAB_BYTES", 100_000)
-
-
 def test_a_batch_is_images_and_labels(pack):
     loader = Loader(pack, "train", batch_size=8)
     images, labels = next(iter(loader))

@@ -1,12 +1,11 @@
 import hashlib
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinicpack.load.order import Schedule, Share, epoch_order
+from cinicpack.load.order import Orders, Share, epoch_order
 from tests.load import twins
 
 seeds = st.integers(0, 2**64 - 1)
@@ -104,56 +103,44 @@ def test_nothing_left_is_no_batch():
 
 @given(
     count=st.integers(0, 40),
-    batch_size=st.integers(1, 7),
-    slab_batches=st.integers(1, 4),
-    ranks=st.sampled_from([(0, 1), (0, 2), (1, 2), (2, 3)]),
-    drop_last=st.booleans(),
-    consumed=st.integers(0, 40),
+    share=st.builds(
+        lambda batch_size, ranks, drop_last: Share(batch_size, *ranks, drop_last),
+        st.integers(1, 7),
+        st.sampled_from([(0, 1), (0, 2), (1, 2), (2, 3)]),
+        st.booleans(),
+    ),
+    shuffle=st.booleans(),
+    ahead=st.booleans(),
+    starts=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40)), max_size=5),
 )
-def test_a_schedule_goes_through_one_epoch_after_the_other(
-    count, batch_size, slab_batches, ranks, drop_last, consumed
+def test_work_is_a_ranks_share_of_an_order_that_was_drawn_ahead_or_not(
+    count, share, shuffle, ahead, starts
 ):
-    rank, world_size = ranks
-    share, consumed = Share(batch_size, rank, world_size, drop_last), min(consumed, count)
-    expected = []
-    for epoch, start in ((7, consumed), (8, 0), (9, 0)):
-        order = epoch_order(count, shuffle=True, seed=3, epoch=epoch)
-        expected += [
-            (epoch, batch)
-            for batch in batches(order, start, batch_size, rank, world_size, drop_last)
-        ]
-    schedule = Schedule(
-        count,
-        shuffle=True,
-        seed=3,
-        share=share,
-        slab_batches=slab_batches,
-        epoch=7,
-        consumed=consumed,
-    )
-    found = []
-    assert bool(len(schedule)) == bool(share.batches(count))
-    for number in range(min(len(schedule), 200)):
-        positions, edges, epoch = schedule[number]
-        assert edges[0] == 0
-        assert 0 < len(edges) - 1 <= slab_batches
-        assert edges[-1] == len(positions) <= slab_batches * batch_size
-        if epoch > 9:
-            break
-        found += [(epoch, positions[a:b].tolist()) for a, b in pairwise(edges)]
-    assert found == (expected if len(schedule) else [])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("cinicpack.load.order._WORTHWHILE", 1)
+        orders = Orders(count, shuffle=shuffle, seed=3, ahead=ahead)
+        for epoch, consumed in starts:
+            consumed = min(consumed, count)
+            work = orders.take(share, epoch, consumed)
+            order = epoch_order(count, shuffle=shuffle, seed=3, epoch=epoch)
+            expected = batches(order, consumed, *share)
+            size = share.batch_size
+            found = [work.positions[k * size : (k + 1) * size] for k in range(work.batches)]
+            assert [batch.tolist() for batch in found] == expected
+            assert work.epoch == epoch
+            # Right, or not the one that is asked for next.
+            orders.prepare(epoch + 1)
 
 
-def test_a_slab_can_be_asked_for_again_after_later_ones():
-    schedule = Schedule(
-        50,
-        shuffle=True,
-        seed=0,
-        share=Share(4, 0, 1, False),
-        slab_batches=2,
-        epoch=0,
-        consumed=0,
-    )
-    before = [schedule[number] for number in range(40)]
-    for number in reversed(range(40)):
-        np.testing.assert_array_equal(schedule[number].positions, before[number].positions)
+def test_another_seed_or_end_forgets_what_was_drawn_ahead():
+    orders = Orders(20_000, shuffle=True, seed=1, ahead=True)
+    share = Share(100, 0, 1, False)
+    for seed in (2, 3):
+        orders.prepare(1)
+        orders.reseed(seed)
+        expected = epoch_order(20_000, shuffle=True, seed=seed, epoch=1)
+        np.testing.assert_array_equal(orders.take(share, 1, 0).positions, expected)
+    orders.prepare(2)
+    orders.clear()
+    expected = epoch_order(20_000, shuffle=True, seed=3, epoch=2)
+    np.testing.assert_array_equal(orders.take(share, 2, 0).positions, expected)

@@ -19,7 +19,7 @@ def test_reading_ahead_touches_every_page_of_the_chosen_images_only(pack, rows):
     samples = Samples(split, chosen, transform, 0, form)
     planes = np.asarray(split.images)[chosen].transpose(0, 3, 1, 2).reshape(len(chosen), -1)
     touched = np.concatenate([planes[:, :-1:4096], planes[:, -1:]], axis=1)
-    assert sum(samples.read_ahead()) == touched.sum(dtype=np.int64)
+    assert samples.read_ahead().wait() == touched.sum(dtype=np.int64)
 
 
 def test_the_first_epoch_is_read_ahead_and_no_other(pack, monkeypatch):

@@ -14,12 +14,6 @@ from cinicpack.load.state import identify
 from tests.load.digests import digest
 
 
-@pytest.fixture(autouse=True)
-def small_slabs(monkeypatch):
-    """Make an epoch of 90 images many slabs, as it is at full size."""
-    monkeypatch.setattr("cinicpack.load.makers._SLAB_BYTES", 100_000)
-
-
 @pytest.mark.parametrize("batch_size", [5, 16])
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_resume_at_every_batch(pack, batch_size, drop_last):

@@ -1,27 +1,25 @@
 import gc
 import json
 import os
+import signal
 import threading
+import time
+import weakref
 
 import pytest
 import torch
 
 from cinicpack import ArgumentError, Augment, Loader, LoaderError
-from tests.load.threads import threads, wait_for_no_threads
-
-
-@pytest.fixture(autouse=True)
-def small_slabs(monkeypatch):
-    """Make an epoch of 90 images many slabs, as it is at full size."""
-    monkeypatch.setattr("cinicpack.load.makers._SLAB_BYTES", 100_000)
+from cinicpack.load.batches import BatchFormat
+from cinicpack.load.host import HostFeed
+from tests.load.pieces import Late, count_pieces, engine_for, make_pieces_fail
+from tests.load.threads import threads
 
 
 def test_a_loader_is_closed_at_the_end_of_its_block(pack):
     with Loader(pack, batch_size=4, num_workers=3) as loader:
         iterator = iter(loader)
         next(iterator)
-        assert threads()
-    assert not threads()
     for go_on in (lambda: next(iterator), lambda: iter(loader)):
         with pytest.raises(LoaderError, match="close"):
             go_on()
@@ -30,14 +28,17 @@ def test_a_loader_is_closed_at_the_end_of_its_block(pack):
 
 
 @pytest.mark.parametrize("how", ["break", "exception", "drop", "close", "forget", "loader"])
-def test_no_thread_is_left(pack, how):
-    loader = Loader(pack, batch_size=4, num_workers=3)
+@pytest.mark.parametrize("options", [{}, {"augment_on": "device"}])
+def test_nothing_is_made_any_more(pack, monkeypatch, how, options):
+    """Nor does any thread or other object keep the pixels, the loader or its iterator."""
+    made = count_pieces(monkeypatch)
+    loader = Loader(pack, batch_size=4, num_workers=3, **options)
     iterator = iter(loader)
     next(iterator)
+    kept = [weakref.ref(thing) for thing in (iterator, iterator._feed)]
     if how == "break":
         del iterator
         for _ in loader:
-            assert threads()
             break
     elif how == "exception":
         del iterator
@@ -55,10 +56,17 @@ def test_no_thread_is_left(pack, how):
         with pytest.raises(LoaderError, match="after close"):
             iter(loader)
     gc.collect()
-    wait_for_no_threads()
+    count = len(made)
+    # The engine was woken for these too, had there been any.
+    others = count_pieces(monkeypatch)
+    list(Loader(pack, num_workers=2))
+    assert others
+    assert len(made) - count == len(others)
+    if how not in ("close", "loader"):
+        assert not [thing for thing in kept if thing() is not None]
 
 
-def test_the_same_threads_go_on_with_the_next_epoch(pack):
+def test_the_same_threads_make_all_epochs_of_all_loaders(pack):
     loader = Loader(pack, batch_size=4, num_workers=3, return_index=True)
     epochs, seen = [], []
     for number in range(4):
@@ -66,13 +74,13 @@ def test_the_same_threads_go_on_with_the_next_epoch(pack):
         loader.set_epoch(number)
         epochs.append([index.tolist() for _, _, index in loader])
         seen.append(threads())
-    assert len(seen[0]) == 3
+    assert seen[0]
     assert all(set(later) == set(seen[0]) for later in seen)
     loader.set_epoch(2)
     assert [index.tolist() for _, _, index in loader] == epochs[2]
-    assert len(threads()) == 3
     loader.close()
-    assert not threads()
+    list(Loader(pack, num_workers=2))
+    assert set(threads()) == set(seen[0])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
@@ -106,43 +114,78 @@ def test_a_new_iterator_closes_the_old_one(pack):
         next(new)
 
 
-def test_an_error_in_a_thread_surfaces_in_the_consumer(pack, monkeypatch):
-    from cinicpack.load.samples import Samples
-
-    def fail(self, *arguments):
-        raise OSError("the disk is gone")
-
-    monkeypatch.setattr(Samples, "fill", fail)
-    iterator = iter(Loader(pack))
-    with pytest.raises(OSError, match="the disk is gone"):
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_of_a_kernel_surfaces_in_the_consumer(pack, monkeypatch, num_workers):
+    make_pieces_fail(monkeypatch)
+    iterator = iter(Loader(pack, num_workers=num_workers))
+    with pytest.raises(LoaderError, match="kernel failed"):
         next(iterator)
-    with pytest.raises(LoaderError):
+    with pytest.raises(LoaderError, match="closed"):
         next(iterator)
-    assert not threads()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, num_workers):
+def test_an_error_in_taking_a_batch_keeps_its_traceback(pack, monkeypatch, num_workers):
+    def fail(self, *arguments):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(BatchFormat, "batch", fail)
+    iterator = iter(Loader(pack, num_workers=num_workers))
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        next(iterator)
+    assert any(entry.name == "fail" for entry in caught.traceback)
+    with pytest.raises(LoaderError, match="closed"):
+        next(iterator)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("amid", [(HostFeed, "take"), (BatchFormat, "batch")])
+def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, num_workers, amid):
     loader = Loader(pack, batch_size=4, num_workers=num_workers, return_index=True)
     expected = [index.tolist() for epoch in range(2) for _, _, index in loader]
     loader.set_epoch(0)
     iterator = iter(loader)
-    # Whole slabs of two batches.
     got = [next(iterator)[2].tolist() for _ in range(6)]
 
-    def interrupt(pipeline):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cinicpack.load.pipeline.Pipeline._take", interrupt)
+        patched.setattr(*amid, interrupt)
         with pytest.raises(KeyboardInterrupt):
             next(iterator)
     with pytest.raises(LoaderError, match="interrupt"):
         next(iterator)
-    assert not threads()
     loader.load_state_dict(loader.state_dict())
     got += [index.tolist() for epoch in range(2) for _, _, index in loader]
     assert got == expected
+
+
+def test_a_signal_is_seen_while_next_waits(pack, monkeypatch):
+    late = Late(monkeypatch)
+    loader = Loader(pack, batch_size=90, num_workers=1)
+    iterator = iter(loader)
+    late.begun.wait(30)
+    seen: list[float] = []
+
+    def interrupt(*_):
+        seen.append(time.monotonic())
+        # To close the iterator is to wait for the piece that is under way.
+        late.end.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    due = time.monotonic() + 0.03
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.03)
+        with pytest.raises(KeyboardInterrupt):
+            next(iterator)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert seen[0] - due < 0.3
+    with pytest.raises(LoaderError, match="interrupt"):
+        next(iterator)
 
 
 def test_an_epoch_that_cannot_start_is_not_used_up(pack, monkeypatch):
@@ -153,12 +196,13 @@ def test_an_epoch_that_cannot_start_is_not_used_up(pack, monkeypatch):
     def fail(thread):
         raise RuntimeError("can't start new thread")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", fail)
-        with pytest.raises(RuntimeError, match="can't start"):
-            iter(loader)
-    assert loader.state_dict()["samples"] == 8
-    assert [index.tolist() for _, _, index in loader] == expected[2:]
+    with engine_for(3):
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", fail)
+            with pytest.raises(RuntimeError, match="can't start"):
+                iter(loader)
+        assert loader.state_dict()["samples"] == 8
+        assert [index.tolist() for _, _, index in loader] == expected[2:]
 
 
 def test_set_epoch_in_an_epoch_is_about_the_next_one(pack):

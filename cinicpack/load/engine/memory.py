@@ -93,8 +93,16 @@ class Shelf(Unique):
         return Slot(self.nbytes, self._interface)
 
     def put(self, slot: Slot) -> None:
-        """Look after a slot from now on, which was handed over, or is needed no longer."""
+        """Look after a slot from now on, which is needed no longer."""
         self._slots.append(slot)
+
+    def hand_over(self, slot: Slot, batch: Any) -> Any:
+        """Look after a slot from now on, and return the batch that was made of its array.
+
+        The batch has to be there first: what nothing refers to may be lent to another thread.
+        """
+        self._slots.append(slot)
+        return batch
 
     def clear(self) -> None:
         """Free the memory that nobody uses."""

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from cinicpack.load.augment import Augment
 from cinicpack.load.draws import COLUMNS, plan_draws
+from cinicpack.load.engine.threads import Queue
 from cinicpack.load.kernels.fill import fill_kernel
+from cinicpack.load.kernels.task import Tables, Tasks, begin
 from cinicpack.load.transform import Transform, to_parameters
 from tests.load import twins
 from tests.torchvision_here import import_torchvision
@@ -45,8 +47,9 @@ def fill(
     shift=SHIFT,
     filler=(0, 0, 0),
     addresses=None,
+    piece=3,
 ):
-    """Run a kernel on images (n, 3, H, W), with shuffled tables, and check what lies around."""
+    """Make a batch of images (n, 3, H, W), with shuffled tables, and check what lies around."""
     count, _, height, width = images.shape
     index = np.arange(count) if index is None else np.asarray(index)
     order = np.random.default_rng(count).permutation(count)
@@ -65,7 +68,12 @@ def fill(
     parameters = to_parameters(transform, seed, dtype)
     parameters["filler"] = filler
     kernel = fill_kernel(dtype, channels_last, height, width, scale, shift)
-    kernel(order, *tables, parameters, np.uint64(epoch), out, labels, indices)
+    tasks = Tasks(kernel, parameters, Tables(*tables), epoch, piece, 1)
+    tasks.aim(0, labels, indices)
+    queue = Queue(tasks.function, tasks.addresses, 0)
+    [job] = queue.jobs
+    begin(queue.engine, job, order.ctypes.data, count, out.ctypes.data, queue.is_shared, job)
+    queue.wait(0)
     np.testing.assert_array_equal(labels, index % 10)
     np.testing.assert_array_equal(indices, index)
     assert (memory[:guard] == 77).all()
