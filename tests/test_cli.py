@@ -159,7 +159,7 @@ def test_demo(monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["pack", "no", "a"], r"No such file or directory: 'no'"),
-        (["pack", ".", "a"], r"\.: expected all PNG files at .*; found no PNG file at all"),
+        (["pack", ".", "a"], r"\.: expected all images at .*; found no image at all"),
         (["pack", ".", "no/a"], r"the folder .*/no does not exist; create it first"),
         (["pack", ".", "a.h5"], r"a\.h5: format 'npy' makes a directory, the name says HDF5"),
         (["info", "no"], r"no: there is no such pack; make one with 'cinicpack pack SOURCE no'"),
