@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFile
+from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 from cinicpack.formats.png import MAX_PIXELS, BadImageError
 from cinicpack.shortage import is_shortage
@@ -37,6 +38,9 @@ def decode_with_pillow(file: bytes, kind: type[ImageFile.ImageFile]) -> Picture:
     """
     with _refusing(), kind(BytesIO(file)) as image:
         check_size(image.height, image.width)
+        if isinstance(image, TiffImageFile):
+            # A tile is decoded whole, however small the image in it is.
+            check_size(image.tag_v2.get(TILELENGTH, 0), image.tag_v2.get(TILEWIDTH, 0))
         # Modes of 16 or 32 bits a sample: I, I;16, I;16B, F.
         return Picture(np.array(image.convert("RGB")), image.mode[0] in "IF")
 
@@ -73,14 +77,17 @@ def _refusing() -> Iterator[None]:
 
 @contextmanager
 def strict_pillow() -> Iterator[None]:
-    """Let Pillow warn of nothing, and refuse half images even where the program wants them."""
-    # One thread at a time, since the flag and the filters of warnings are the whole program's.
+    """Let Pillow warn of nothing, refuse half images and have our limit, whatever the program set.
+
+    The limit is not only that of `Image.open`: opening a WebP takes memory for all of its pixels.
+    """
+    # One thread at a time, since the flags and the filters of warnings are the whole program's.
     with _PILLOW:
-        lenient = ImageFile.LOAD_TRUNCATED_IMAGES
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        lenient, limit = ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS
+        ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = False, MAX_PIXELS
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield
         finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+            ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS = lenient, limit
