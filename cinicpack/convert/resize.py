@@ -33,7 +33,7 @@ def check_resize(size: int | tuple[int, int] | None, filter: str, fit: str) -> R
         if (filter, fit) != _DEFAULTS:
             raise ArgumentError("expected a size for filter and fit: pass --resize N (resize=N)")
         return None
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = size if isinstance(size, tuple | list) else (size, size)
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ArgumentError(f"expected resize=N or (height, width) of at least 1, found {size!r}")
     height, width = sides

@@ -172,6 +172,11 @@ def zip_bytes(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) ->
     return out.getvalue().replace(b"\1.png", b"\xff.png")
 
 
+ANT_CAT = {
+    f"{s}/{c}/{n}.png": tiny(7) for s in ("train", "test") for c in ("ant", "cat") for n in "01"
+}
+
+
 MAKERS: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {
     "tar": tar_bytes,
     "tar.gz": lambda files: gzip.compress(tar_bytes(files), 1),

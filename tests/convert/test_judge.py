@@ -16,6 +16,7 @@ from cinicpack.store.verify import verify_pack
 from cinicpack.study.unpack import unpack
 from cinicpack.synthetic import write_tree
 from tests.convert.sources_here import (
+    ANT_CAT,
     bytes_of,
     make_source,
     make_tar,
@@ -148,11 +149,6 @@ def test_workers_that_had_bad_images_only(tmp_path):
 
 
 # What is missing.
-
-
-ANT_CAT = {
-    f"{s}/{c}/{n}.png": tiny(7) for s in ("train", "test") for c in ("ant", "cat") for n in "01"
-}
 
 
 @pytest.mark.parametrize("kind", ["tree", "tar", "tar.gz", "zip"])

@@ -36,9 +36,10 @@ def decode(file: bytes) -> NDArray[np.uint8] | str:
     if decoded.bad:
         assert not decoded.images
         return decoded.bad[0][1]
-    [(numbers, [pixels])] = decoded.images
+    [(numbers, pixels)] = decoded.images
     assert numbers == [0]
-    return pixels
+    assert len(pixels) == 1
+    return np.asarray(pixels[0])
 
 
 def open_with_pillow(file: bytes) -> NDArray[np.uint8] | None:
