@@ -71,7 +71,7 @@ def measure_picture(file: Content) -> tuple[int, int]:
 def _decode(file: bytes) -> Picture:
     kind = _find_kind(file)
     if kind is JpegImageFile:
-        # What simplejpeg refuses, or would warn of, is for Pillow to judge.
+        # What simplejpeg refuses or would warn of, and what is too large, is for Pillow to judge.
         with suppress(ValueError):
             height, width, colour, _ = decode_jpeg_header(file)
             if colour in _PLAIN_COLOURS:

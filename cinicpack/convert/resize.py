@@ -81,4 +81,5 @@ def _resize(pixels: NDArray[np.uint8], to: Resize) -> NDArray[np.uint8]:
     check_size(whole_height, whole_width)
     top, left = round((whole_height - height) / 2), round((whole_width - width) / 2)
     whole = np.array(image.resize((whole_width, whole_height), resampling))
-    return whole[top : top + height, left : left + width]
+    # What was cut out is copied, since `Decoded` has pixels in C order.
+    return whole[top : top + height, left : left + width].copy()

@@ -69,6 +69,15 @@ def test_a_crop_of_any_shape_is_the_middle_of_an_image_in_proportion(sides, size
         np.testing.assert_array_equal(found[0, :, 0], whole[0, :, 0])
 
 
+@pytest.mark.parametrize("sides", [(5, 9), (9, 5)])
+def test_a_single_image_is_cropped_and_packed(tmp_path, sides):
+    put(tmp_path / "tree", {"cat/a.png": png(random_samples(2, 8, *sides))})
+    one = pack(tmp_path / "tree", tmp_path / "a", resize=4, fit="crop")
+    expected = resized(pixels_of(*sides), 4, "box", "crop")
+    np.testing.assert_array_equal(one["train"].images[0], expected)
+    assert not verify_pack(one.path).problems
+
+
 def test_an_image_that_is_too_long_to_be_cropped_is_bad():
     to = check_resize(64, "box", "crop")
     assert to is not None
