@@ -85,6 +85,21 @@ def test_bad_images_are_all_listed(tree, tmp_path, capsys):
     assert "left out when packing: 30 images" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--resize", "8"], ((8, 8), "box", "squash")),
+        (["--resize", "8x6", "--filter", "lanczos"], ((8, 6), "lanczos", "squash")),
+        (["--resize", "8", "--fit", "crop"], ((8, 8), "box", "crop")),
+    ],
+)
+def test_images_are_resized(tree, tmp_path, capsys, options, expected):
+    assert main(["pack", str(tree), str(tmp_path / "a"), *options]) == 0
+    pack = cinicpack.open_pack(tmp_path / "a")
+    assert pack.manifest.resize == expected
+    assert pack["train"].images.shape == (12, *expected[0], 3)
+
+
 def test_info(any_pack, capsys):
     assert main(["info", str(any_pack)]) == 0
     text = capsys.readouterr().out
@@ -159,7 +174,7 @@ def test_demo(monkeypatch, capsys):
     ("arguments", "message"),
     [
         (["pack", "no", "a"], r"No such file or directory: 'no'"),
-        (["pack", ".", "a"], r"\.: expected all PNG files at .*; found no PNG file at all"),
+        (["pack", ".", "a"], r"\.: expected all images at .*; found no image at all"),
         (["pack", ".", "no/a"], r"the folder .*/no does not exist; create it first"),
         (["pack", ".", "a.h5"], r"a\.h5: format 'npy' makes a directory, the name says HDF5"),
         (["info", "no"], r"no: there is no such pack; make one with 'cinicpack pack SOURCE no'"),
@@ -189,6 +204,11 @@ def test_errors_are_one_message(tmp_path, monkeypatch, capsys, arguments, messag
         ["pack", "a", "b", "--format", "zarr"],
         ["pack", "a", "b", "--workers", "two"],
         ["pack", "a", "b", "--expect", "cifar10"],
+        ["pack", "a", "b", "--resize", "0"],
+        ["pack", "a", "b", "--resize", "3x4x3"],
+        ["pack", "a", "b", "--resize", "3x"],
+        ["pack", "a", "b", "--resize", "-3"],
+        ["pack", "a", "b", "--resize", "32", "--filter", "nearest"],
         ["info"],
         ["verify", "a", "--json"],
         ["verify", "a", "--work", "2"],

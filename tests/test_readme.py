@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import cinicpack
 from cinicpack import cli
@@ -35,6 +36,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tree(folder / "CINIC-10", 14)
     with tarfile.open(folder / "CINIC-10.tar.gz", "w:gz", compresslevel=1) as archive:
         archive.add(folder / "CINIC-10", ".")
+    for number, size in enumerate([(90, 60), (60, 90), (300, 200)]):
+        path = folder / "photographs" / ("indoors", "outdoors")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (50 * number, 100, 0)).save(path)
     return folder
 
 

@@ -20,8 +20,8 @@ __all__ = ["cifar10", "compile_", "unpack"]
 def unpack(parser: argparse.ArgumentParser) -> Run:
     """Write the images of a pack as PNG files again.
 
-    All of them or a part, as DEST/SPLIT/CLASS/NAME.png with their original names and pixels, or
-    as relative links into a tree that has the files.
+    All of them or a part, as DEST/SPLIT/CLASS/NAME.png with their original names and pixels
+    (a.jpg becomes a.jpg.png), or as relative links into a tree that has the files.
 
     Example:
       cinicpack unpack cinic10.pack enlarged --merge-train-valid

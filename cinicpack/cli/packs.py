@@ -11,14 +11,16 @@ __all__ = ["bench", "demo", "download", "info", "pack", "verify"]
 
 
 def pack(parser: argparse.ArgumentParser) -> Run:
-    """Convert a tree or an archive of PNG images into a pack.
+    """Convert a tree or an archive of images into a pack.
 
-    SOURCE is a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png or
-    CLASS/NAME.png in it. Nothing is extracted. What would move a label, or lose an image that
-    ImageFolder would load, is an error.
+    SOURCE is a directory, a .tar (also .gz, .bz2, .xz, .zst) or a .zip with SPLIT/CLASS/NAME or
+    CLASS/NAME in it, where NAME ends as ImageFolder knows it: .png .jpg .jpeg .ppm .pgm .bmp .tif
+    .tiff .webp. Nothing is extracted, and no image is turned as Exif would have it. What would
+    move a label is an error, and so are images of several sizes, unless they are resized.
 
     Example:
       cinicpack pack CINIC-10.tar.gz cinic10.pack
+      cinicpack pack photographs photographs.pack --resize 64 --filter bicubic --fit crop
     """
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument("destination", metavar="DESTINATION", help="the pack to make")
@@ -39,6 +41,9 @@ def pack(parser: argparse.ArgumentParser) -> Run:
             allow_missing=arguments.allow_missing,
             overwrite=arguments.overwrite,
             expect=arguments.expect,
+            resize=arguments.resize,
+            filter=arguments.filter,
+            fit=arguments.fit,
         )
         seconds = time.perf_counter() - start
         count = sum(info.rows for info in made.manifest.splits.values())
@@ -77,13 +82,38 @@ def _add_pack_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-missing",
         action="store_true",
-        help="accept classes without images, which keep their labels, and images that are not PNG, "
-        "which are left out",
+        help="accept classes without images, which keep their labels",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a pack with nothing else in it"
     )
     parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
+    _add_resize_options(parser)
+
+
+def _add_resize_options(parser: argparse.ArgumentParser) -> None:
+    from cinicpack.store.format import FILTERS, FITS
+
+    parser.add_argument(
+        "--resize", type=_parse_size, metavar="N", help="give images one size: 32, or 32x48 (HxW)"
+    )
+    parser.add_argument(
+        "--filter", choices=FILTERS, default=FILTERS[0], help="how, with box as CINIC-10 (default)"
+    )
+    parser.add_argument(
+        "--fit",
+        choices=FITS,
+        default=FITS[0],
+        help="squash both sides, as CINIC-10 (default), or crop the middle of the longer one",
+    )
+
+
+def _parse_size(text: str) -> int | tuple[int, int]:
+    """Parse a size, HxW or one number."""
+    sides = [int(side) if side.isdecimal() else 0 for side in text.split("x")]
+    if len(sides) > 2 or not all(sides):
+        raise argparse.ArgumentTypeError(f"expected N or HxW of at least 1, found {text!r}")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def info(parser: argparse.ArgumentParser) -> Run:

@@ -1,1 +1,1 @@
-"""Getting images in: a source, as a tree or an archive of PNG files, becomes a pack."""
+"""Getting images in: a source, as a tree or an archive of images, becomes a pack."""

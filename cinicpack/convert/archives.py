@@ -1,19 +1,18 @@
 """Tars and zips as sources: nothing is extracted, members come one after the other as a stream."""
 
 import io
-import stat
-import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from zlib_ng import gzip_ng, zlib_ng
+from zlib_ng import zlib_ng
 
-from cinicpack.convert.decode import SUFFIXES, is_image, is_other_image
+from cinicpack.convert import zips
+from cinicpack.convert.decode import SUFFIXES, is_image
 from cinicpack.convert.files import (
     MAX_BYTES,
-    SPECIAL_FILES,
     Content,
     Read,
     Remarks,
@@ -22,14 +21,10 @@ from cinicpack.convert.files import (
 )
 from cinicpack.errors import SourceError
 from cinicpack.formats import tar
+from cinicpack.formats.compression import Decompress, find_decompression
 from cinicpack.shortage import is_shortage
 
 __all__ = ["Archive", "recognise"]
-
-_ZIP_ENCRYPTED: Final = 0x1
-_ZIP_UTF8: Final = 0x800
-# Of the header before a zip's member: magic, length of the name, length of the extra field.
-_ZIP_LOCAL: Final = struct.Struct("<4s22xHH")
 
 # The exceptions of readers for damage, besides ValueError. Any, since zlib-ng's stub declares its
 # exception as an object.
@@ -41,9 +36,13 @@ _Members: TypeAlias = Iterator[tuple[str, int, bytes | None]]
 
 def recognise(path: Path, start: bytes, limit: int = MAX_BYTES) -> "Archive | None":
     """Take a file for an archive by its first bytes; members above ``limit`` bytes are not read."""
-    if start.startswith(b"\x1f\x8b"):
-        return Archive(path, _read_gzipped_tar, limit)
-    if start.startswith((b"PK\3\4", b"PK\5\6")):
+    try:
+        decompress = find_decompression(start)
+    except ImportError as error:
+        raise SourceError(f"{path}: {error}") from error
+    if decompress is not None:
+        return Archive(path, partial(_read_compressed_tar, decompress), limit)
+    if start.startswith(zips.STARTS):
         return Archive(path, _read_zip, limit)
     if tar.is_tar(start):
         return Archive(path, tar.read_members, limit)
@@ -79,7 +78,6 @@ class Archive:
 
     def _forget(self) -> None:
         self._folders: set[str] = set()
-        self._left_out: list[str] = []
         self._ignored = 0
 
     @property
@@ -92,7 +90,7 @@ class Archive:
     @property
     def remarks(self) -> Remarks:
         """What has been passed over so far."""
-        return Remarks(self._ignored, self._left_out, frozenset(self._folders))
+        return Remarks(self._ignored, frozenset(self._folders))
 
     def is_small(self, images: int, nbytes: int) -> bool:  # noqa: ARG002  it would have to be read
         """Tell whether the archive has fewer than so many bytes."""
@@ -140,67 +138,16 @@ class Archive:
             self._folders.add(path)
             return
         self._folders.add(path.rpartition("/")[0])
-        if is_other_image(path.rpartition("/")[2]):
-            self._left_out.append(path)
-        else:
-            self._ignored += 1
+        self._ignored += 1
 
 
-def _read_gzipped_tar(file: io.FileIO, limit: int) -> _Members:
-    with gzip_ng.open(file) as unzipped:  # type: ignore[no-untyped-call]
-        yield from tar.read_members(unzipped, limit)
+def _read_compressed_tar(decompress: Decompress, file: io.FileIO, limit: int) -> _Members:
+    with decompress(file) as stream:
+        yield from tar.read_members(stream, limit)
 
 
 def _read_zip(file: io.FileIO, limit: int) -> _Members:
-    # zipfile finds the members, but does not read them: that would take 30 us each instead of 10.
-    with zipfile.ZipFile(file) as directory:
-        members = directory.infolist()
-    with open(file.fileno(), "rb", buffering=1 << 20, closefd=False) as buffered:
-        for member in members:
-            # zipfile decodes a name without the UTF-8 flag as cp437, though most such are UTF-8.
-            encoding = "utf-8" if member.flag_bits & _ZIP_UTF8 else "cp437"
-            raw = member.orig_filename.encode(encoding)
-            name = raw.decode("utf-8", "surrogateescape")
-            _check_zip_member(member, name)
-            if _image_path(name) is None:
-                yield name, 0, b""
-            elif max(member.file_size, member.compress_size) > limit:
-                yield name, member.file_size, None
-            else:
-                yield name, member.file_size, _read_zip_member(buffered, member, raw)
-
-
-def _check_zip_member(member: zipfile.ZipInfo, name: str) -> None:
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        what = SPECIAL_FILES.get(kind, "something else")
-        raise ValueError(
-            f"expected only files and directories, but {name!r} is {what}; "
-            "pack the tree that the archive was made of instead"
-        )
-    if member.flag_bits & _ZIP_ENCRYPTED:
-        raise ValueError(f"expected members without a password, but {name!r} is encrypted")
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(
-            f"expected stored or deflated members, but {name!r} is compressed by method "
-            f"{member.compress_type}"
-        )
-
-
-def _read_zip_member(file: BinaryIO, member: zipfile.ZipInfo, raw: bytes) -> bytes:
-    file.seek(member.header_offset)
-    header = file.read(_ZIP_LOCAL.size)
-    if len(header) == _ZIP_LOCAL.size:
-        magic, name_size, extra_size = _ZIP_LOCAL.unpack(header)
-        if magic == b"PK\3\4" and file.read(name_size + extra_size)[:name_size] == raw:
-            data = file.read(member.compress_size)
-            if member.compress_type == zipfile.ZIP_DEFLATED:
-                # Ask for a byte more than the member has, to notice a stream that goes on.
-                inflate = zlib_ng.decompressobj(-15)
-                data = inflate.decompress(data, member.file_size + 1)
-            if len(data) == member.file_size and zlib_ng.crc32(data) == member.CRC:
-                return data
-    raise zipfile.BadZipFile(f"{member.filename!r} is not what the zip's directory says")
+    yield from zips.read_members(file, limit, lambda name: _image_path(name) is not None)
 
 
 def _image_path(name: str) -> str | None:

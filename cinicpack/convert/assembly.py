@@ -102,6 +102,7 @@ def _describe(plan: Plan, images: ConvertedImages) -> Manifest:
         fingerprint=fingerprint_splits({name: info.fingerprint for name, info in splits.items()}),
         arrays={},
         skipped=plan.skipped,
+        resize=plan.resize,
     )
 
 

@@ -14,12 +14,14 @@ from cinicpack.cinic10 import parse_names
 from cinicpack.convert.decode import decode_images
 from cinicpack.convert.files import Content, Read
 from cinicpack.convert.layout import file_names
+from cinicpack.convert.resize import resize_all
 from cinicpack.errors import SourceError
 from cinicpack.formats.filters import unfilter
 from cinicpack.jit import jit
 from cinicpack.shortage import is_shortage
 from cinicpack.store.fingerprints import digest_image, image_header
 from cinicpack.store.format import PROVENANCE_DTYPE
+from cinicpack.store.manifest import Resize
 from cinicpack.store.region import write_all
 
 __all__ = ["Converted", "Converter", "Target", "Task", "load_kernels"]
@@ -54,11 +56,13 @@ class Task(NamedTuple):
         paths: where they are within the source.
         contents: what a stream gave for them; None: they are read by their paths.
         target: where they belong, if that is known.
+        resize: to which size to bring them, and how; None: they stay as they are.
     """
 
     paths: list[str]
     contents: list[Content] | None
     target: Target | None = None
+    resize: Resize | None = None
 
 
 class Converted(NamedTuple):
@@ -146,7 +150,8 @@ class Converter:
             tray.clear(target.padding, 3 * count * math.prod(target.shape))
         else:
             tray.clear()
-        for decoded in decode_images(self._contents(task)):
+        images = decode_images(self._contents(task))
+        for decoded in resize_all(images, task.resize) if task.resize else images:
             result.bad.extend(decoded.bad)
             result.reduced.extend(decoded.reduced)
             for numbers, pixels in decoded.images:

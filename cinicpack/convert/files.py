@@ -38,7 +38,8 @@ SPECIAL_FILES: Final = {
 }
 
 _FIRST_READ: Final = 8192
-_PNG_END: Final = b"IEND\xaeB`\x82"
+# How a whole PNG file ends, and a whole JPEG.
+_ENDS: Final = (b"IEND\xaeB`\x82", b"\xff\xd9")
 # Without O_NONBLOCK, opening a named pipe would wait for a program that writes to it.
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -53,13 +54,11 @@ class Remarks(NamedTuple):
 
     Attributes:
         ignored: number of files that are no images.
-        left_out: paths of images that ImageFolder loads and that are of a kind not packed here.
         folders: all directories, and the links that lead nowhere, which may be to directories
             that are missing; of an archive at least the directories without images to pack.
     """
 
     ignored: int = 0
-    left_out: Sequence[str] = ()
     folders: frozenset[str] = frozenset()
 
 
@@ -102,13 +101,13 @@ def too_large(path: str, size: int, limit: int = MAX_BYTES) -> OSError:
 
 def _read_file(root: str | os.PathLike[str], folder: int, path: str) -> bytes | OSError:
     # These calls take 10 us, where open(path, "rb").read() takes 23. pread by itself refuses pipes
-    # and sockets. What fills the buffer, or does not end as a PNG (an empty file, a device, a file
-    # cut short by a disk's error), is looked at again.
+    # and sockets. What fills the buffer, or does not end as a PNG or JPEG (an empty file, a device,
+    # a file cut short by a disk's error), is looked at again.
     try:
         handle = os.open(path, _FLAGS, dir_fd=folder)
         try:
             data = os.pread(handle, _FIRST_READ, 0)
-            whole = len(data) < _FIRST_READ and data.endswith(_PNG_END)
+            whole = len(data) < _FIRST_READ and data.endswith(_ENDS)
             return data if whole else _read_again(handle, path)
         finally:
             os.close(handle)

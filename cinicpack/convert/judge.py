@@ -28,11 +28,6 @@ def tell_remarks(source: Source) -> None:
             f"{source.path}: {remarks.ignored:,} files that are no images are ignored",
             stacklevel=_STACK_LEVEL,
         )
-    if remarks.left_out:
-        warnings.warn(
-            f"{source.path}: {len(remarks.left_out):,} images that are not PNG are left out",
-            stacklevel=_STACK_LEVEL,
-        )
 
 
 def drop_bad(plan: Plan, images: ConvertedImages, wanted: Wanted) -> Plan:
@@ -47,6 +42,8 @@ def drop_bad(plan: Plan, images: ConvertedImages, wanted: Wanted) -> Plan:
     listed = sorted((_name_alike(plan.paths[number]), reason) for number, reason in bad.items())
     if not wanted.skip_bad or len(bad) == len(plan.rows):
         advice = "repair them"
+        if bad.keys() - images.bad.keys():
+            advice += ", give all images one size with --resize 32 (resize=32)"
         if not wanted.skip_bad:
             advice += ", or leave them out with --skip-bad (skip_bad=True)"
         shown = "".join(f"\n  {path}: {reason}" for path, reason in listed[:_SHOWN])

@@ -17,8 +17,8 @@ from cinicpack.text import some
 __all__ = ["Layout", "arrange", "file_names"]
 
 _EXPECTED: Final = (
-    "expected all PNG files at SPLIT/CLASS/NAME.png, or all at CLASS/NAME.png, if need be with one "
-    "lone folder above SPLIT"
+    "expected all images at SPLIT/CLASS/NAME.png (or .jpg, ...), or all at CLASS/NAME.png, if need "
+    "be with one lone folder above SPLIT"
 )
 _MAX_CLASSES: Final = 1 << 16
 # A folder that macOS puts into a zip, beside the folder that is zipped.
@@ -50,7 +50,6 @@ def arrange(
     *,
     classes: Sequence[str] | None = None,
     folders: Iterable[str] = (),
-    left_out: Sequence[str] = (),
     allow_missing: bool = False,
 ) -> Layout:
     """Find the splits and classes in paths of images, and the order of their rows.
@@ -64,8 +63,7 @@ def arrange(
         splits: the splits to take, or the name of one; None: all.
         classes: the declared ones, in the order of their labels, of which a split may lack some;
             then all paths are SPLIT/CLASS/NAME. None: the folders are the classes, sorted.
-        folders: of the source; at least those without PNG files.
-        left_out: paths of images that ImageFolder would load and that are not PNG.
+        folders: of the source; at least those without images.
         allow_missing: take what is there, though images are left out, or some class has none: it
             keeps its label, which is that of ``ImageFolder(SPLIT, allow_empty=True)``. Where all
             files are named as in CINIC-10, and all classes are its, they are all ten. A split
@@ -81,13 +79,12 @@ def arrange(
     [1, 2, 0]
     """
     if not paths:
-        others = f", but {_count(left_out)}" if left_out else ""
-        raise SourceError(f"{_EXPECTED}; found no PNG file at all{others}")
+        raise SourceError(f"{_EXPECTED}; found no image at all")
     if len(set(paths)) < len(paths):
         twice = [path for path, count in Counter(paths).items() if count > 1]
         raise SourceError(f"expected every path once, found more of {some(twice, quoted=True)}")
     if classes is None:
-        layout = _arrange_folders(paths, splits, folders, left_out, allow_missing)
+        layout = _arrange_folders(paths, splits, folders, allow_missing)
     else:
         layout = _arrange_declared(paths, splits, classes)
     _check_names(layout)
@@ -98,7 +95,6 @@ def _arrange_folders(
     paths: Sequence[str],
     splits: str | Iterable[str] | None,
     folders: Iterable[str],
-    left_out: Sequence[str],
     allow_missing: bool,
 ) -> Layout:
     """Take the names of folders for classes, and sort the rows as ImageFolder does."""
@@ -119,7 +115,6 @@ def _arrange_folders(
     if not allow_missing:
         if splits is not None:
             empty_splits = []
-            left_out = [path for path in left_out if _from_split(path, above)[0] in chosen]
         lacking = [
             "/".join([*above[:-1], split, name] if above else [name])
             for name in present
@@ -127,7 +122,7 @@ def _arrange_folders(
             if not found[split].get(name)
         ]
         absent = sorted({*classes}.difference(present))
-        _refuse_missing(lacking, empty_splits, absent, left_out)
+        _refuse_missing(lacking, empty_splits, absent)
     numbers = _number(classes)
     rows: dict[str, NDArray[np.int64]] = {}
     labels: dict[str, NDArray[np.uint8 | np.uint16]] = {}
@@ -270,10 +265,7 @@ def _rank_split(split: str) -> tuple[int, str]:
 
 
 def _refuse_missing(
-    lacking: Sequence[str],
-    empty_splits: Sequence[str],
-    absent: Sequence[str],
-    left_out: Sequence[str],
+    lacking: Sequence[str], empty_splits: Sequence[str], absent: Sequence[str]
 ) -> None:
     # ImageFolder numbers the folders of each split by themselves, so in a split that lacks one the
     # same label would mean another class.
@@ -284,16 +276,9 @@ def _refuse_missing(
         problems.append(f"no images in the splits {some(empty_splits, quoted=True)}")
     if absent:
         problems.append(f"the file names of CINIC-10, but not its classes {', '.join(absent)}")
-    if left_out:
-        problems.append(_count(left_out))
     if problems:
         raise SourceError(
-            "expected images in every class of every split, and all of them PNG; found "
-            f"{'; '.join(problems)}. Add or convert them, name the splits to take, or accept it "
-            "with --allow-missing (allow_missing=True): classes without images keep their labels, "
-            "and images that are not PNG are left out"
+            f"expected images in every class of every split; found {'; '.join(problems)}. Add "
+            "some, name the splits to take, or accept it with --allow-missing "
+            "(allow_missing=True): classes without images keep their labels"
         )
-
-
-def _count(left_out: Sequence[str]) -> str:
-    return f"images that are not PNG: {len(left_out):,}, the first {min(left_out)!r}"

@@ -23,12 +23,14 @@ from cinicpack.convert.files import Content, Read, count_bytes
 from cinicpack.convert.judge import drop_bad, judge, tell_remarks
 from cinicpack.convert.plan import Wanted, make_plan
 from cinicpack.convert.reservation import cut_tasks, reserve
+from cinicpack.convert.resize import check_resize
 from cinicpack.convert.results import join
 from cinicpack.convert.source import Source, open_source
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError
 from cinicpack.store.container import Container, for_suffix, named
+from cinicpack.store.manifest import Resize
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
@@ -74,50 +76,49 @@ def pack(
     allow_missing: bool = False,
     overwrite: bool = False,
     expect: str | None = None,
+    resize: int | tuple[int, int] | None = None,
+    filter: str = "box",  # noqa: A002  Pillow's word
+    fit: str = "squash",
     progress: bool = True,
 ) -> Pack:
-    """Convert images of one size into a pack, and open it.
+    """Convert images into a pack, and open it.
 
-    The same images give the same bytes, from any kind of source and with any number of workers.
-    ``destination`` appears at once when all is done; if anything fails it stays as it was. Mean and
-    std are those published for CINIC-10 if `cinic10.is_cinic10` says that the images are of it,
-    else those of the images of train, or of the first split.
+    The same images give the same bytes, whatever the kind of source and the number of workers.
+    ``destination`` appears at once, or stays if anything fails. Mean and std: see `store.format`.
 
     Args:
-        source: a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png in it, or with
-            CLASS/NAME.png, which is one split named "train"; one lone folder above is skipped. Or
-            CIFAR-10's own archive or folder.
+        source: a directory, tar (also .gz, .bz2, .xz, .zst) or zip with SPLIT/CLASS/NAME.png, .jpg
+            or what else ImageFolder loads, or with CLASS/NAME.png, one split, "train"; one lone
+            folder above is skipped. Or CIFAR-10's own archive or folder.
         destination: the pack to make.
         format: "npy", a directory of npy files, or "hdf5", one file.
         splits: the splits to take, or the name of one; None: all.
         shard_rows: images in one npy file or dataset; None: all of a split.
         num_workers: processes that decode; None: one for each usable core; 0: this process decodes.
-        skip_bad: leave out the images that cannot be decoded or have another size than most, and
-            record them in the manifest. A file that cannot be read is no bad image: it raises.
-        allow_missing: accept splits without images, which are left out, classes without images in a
-            split, which keep their labels as in ``ImageFolder(SPLIT, allow_empty=True)``, and
-            images that ImageFolder would load but that are not PNG, which are left out. Where all
-            file names are CINIC-10's, the classes are its ten, whichever are there.
-        overwrite: replace a pack at ``destination``, be it damaged or of another version. A path
-            with anything besides a pack is refused and stays; so is an HDF5 pack that is damaged
-            outside of its images, which could be one with something added.
+        skip_bad: leave out the images that cannot be decoded or have another size than most; the
+            manifest lists them. A file that cannot be read is no bad image: it raises.
+        allow_missing: accept splits without images, left out, and classes without images in some,
+            which keep their labels; if all file names are CINIC-10's, the classes are its ten.
+        overwrite: replace a pack at ``destination``, be it damaged; never anything else.
         expect: "cinic10": raise unless the images are CINIC-10's in number, class and name.
+        resize: N or (height, width), which images get, as RGB; None: all have one size already.
+        filter: Pillow's "box", as CINIC-10 was made with, "bilinear", "bicubic" or "lanczos".
+        fit: "squash", as CINIC-10 was made, or "crop", the shorter side first, then the middle.
         progress: show a bar, if standard error is a terminal.
 
     Raises:
         FileNotFoundError: there is nothing at ``source``.
-        SourceError: ``source`` has another structure, is damaged, cannot be read, or lacks what
-            ``allow_missing`` is about.
+        SourceError: ``source`` is of another structure, damaged, unreadable, or lacks something.
         BadImagesError: some images cannot be packed; all are listed.
-        DestinationError: ``destination`` is there and is not to be overwritten, or cannot be made.
+        DestinationError: ``destination`` is there, not to be overwritten, or cannot be made.
         ArgumentError: an option is out of its domain, or ``shard_rows`` makes too many files.
 
-    >>> import cinicpack
-    >>> cinicpack.pack("CINIC-10.tar.gz", "new.pack", progress=False)
+    >>> pack("CINIC-10.tar.gz", "new.pack", progress=False)
     Pack('new.pack', train 90, valid 90, test 90, 32x32, 10 classes)
     """
     destination = Path(destination)
     wanted = Wanted(splits, shard_rows, num_workers, skip_bad, allow_missing, expect, progress)
+    wanted = wanted._replace(resize=check_resize(resize, filter, fit))
     container = _check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
         build(open_source(source), new, container, wanted)
@@ -142,7 +143,7 @@ def build(
         _count_workers(source, wanted, pace), str(source.path), source.read, work
     ) as workers:
         if source.read is None:
-            tasks = group_stream(source.stream(), pace)
+            tasks = group_stream(source.stream(), pace, wanted.resize)
         else:
             # The workers are still starting, so listing and planning take no time of theirs.
             plan = make_plan(source, source.paths(), wanted, work).in_order()
@@ -186,7 +187,9 @@ def _count_workers(source: Source, wanted: Wanted, pace: Pace) -> int:
     return 0 if source.is_small(pace.alone_images, pace.alone_bytes) else usable_cores()
 
 
-def group_stream(images: Iterable[tuple[str, Content]], pace: Pace) -> Iterator[Task]:
+def group_stream(
+    images: Iterable[tuple[str, Content]], pace: Pace, resize: Resize | None
+) -> Iterator[Task]:
     """Group the images of a stream into tasks."""
     paths: list[str] = []
     contents: list[Content] = []
@@ -196,10 +199,10 @@ def group_stream(images: Iterable[tuple[str, Content]], pace: Pace) -> Iterator[
         contents.append(content)
         nbytes += count_bytes(content)
         if len(contents) == pace.task_images or nbytes >= pace.task_bytes:
-            yield Task(paths, contents)
+            yield Task(paths, contents, None, resize)
             paths, contents, nbytes = [], [], 0
     if contents:
-        yield Task(paths, contents)
+        yield Task(paths, contents, None, resize)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from cinicpack.convert.layout import arrange, file_names
 from cinicpack.convert.source import Source
 from cinicpack.errors import SelectionError, SourceError
 from cinicpack.store.format import ArraySpec, plan_arrays
+from cinicpack.store.manifest import Resize
 
 __all__ = ["Plan", "Rows", "Wanted", "cut_shards", "make_plan"]
 
@@ -28,6 +29,7 @@ class Wanted(NamedTuple):
     allow_missing: bool = False
     expect: str | None = None
     progress: bool = True
+    resize: Resize | None = None
 
 
 class Rows(NamedTuple):
@@ -47,6 +49,7 @@ class Plan:
         classes: names; a label is a place among them.
         splits: for every split the places of its images in ``paths``, and their labels.
         shard_rows: images in one shard; None: all of a split.
+        resize: to which size images are brought, and how; None: they stay as they are.
         skipped: path and reason of images that are left out since they are bad.
     """
 
@@ -55,6 +58,7 @@ class Plan:
     classes: tuple[str, ...]
     splits: dict[str, Rows]
     shard_rows: int | None
+    resize: Resize | None = None
     skipped: tuple[tuple[str, str], ...] = ()
 
     @cached_property
@@ -106,13 +110,12 @@ def make_plan(source: Source, paths: Sequence[str], wanted: Wanted, work: Path) 
             wanted.splits,
             classes=source.classes,
             folders=folders,
-            left_out=remarks.left_out,
             allow_missing=wanted.allow_missing,
         )
     except (SourceError, SelectionError) as error:
         raise type(error)(f"{source.path}: {error}") from None
     splits = {name: Rows(rows, layout.labels[name]) for name, rows in layout.rows.items()}
-    return Plan(str(source.path), paths, layout.classes, splits, wanted.shard_rows)
+    return Plan(str(source.path), paths, layout.classes, splits, wanted.shard_rows, wanted.resize)
 
 
 def cut_shards(rows: int, shard_rows: int | None) -> tuple[int, ...]:

@@ -73,14 +73,17 @@ class Reservation(NamedTuple):
 def reserve(read: Read, plan: Plan, root: Path, container: Container) -> Reservation | None:
     """Make the arrays for the images of a plan, whose paths are its rows in order.
 
-    They have the shape of most of some images from all over the source, for any single one may be
-    odd. None if all of these are bad.
+    They have the shape that images are resized to, or else that of most of some images from all
+    over the source, for any single one may be odd. None if all of these are bad.
     """
-    samples = read(plan.paths[:: -(-len(plan.paths) // _SAMPLES)])
-    shapes = Counter(shape for image in samples if (shape := measure_image(image)))
-    if not shapes:
-        return None
-    [((height, width), _)] = shapes.most_common(1)
+    if plan.resize is None:
+        samples = read(plan.paths[:: -(-len(plan.paths) // _SAMPLES)])
+        shapes = Counter(shape for image in samples if (shape := measure_image(image)))
+        if not shapes:
+            return None
+        [((height, width), _)] = shapes.most_common(1)
+    else:
+        height, width = plan.resize.size
     regions = container.create(root, plan.specs((height, width, 3)))
     return Reservation(root, (height, width), regions)
 
@@ -90,7 +93,7 @@ def cut_tasks(plan: Plan, reservation: Reservation | None, task_images: int) -> 
     paths = plan.paths
     if reservation is None:
         for start in range(0, len(paths), task_images):
-            yield Task(list(paths[start : start + task_images]), None)
+            yield Task(list(paths[start : start + task_images]), None, None, plan.resize)
         return
     for start, region in reservation.images():
         row_bytes = math.prod(region.spec.shape[1:])
@@ -98,7 +101,7 @@ def cut_tasks(plan: Plan, reservation: Reservation | None, task_images: int) -> 
         for first, last, held_back in _cut_rows(region, task_images):
             offset = region.offset + first * row_bytes
             target = Target(str(region.file), offset, reservation.shape, padding, held_back)
-            yield Task(list(paths[start + first : start + last]), None, target)
+            yield Task(list(paths[start + first : start + last]), None, target, plan.resize)
             padding = held_back
 
 

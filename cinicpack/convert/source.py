@@ -19,7 +19,7 @@ from cinicpack.errors import SourceError
 
 __all__ = ["Source", "open_source"]
 
-_EXPECTED: Final = "expected a directory, .tar, .tar.gz, .tgz or .zip"
+_EXPECTED: Final = "expected a directory, a .tar (also .gz, .bz2, .xz, .zst) or a .zip"
 
 
 class Source(Protocol):
@@ -68,7 +68,7 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """Find out, from what is at ``path``, how to read it.
 
     Raises ``FileNotFoundError`` if nothing is there, and ``SourceError`` if it is something else
-    than a directory, a tar, a gzipped tar or a zip. File names and extensions do not matter.
+    than a directory, a tar (also compressed) or a zip. File names and extensions do not matter.
     """
     path = Path(path)
     mode = path.stat().st_mode

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
-from cinicpack.convert.decode import is_image, is_other_image
+from cinicpack.convert.decode import is_image
 from cinicpack.convert.files import Content, Read, Remarks, read_files
 from cinicpack.errors import SourceError
 
@@ -40,13 +40,12 @@ class Tree:
 
     def _forget(self) -> None:
         self._folders: set[str] = set()
-        self._left_out: list[str] = []
         self._ignored = 0
 
     @property
     def remarks(self) -> Remarks:
         """What the last listing has passed over."""
-        return Remarks(self._ignored, self._left_out, frozenset(self._folders))
+        return Remarks(self._ignored, frozenset(self._folders))
 
     def is_small(self, images: int, nbytes: int) -> bool:  # noqa: ARG002  sizes would take longer
         """Tell whether there are fewer than so many images, without listing more of them."""
@@ -90,8 +89,6 @@ class Tree:
                     folders.append(name)
                 elif is_image(name):
                     paths.append(folder + name)
-                elif is_other_image(name):
-                    self._left_out.append(folder + name)
                 elif entry.is_symlink() and not entry.is_file():
                     self._folders.add(folder + name)
                 else:

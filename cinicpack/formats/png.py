@@ -24,8 +24,8 @@ __all__ = [
     "read_chunks",
 ]
 
-# Far more than a small image has, while a hostile file cannot ask for more than 48 MiB of RGB.
-MAX_PIXELS: Final = 4096 * 4096
+# More than a camera's photograph has, while a hostile file cannot ask for more than 192 MiB of RGB.
+MAX_PIXELS: Final = 8192 * 8192
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 _PLAIN_START_BYTES = 33  # signature and IHDR

@@ -58,6 +58,8 @@ A JSON object:
     piece_bytes     arrays are hashed in pieces of so many bytes, so that checking uses all cores
     arrays          by name: SHA-256 of every piece of its data (for npy: what follows the header)
     skipped         [path, reason] of every image that was left out on request
+    resize          only where images were given one size: size [H, W], filter (box, bilinear,
+                    bicubic, lanczos) and fit (squash, crop); see `store.manifest.Resize`
     offsets         HDF5 only: by name, the byte of the file at which the array begins
     digest          SHA-256 of the canonical JSON (sorted keys, no spaces, ASCII) of all the rest
 
@@ -82,6 +84,8 @@ import numpy as np
 
 __all__ = [
     "CHANNELS",
+    "FILTERS",
+    "FITS",
     "HDF5_VERSION",
     "MANIFEST_NAME",
     "PIECE_BYTES",
@@ -99,6 +103,9 @@ MANIFEST_NAME: Final = "pack.json"
 PIECE_BYTES: Final = 16 << 20
 PROVENANCE_DTYPE: Final = np.dtype([("origin", "u1"), ("synset", "<u4"), ("number", "<u4")])
 CHANNELS: Final = 3
+#: Ways to give images one size.
+FILTERS: Final = ("box", "bilinear", "bicubic", "lanczos")
+FITS: Final = ("squash", "crop")
 _NAME_BYTES: Final = 255
 
 

@@ -15,6 +15,8 @@ from cinicpack.errors import FormatVersionError, PackError
 from cinicpack.store.fingerprints import fingerprint_splits
 from cinicpack.store.format import (
     CHANNELS,
+    FILTERS,
+    FITS,
     HDF5_VERSION,
     PIECE_BYTES,
     VERSION,
@@ -28,6 +30,7 @@ __all__ = [
     "Group",
     "Manifest",
     "Normalization",
+    "Resize",
     "SplitInfo",
     "channel_statistics",
 ]
@@ -61,6 +64,21 @@ class Normalization(NamedTuple):
     origin: str
 
 
+class Resize(NamedTuple):
+    """How images were given one size.
+
+    Attributes:
+        size: height and width.
+        filter: Pillow's resampling filter, out of `FILTERS`.
+        fit: "squash", both sides by themselves, or "crop", the shorter side first, of the longer
+            then the middle; out of `FITS`.
+    """
+
+    size: tuple[int, int]
+    filter: str
+    fit: str
+
+
 @dataclass(frozen=True)
 class SplitInfo:
     """What the manifest says of one split."""
@@ -88,6 +106,7 @@ class Manifest:
     arrays: dict[str, tuple[str, ...]]
     skipped: tuple[tuple[str, str], ...] = ()
     offsets: dict[str, int] | None = None
+    resize: Resize | None = None
 
     @property
     def is_cinic10(self) -> bool:
@@ -122,6 +141,8 @@ class Manifest:
             "arrays": self.arrays,
             "skipped": self.skipped,
         }
+        if self.resize is not None:
+            content["resize"] = self.resize._asdict()
         if self.offsets is not None:
             content["offsets"] = self.offsets
         content["digest"] = _digest(content)
@@ -163,7 +184,9 @@ class Manifest:
     def _from_content(cls, content: dict[str, Any]) -> Self:
         """Build the manifest; raises ``ValueError`` for anything that `to_json` does not write."""
         in_hdf5 = content["version"] == HDF5_VERSION
-        _check_members(content, "the manifest", _MEMBERS | ({"offsets"} if in_hdf5 else set()))
+        others = {"offsets"} if in_hdf5 else set()
+        others |= content.keys() & {"resize"}
+        _check_members(content, "the manifest", _MEMBERS | others)
         height, width, channels = _check_list(content["image_shape"], "image_shape", int, 3)
         sides = 0 < height < 2**32 and 0 < width < 2**32
         _check(sides and channels == CHANNELS, "image_shape [H, W, 3]", content["image_shape"])
@@ -189,6 +212,7 @@ class Manifest:
             fingerprint=fingerprint,
             arrays={},
             skipped=tuple((path, reason) for path, reason in map(_check_skip, skipped)),
+            resize=_resize(content["resize"], (height, width)) if "resize" in content else None,
         )
         arrays = _arrays(content["arrays"], list(manifest.specs()))
         offsets = None
@@ -297,6 +321,14 @@ def _normalization(content: Any, splits: dict[str, SplitInfo]) -> Normalization:
     known = isinstance(origin, str) and (origin == "published" or origin in splits)
     _check(known, 'the origin of normalization, "published" or a split', origin)
     return Normalization(_triple(content["mean"], 1), _triple(content["std"], 0.5), origin)
+
+
+def _resize(content: Any, size: tuple[int, int]) -> Resize:
+    _check_members(content, "resize", {"size", "filter", "fit"})
+    _check(content["size"] == [*size], "resize to the size of the images", content["size"])
+    _check(content["filter"] in FILTERS, "a filter of resize", content["filter"])
+    _check(content["fit"] in FITS, "a fit of resize", content["fit"])
+    return Resize(size, content["filter"], content["fit"])
 
 
 def _triple(values: Any, most: float) -> tuple[float, float, float]:

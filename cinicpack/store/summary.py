@@ -22,7 +22,7 @@ def describe_pack(pack: Pack) -> dict[str, Any]:
 
     ``is_cinic10`` says whether the images are of CINIC-10, as `cinic10.is_cinic10` has it.
     Per split: images, shards, fingerprint, images per class and per source, and the population mean
-    and std of each channel for pixels in [0, 1].
+    and std of each channel for pixels in [0, 1]. ``resize`` is there if images were resized.
     """
     manifest = pack.manifest
     splits = {}
@@ -44,11 +44,13 @@ def describe_pack(pack: Pack) -> dict[str, Any]:
             "mean": mean,
             "std": std,
         }
+    resize = {} if manifest.resize is None else {"resize": manifest.resize._asdict()}
     return {
         "path": str(pack.path),
         "format": pack.format,
         "fingerprint": pack.fingerprint,
         "image_shape": manifest.image_shape,
+        **resize,
         "bytes": sum(spec.nbytes for spec in manifest.specs()),
         "is_cinic10": manifest.is_cinic10,
         "normalization": manifest.normalization._asdict(),
@@ -74,8 +76,10 @@ def format_summary(summary: dict[str, Any]) -> str:
         f"fingerprint    {summary['fingerprint']}",
         f"normalization  mean {_figures(normalization['mean'])}  std "
         f"{_figures(normalization['std'])}  ({where})",
-        "",
     ]
+    if (resize := summary.get("resize")) is not None:
+        lines.append(f"resized        with filter {resize['filter']} and fit {resize['fit']}")
+    lines.append("")
     columns = list(summary["splits"].items())
     rows = [["", *(name for name, _ in columns)]]
     rows.append(["images", *(f"{split['images']:,}" for _, split in columns)])

@@ -51,7 +51,8 @@ def unpack(
     """Write images of a pack as ``DESTINATION/SPLIT/CLASS/NAME.png``, under their original names.
 
     The pixels are the same, though not the bytes of the files: a pack of the tree has splits with
-    the fingerprints of what was selected. A class without images in a split gets an empty folder,
+    the fingerprints of what was selected, unless some was of another format than PNG: ``a.jpg``
+    becomes ``a.jpg.png``. A class without images in a split gets an empty folder,
     so that its label is not lost; of such a tree, or of some of CINIC-10's classes, make a pack
     with ``allow_missing=True``. ``destination`` appears when all is written.
 
@@ -65,7 +66,7 @@ def unpack(
         source: "cifar10" or "imagenet" alone.
         classes: one class or several alone.
         merge_train_valid: write train and valid into one split, "train".
-        link: a tree that has the files. Relative links to them are written instead of images.
+        link: a tree that has the files. Relative links, named as these, are written instead.
         num_workers: threads; None: as many as there are usable cores.
         progress: show a bar, if standard error is a terminal.
 
@@ -73,9 +74,10 @@ def unpack(
         The number of images in each split folder.
 
     Raises:
-        SelectionError: a split, source or class is not there, no image is selected, or train and
-            valid cannot be merged, having images of the same class and name.
-        ArgumentError: train and valid are to be merged but not both selected.
+        SelectionError: a split, source or class is not there, no image is selected, or two of one
+            folder would have the same name.
+        ArgumentError: train and valid are to be merged but not both selected, or images that were
+            resized are to be links.
         SourceError: the tree that is to be linked lacks some of the files.
         DestinationError: ``destination`` is there, or cannot be written.
 
@@ -83,7 +85,7 @@ def unpack(
     {'train': 180, 'test': 90}
     """
     pack = pack if isinstance(pack, Pack) else open_pack(pack)
-    parts = _choose(pack, split, source, classes, merge_train_valid)
+    parts = _choose(pack, split, source, classes, merge_train_valid, link is None)
     counts: Counter[str] = Counter()
     for part in parts:
         counts[part.target] += len(part.rows)
@@ -100,8 +102,9 @@ def _choose(
     source: str | None,
     classes: str | Iterable[str] | None,
     merge_train_valid: bool,
+    as_png: bool,
 ) -> list[_ClassFolder]:
-    """Divide what is selected into class folders."""
+    """Divide what is selected into class folders, of files that are named as PNG or as they are."""
     names = list(pack.splits) if split is None else split.split("+")
     if merge_train_valid and not set(_MERGED) <= set(names):
         raise ArgumentError(
@@ -121,6 +124,9 @@ def _choose(
         )
     ]
     _check_names(parts)
+    if as_png:
+        parts = [part._replace(names=[*map(_name_png, part.names)]) for part in parts]
+    _check_clashes(parts)
     return parts
 
 
@@ -136,20 +142,38 @@ def _group_by_class(
             yield _ClassFolder(split, mine, target, class_name, names)
 
 
+def _name_png(name: str) -> str:
+    """Name a PNG file after one of any format."""
+    return name if name.lower().endswith(".png") else f"{name}.png"
+
+
 def _check_names(parts: list[_ClassFolder]) -> None:
-    """Refuse names that lead elsewhere, and those that two images of a folder would share."""
-    splits: dict[tuple[str, str, str], str] = {}
-    shared = []
-    for split, _, target, class_name, names in parts:
+    """Refuse names that lead elsewhere."""
+    for split, _, _, class_name, names in parts:
         for name in names:
             if "/" in name + class_name or {name, class_name} & {"", ".", ".."}:
                 raise PackError(
                     f"{split.pack.path}: expected names of a class and a file, "
                     f"found {class_name!r} and {name!r}"
                 )
-            first = splits.setdefault((target, class_name, name), split.name)
-            if first != split.name:
-                shared.append(f"{class_name}/{name}")
+
+
+def _check_clashes(parts: list[_ClassFolder]) -> None:
+    """Refuse names that two images of a folder would share."""
+    splits: dict[tuple[str, str, str], str] = {}
+    shared: list[str] = []
+    doubled: list[str] = []
+    for split, _, target, class_name, names in parts:
+        for name in names:
+            key = (target, class_name, name)
+            if key in splits:
+                (doubled if splits[key] == split.name else shared).append(f"{class_name}/{name}")
+            splits[key] = split.name
+    if doubled:
+        raise SelectionError(
+            f"expected names that differ when those of other formats end in .png too, found "
+            f"{some(doubled)} twice; link the files with --link TREE (link=)"
+        )
     if shared:
         raise SelectionError(
             f"{' and '.join(_MERGED)} cannot be merged: expected different names, found "
@@ -168,6 +192,12 @@ def _make_jobs(
         if not part.names:
             write_files(new / part.target / part.class_name, [], [])
     if link is not None:
+        pack = parts[0].split.pack
+        if pack.manifest.resize is not None:
+            raise ArgumentError(
+                f"{pack.path}: expected images with the pixels of the files to link, found resized "
+                "ones; leave out --link (link=)"
+            )
         final = Path(os.path.realpath(destination))
         return [
             partial(_link, part, folder, new, final)
@@ -204,7 +234,7 @@ def _locate(tree: Path, parts: list[_ClassFolder]) -> list[Path]:
         missing += [str(folder / name) for name in part.names if name not in there]
     if missing:
         raise SourceError(
-            f"{tree}: expected SPLIT/CLASS/NAME.png of every selected image, found no "
+            f"{tree}: expected SPLIT/CLASS/NAME of every selected image, found no "
             f"{some(missing)}; name the tree that was packed"
         )
     return folders

@@ -1,10 +1,13 @@
 """Sources that tests make, and ways to pack them."""
 
+import bz2
 import contextlib
 import gzip
 import io
+import lzma
 import os
 import random
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +25,19 @@ from cinicpack.store.container import named
 from cinicpack.store.publish import publishing
 from tests.png_images import png, random_samples
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 FILES = {
     "train/cat/a.png": b"cat a" * 100,
     "train/cat/empty.png": b"",
     "train/dog/b.PNG": os.urandom(20_000),
+    **{
+        f"test/eel/{end}.{end}": end.encode()
+        for end in ("jpg", "jpeg", "JPG", "ppm", "bmp", "Pgm", "tif", "TIFF", "webp")
+    },
     "test/cat/é.png": os.urandom(3_000),
     "test/dog/\udcff.png": b"a name that is not UTF-8",
     "test/dog/c d.pNg": b"dog",
@@ -38,12 +50,6 @@ OTHERS = {
     "train/cat/jpg": b"no extension",
     "train/cat/a.gif": b"what ImageFolder does not load either",
     "train/.DS_Store": b"",
-}
-# What ImageFolder loads besides PNG.
-EXTENSIONS = ("jpg", "jpeg", "JPG", "ppm", "bmp", "Pgm", "tif", "tiff", "TIFF", "webp")
-LEFT_OUT = {
-    f"train/eel/{number}.{extension}": b"an image of another kind"
-    for number, extension in enumerate(EXTENSIONS)
 }
 
 
@@ -166,9 +172,17 @@ def zip_bytes(files: Mapping[str, bytes], method: int = zipfile.ZIP_DEFLATED) ->
     return out.getvalue().replace(b"\1.png", b"\xff.png")
 
 
+ANT_CAT = {
+    f"{s}/{c}/{n}.png": tiny(7) for s in ("train", "test") for c in ("ant", "cat") for n in "01"
+}
+
+
 MAKERS: dict[str, Callable[[Mapping[str, bytes]], bytes]] = {
     "tar": tar_bytes,
     "tar.gz": lambda files: gzip.compress(tar_bytes(files), 1),
+    "tar.bz2": lambda files: bz2.compress(tar_bytes(files)),
+    "tar.xz": lambda files: lzma.compress(tar_bytes(files)),
+    "tar.zst": lambda files: zstd.compress(tar_bytes(files)),
     "zip": zip_bytes,
     "stored.zip": lambda files: zip_bytes(files, zipfile.ZIP_STORED),
 }

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from cinicpack import cinic10
-from cinicpack.convert.decode import decode_images, is_image, is_other_image, measure_image
+from cinicpack.convert.decode import decode_images, is_image, measure_image
 from cinicpack.convert.files import Content
 from cinicpack.formats.png import read_chunks
 from tests import outside
@@ -32,6 +32,8 @@ from tests.png_images import (
     random_samples,
 )
 
+# What ImageFolder loads besides PNG.
+NAMES = [f"a.{end}" for end in ("jpg", "jpeg", "JPG", "ppm", "bmp", "Pgm", "tif", "TIFF", "webp")]
 KINDS = [(color_type, depth) for color_type, depths in BIT_DEPTHS.items() for depth in depths]
 SAMPLES = random_samples(RGB, 8, 3, 7)
 ROWS = b"".join(b"\0" + bytes(row.ravel().tolist()) for row in SAMPLES)
@@ -104,7 +106,7 @@ def assert_same_as_pillow(file: bytes) -> None:
 
 @pytest.mark.parametrize("color_type", [RGB, GREY])
 def test_a_common_png_does_without_pillow(monkeypatch, color_type):
-    monkeypatch.delattr("cinicpack.convert.decode.PngImageFile")
+    monkeypatch.delattr("cinicpack.convert.pngs.PngImageFile")
     samples = random_samples(color_type, 8, 3, 7)
     expected = np.broadcast_to(samples, (3, 7, 3)).astype(np.uint8)
     np.testing.assert_array_equal(pixels_of(png(samples, color_type)), expected, strict=True)
@@ -353,9 +355,10 @@ def test_a_text_that_pillow_takes_for_its_own_note_has_that_effect():
 
 
 def test_a_file_of_another_kind():
-    bitmap = BytesIO()
-    Image.new("RGB", (3, 7)).save(bitmap, "bmp")
-    assert reason_of(bitmap.getvalue()).startswith("not a PNG file: it starts with b'BM")
+    file = BytesIO()
+    Image.new("RGB", (3, 7)).save(file, "gif")
+    reason = "no PNG, JPEG, PPM, BMP, TIFF or WebP file: it starts with b'GIF87a"
+    assert reason_of(file.getvalue()).startswith(reason)
 
 
 def test_bombs():
@@ -468,15 +471,12 @@ def test_images_are_measured_without_decoding_them():
     assert measure_image(OSError("gone")) is None
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.PNG", "a.pNg", ".png", "é.png", "a.jpg.png"])
+@pytest.mark.parametrize("name", ["a.png", "a.pNg", ".png", "é.png", "a.jpg.png", *NAMES])
 def test_names_of_images(name):
     assert is_image(name)
     assert not is_image(f"._{name}")
-    assert not is_other_image(name)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.webp", "a.png.tif"])
-def test_names_of_other_images(name):
-    assert is_other_image(name)
-    assert not is_other_image(f"._{name}")
+@pytest.mark.parametrize("name", ["png", "a.gif", "a.png.txt", "a.jpg~", "a.jp2", "jpg"])
+def test_names_of_other_files(name):
     assert not is_image(name)

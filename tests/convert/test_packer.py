@@ -321,9 +321,9 @@ def test_a_source_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("paths", "error", "message"),
     [
-        ([], SourceError, r"found no PNG file at all"),
-        (["a.png"], SourceError, r"expected all PNG files at SPLIT/CLASS/NAME\.png"),
-        (["a/b.png", "a/b/c.png"], SourceError, r"expected all PNG files at"),
+        ([], SourceError, r"found no image at all"),
+        (["a.png"], SourceError, r"expected all images at SPLIT/CLASS/NAME\.png"),
+        (["a/b.png", "a/b/c.png"], SourceError, r"expected all images at"),
         (["train/a/1.png", "test/b/1.png"], SourceError, r"no images in 'test/a', 'train/b'\. Add"),
         (["a+b/a/1.png"], SourceError, r"without '\+', found 'a\+b'; rename it or name"),
         ([".git/a/1.png", "train/a/1.png"], SourceError, r"visible folders as splits.*'\.git'"),

@@ -93,7 +93,7 @@ def test_bad_images_have_no_place_and_a_reason(root, tmp_path, count):
         other = convert(Task(["train/a.png"], [unread]))
     assert result.bad == [
         (0, "expected a regular file, found a named pipe"),
-        (3, "not a PNG file: it starts with b'GIF89a'"),
+        (3, "no PNG, JPEG, PPM, BMP, TIFF or WebP file: it starts with b'GIF89a'"),
     ]
     assert (result.offsets < 0).nonzero()[0].tolist() == [0, 3]
     assert result.reduced == [6]

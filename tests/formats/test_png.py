@@ -126,7 +126,7 @@ def test_something_that_is_no_chunk():
     [
         (header(0, 32), "zero size: it is 0x32 pixels"),
         (header(32, 0), "zero size: it is 32x0 pixels"),
-        (header(4096, 4097), "too large: it is 4096x4097 pixels, and the limit is 16777216 in all"),
+        (header(8192, 8193), "too large: it is 8192x8193 pixels, and the limit is 67108864 in all"),
         (header(2**32 - 1, 2**32 - 1), "too large: it is 4294967295x4294967295 pixels, "),
         (header(8, 8, color_type=1), "corrupt: colour type 1 with bit depth 8"),
         (header(8, 8, bit_depth=4), "corrupt: colour type 2 with bit depth 4"),
@@ -140,8 +140,8 @@ def test_a_header_that_is_refused(ihdr, reason):
 
 
 def test_the_largest_image_is_not_refused():
-    file = SIGNATURE + chunk(b"IHDR", header(4096, 4096)) + chunk(b"IEND")
-    assert read_chunks(file)[:2] == (4096, 4096)
+    file = SIGNATURE + chunk(b"IHDR", header(8192, 8192)) + chunk(b"IEND")
+    assert read_chunks(file)[:2] == (8192, 8192)
 
 
 def test_headers_that_are_missing_or_double():

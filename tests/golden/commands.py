@@ -49,7 +49,7 @@ pack tree a.h5
 pack tree no/a.pack
 pack tree b.pack --expect cinic10
 pack tree b.pack --splits train,nope
-pack imagenet b.pack
+pack imagenet imagenet.pack
 pack nothing b.pack
 pack bad bad.pack
 pack bad bad.pack --skip-bad

@@ -125,7 +125,7 @@ def write_sources(folder: Path) -> None:
     bad = {"train/cat/empty.png": b"", "train/dog/small.png": make_png(1, 9, 9)}
     bad["train/dog/torn.png"] = make_png(2)[:-50]
     write_tree(folder / "bad", few | bad)
-    write_tree(folder / "missing", {**few, "train/bird/photo.jpg": b"", "train/cat/x.txt": b""})
+    write_tree(folder / "missing", {**few, "train/bird/photo.gif": b"", "train/cat/x.txt": b""})
     write_tree(folder / "missing", {"valid/cat/a.png": make_png(1)})
     (folder / "missing/test/horse").mkdir(parents=True)
     write_tree(folder / "kinds", make_kinds())

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from cinicpack.errors import FormatVersionError, PackError
 from cinicpack.store.fingerprints import fingerprint_splits
 from cinicpack.store.format import HDF5_VERSION, PIECE_BYTES, is_split_name
-from cinicpack.store.manifest import Group, Manifest, Normalization, SplitInfo, channel_statistics
+from cinicpack.store.manifest import (
+    Group,
+    Manifest,
+    Normalization,
+    Resize,
+    SplitInfo,
+    channel_statistics,
+)
 from tests.store.manifests import resign
 
 
@@ -36,6 +43,14 @@ def test_a_manifest_survives_writing_and_reading(manifest):
     assert Manifest.from_json(manifest.to_json(), "x") == manifest
     written = replace(manifest, offsets=dict.fromkeys(manifest.arrays, 2**40))
     assert Manifest.from_json(written.to_json(), "x", version=HDF5_VERSION) == written
+
+
+def test_a_manifest_has_a_word_of_resizing_where_images_were(manifest):
+    assert b"resize" not in manifest.to_json()
+    resized = replace(manifest, resize=Resize((4, 5), "bicubic", "crop"))
+    text = resized.to_json()
+    assert json.loads(text)["resize"] == {"size": [4, 5], "filter": "bicubic", "fit": "crop"}
+    assert Manifest.from_json(text, "here") == resized
 
 
 @given(st.lists(st.text(min_size=1, max_size=60), min_size=1), st.text(), st.text())
@@ -158,6 +173,11 @@ def test_any_change_is_refused(manifest):
         {"fingerprint": "e" * 64},
         {"fingerprint": None},
         {"offsets": {}},
+        {"resize": None},
+        {"resize": {"size": [4, 5], "filter": "box"}},
+        {"resize": {"size": [5, 4], "filter": "box", "fit": "crop"}},
+        {"resize": {"size": [4, 5], "filter": "nearest", "fit": "crop"}},
+        {"resize": {"size": [4, 5], "filter": "box", "fit": ["crop"]}},
         {"more": 1},
     ],
 )

@@ -122,3 +122,11 @@ def test_images_that_were_left_out_are_listed(tree, tmp_path):
     assert lines[-2] == f"  cat/a.png: {found['skipped'][0]['reason']}"
     assert "GIF89a" in lines[-2]
     assert lines[-1].startswith("  cat/b.png: ")
+
+
+def test_a_pack_of_resized_images_says_so(tree, tmp_path):
+    pack = cinicpack.pack(tree, tmp_path / "a", resize=(6, 8), fit="crop", progress=False)
+    found = describe_pack(pack)
+    assert found["resize"] == {"size": (6, 8), "filter": "box", "fit": "crop"}
+    assert "resized        with filter box and fit crop" in format_summary(found).splitlines()
+    assert "images of 6x8" in format_summary(found)

@@ -266,3 +266,52 @@ def test_wrong_options_are_refused(pack, tmp_path, options, error):
     with pytest.raises(error, match="expected"):
         unpack(pack, tmp_path / "made", progress=False, **options)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A tree of files of other formats, some of which have the same name but for that."""
+    for class_name in ("ant", "bee"):
+        folder = tmp_path / "pictures" / "train" / class_name
+        folder.mkdir(parents=True)
+        for number, name in enumerate(("a.jpg", "a.JPEG", "b.png.webp", "c.PNG", "d.bmp")):
+            Image.new("RGB", (7, 5), (40 * number, 0, 0)).save(folder / name)
+    return Path(tmp_path / "pictures")
+
+
+def test_images_of_other_formats_become_png_under_longer_names(pictures, tmp_path):
+    one = cinicpack.pack(pictures, tmp_path / "one", progress=False)
+    names = [b"a.JPEG", b"a.jpg", b"b.png.webp", b"c.PNG", b"d.bmp"]
+    assert one["train"].names.tolist() == 2 * names
+    assert unpack(one, tmp_path / "made", progress=False) == {"train": 10}
+    written = sorted(os.listdir(tmp_path / "made/train/ant"))
+    assert written == ["a.JPEG.png", "a.jpg.png", "b.png.webp.png", "c.PNG", "d.bmp.png"]
+    again = cinicpack.pack(tmp_path / "made", tmp_path / "again", progress=False)
+    np.testing.assert_array_equal(again["train"].images, one["train"].images)
+
+
+def test_links_to_files_of_other_formats_have_their_names(pictures, tmp_path):
+    one = cinicpack.pack(pictures, tmp_path / "one", progress=False)
+    unpack(one, tmp_path / "links", link=pictures, progress=False)
+    again = cinicpack.pack(tmp_path / "links", tmp_path / "again", progress=False)
+    assert again.fingerprint == one.fingerprint
+
+
+def test_names_that_would_be_the_same_as_png_are_refused(pictures, tmp_path):
+    shutil.copy(pictures / "train/ant/c.PNG", pictures / "train/ant/a.jpg.png")
+    one = cinicpack.pack(pictures, tmp_path / "one", progress=False)
+    with pytest.raises(SelectionError, match=r"found ant/a\.jpg\.png twice; link the files with"):
+        unpack(one, tmp_path / "made", progress=False)
+    assert not (tmp_path / "made").exists()
+    assert unpack(one, tmp_path / "bee", classes="bee", progress=False) == {"train": 5}
+    assert unpack(one, tmp_path / "links", link=pictures, progress=False) == {"train": 11}
+
+
+def test_resized_images_are_written_but_not_linked(pictures, tmp_path):
+    one = cinicpack.pack(pictures, tmp_path / "one", resize=3, progress=False)
+    with pytest.raises(ArgumentError, match=r"one: .*found resized ones; leave out --link"):
+        unpack(one, tmp_path / "made", link=pictures, progress=False)
+    assert not (tmp_path / "made").exists()
+    unpack(one, tmp_path / "made", progress=False)
+    with Image.open(tmp_path / "made/train/ant/a.jpg.png") as image:
+        assert image.size == (3, 3)
