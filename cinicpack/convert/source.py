@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
-from cinicpack.convert import archives, cifar, tree
+from cinicpack.convert import archives, cifar, imagenet32, shifted, tree
 from cinicpack.convert.files import SPECIAL_FILES
 from cinicpack.convert.files import Content as Content
 from cinicpack.convert.files import Read as Read
@@ -27,15 +27,19 @@ class Source(Protocol):
 
     Attributes:
         path: what messages name.
-        classes: class names in the order of their labels, and then rows are in the source's order;
-            None: the folders' names, and rows in ImageFolder's order.
         read: gives the contents of images by their paths, in any process (it is pickled), so that
             rows are known beforehand; None: images come as a stream.
     """
 
     path: Path
-    classes: tuple[str, ...] | None
     read: Read | None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names in the order of their labels, and then rows are in the source's order.
+
+        None: the folders' names, and rows in ImageFolder's order.
+        """
 
     @property
     def fraction(self) -> float:
@@ -61,7 +65,13 @@ class Source(Protocol):
 Recognise: TypeAlias = Callable[[Path, bytes], Source | None]
 
 # Who first knows what is at a path has it. Each is given the first 512 bytes, of a directory none.
-_KINDS: Final[tuple[Recognise, ...]] = (cifar.recognise, tree.recognise, archives.recognise)
+_KINDS: Final[tuple[Recognise, ...]] = (
+    cifar.recognise,
+    imagenet32.recognise,
+    shifted.recognise,
+    tree.recognise,
+    archives.recognise,
+)
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:

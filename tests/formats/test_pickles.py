@@ -83,9 +83,10 @@ class Call:
     [
         ({"data": Call(os.mkdir, "made")}, "a call of posix.mkdir, which is not made"),
         ({"data": Call(eval, "1")}, "a call of builtins.eval, which is not made"),
-        ({"data": np.arange(3)}, "an array of i8"),
         ({"data": np.array([None])}, "an array of O8"),
-        ({"data": Call(np.dtype, "u1")}, "None"),
+        ({"data": np.array(["text"])}, "an array of U4"),
+        ({"data": Call(np.dtype, "u1")}, "a part of NumPy where a value belongs"),
+        ({"data": np.ndarray}, "a part of NumPy where a value belongs"),
         ([b"data"], "found list"),
         (None, "found NoneType"),
     ],
