@@ -17,6 +17,10 @@ def pack(parser: argparse.ArgumentParser) -> Run:
     CLASS/NAME.png in it. Nothing is extracted. What would move a label, or lose an image that
     ImageFolder would load, is an error.
 
+    Or SOURCE is an archive or folder of the own files of CIFAR-10, CIFAR-100, ImageNet32x32,
+    ImageNet64x64, CIFAR-10.1 or CIFAR-10-C, or of others in their form. Row i is then image i, and
+    images are numbered: cifar10-train-0.png.
+
     Example:
       cinicpack pack CINIC-10.tar.gz cinic10.pack
     """
@@ -39,6 +43,7 @@ def pack(parser: argparse.ArgumentParser) -> Run:
             allow_missing=arguments.allow_missing,
             overwrite=arguments.overwrite,
             expect=arguments.expect,
+            labels=arguments.labels,
         )
         seconds = time.perf_counter() - start
         count = sum(info.rows for info in made.manifest.splits.values())
@@ -84,6 +89,9 @@ def _add_pack_options(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace a pack with nothing else in it"
     )
     parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
+    parser.add_argument(
+        "--labels", choices=("fine", "coarse"), help="CIFAR-100's 100 classes (default) or its 20"
+    )
 
 
 def info(parser: argparse.ArgumentParser) -> Run:

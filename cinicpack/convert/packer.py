@@ -74,6 +74,7 @@ def pack(
     allow_missing: bool = False,
     overwrite: bool = False,
     expect: str | None = None,
+    labels: str | None = None,
     progress: bool = True,
 ) -> Pack:
     """Convert images of one size into a pack, and open it.
@@ -86,7 +87,8 @@ def pack(
     Args:
         source: a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png in it, or with
             CLASS/NAME.png, which is one split named "train"; one lone folder above is skipped. Or
-            CIFAR-10's own archive or folder.
+            an archive or folder of the own files of CIFAR-10, CIFAR-100, ImageNet32x32 (or 64x64),
+            CIFAR-10.1 or CIFAR-10-C.
         destination: the pack to make.
         format: "npy", a directory of npy files, or "hdf5", one file.
         splits: the splits to take, or the name of one; None: all.
@@ -98,10 +100,9 @@ def pack(
             split, which keep their labels as in ``ImageFolder(SPLIT, allow_empty=True)``, and
             images that ImageFolder would load but that are not PNG, which are left out. Where all
             file names are CINIC-10's, the classes are its ten, whichever are there.
-        overwrite: replace a pack at ``destination``, be it damaged or of another version. A path
-            with anything besides a pack is refused and stays; so is an HDF5 pack that is damaged
-            outside of its images, which could be one with something added.
+        overwrite: replace a pack at ``destination``, be it damaged; never anything else.
         expect: "cinic10": raise unless the images are CINIC-10's in number, class and name.
+        labels: of CIFAR-100: "fine", its 100 classes (None too), or "coarse", its 20.
         progress: show a bar, if standard error is a terminal.
 
     Raises:
@@ -120,7 +121,7 @@ def pack(
     wanted = Wanted(splits, shard_rows, num_workers, skip_bad, allow_missing, expect, progress)
     container = _check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        build(open_source(source), new, container, wanted)
+        build(open_source(source, labels), new, container, wanted)
     return open_pack(destination)
 
 
@@ -157,6 +158,8 @@ def build(
         reserved.finish(results)
     tell_remarks(source)
     images = join(results)
+    # Free the single results, which are as large as the joined ones, 100 bytes for each image.
+    del results
     plan = drop_bad(plan, images, wanted)
     judge(plan, images, wanted)
     write_pack(plan, images, new, container, wanted.num_workers, reserved)
