@@ -107,8 +107,7 @@ def pack(
 
     Raises:
         FileNotFoundError: there is nothing at ``source``.
-        SourceError: ``source`` has another structure, is damaged, cannot be read, or lacks what
-            ``allow_missing`` is about.
+        SourceError: ``source`` is of another structure, damaged, unreadable, or lacks something.
         BadImagesError: some images cannot be packed; all are listed.
         DestinationError: ``destination`` is there and is not to be overwritten, or cannot be made.
         ArgumentError: an option is out of its domain, or ``shard_rows`` makes too many files.

@@ -1,4 +1,4 @@
-"""npy files of others, read row by row."""
+"""Files in npy form, of others, read some rows at a time."""
 
 import math
 from collections.abc import Iterator
