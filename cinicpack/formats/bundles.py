@@ -43,8 +43,10 @@ _UNZIP: Final[dict[bytes, Callable[[IO[bytes]], Any]]] = {
 #: The files in the zip that an npz file of images is.
 NPZ: Final = frozenset({"data.npy", "labels.npy"})
 _BLOCK: Final = 512
-# Deflate makes images at most some 50 times smaller, and what is nothing but zeros 1,000 times.
+# Deflate makes images at most some 50 times smaller, and what is nothing but zeros 1,000 times. In
+# a small file a few images may well be of one colour.
 _MAX_RATIO: Final = 200
+_LEAST_BYTES: Final = 64 << 10
 # The exceptions of all readers for damage. Any, since zlib-ng's stub declares its exception as an
 # object.
 _DAMAGE: Final[Any] = (
@@ -200,7 +202,7 @@ def list_zip(file: IO[bytes], bundle: Bundle) -> None:
                 f"{bundle.path}: expected files without a password, but {member.filename!r} is "
                 "encrypted; unpack it"
             )
-        if member.file_size > _MAX_RATIO * max(member.compress_size, 1 << 20):
+        if member.file_size > _MAX_RATIO * max(member.compress_size, _LEAST_BYTES):
             raise SourceError(
                 f"{bundle.path}: expected images, found {member.filename!r}, of which "
                 f"{member.compress_size:,} bytes become {member.file_size:,}; remove it"

@@ -84,5 +84,5 @@ def test_what_is_wrong_is_named(tmp_path):
     refused("fog.npy", (folder / "fog.npy").read_bytes()[:-1], "expected 46,208 bytes .*46,207")
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
     (folder / "labels.npy").unlink()
-    with pytest.raises(SourceError, match="expected .*but labels.npy is missing"):
+    with pytest.raises(SourceError, match=r"expected .*but labels.npy is missing"):
         pack(folder / "fog.npy", tmp_path / "a")

@@ -88,7 +88,7 @@ def test_packs_without_a_common_image_and_of_other_sizes(overlap, any_pack, tmp_
     other = make_pack(tmp_path, {"train": {"cat": {"d.png": D}}})
     assert compare_packs(overlap.pack, other).pictures == []
     assert "0 of 6 images" in format_overlap(describe_overlap(compare_packs(overlap.pack, other)))
-    with pytest.raises(ArgumentError, match="expected images of 8x8 pixels.*found 12x12"):
+    with pytest.raises(ArgumentError, match=r"expected images of 8x8 pixels.*found 12x12"):
         compare_packs(overlap.pack, open_pack(any_pack))
 
 
