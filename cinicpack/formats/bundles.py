@@ -43,6 +43,7 @@ _UNZIP: Final[dict[bytes, Callable[[IO[bytes]], Any]]] = {
 #: The files in the zip that an npz file of images is.
 NPZ: Final = frozenset({"data.npy", "labels.npy"})
 _BLOCK: Final = 512
+_CHUNK: Final = 256 << 10
 # Deflate makes images at most some 50 times smaller, and what is nothing but zeros 1,000 times. In
 # a small file a few images may well be of one colour.
 _MAX_RATIO: Final = 200
@@ -218,6 +219,9 @@ def _list_tar(file: IO[bytes], bundle: Bundle) -> None:
         file.seek(archive.offset)
         if file.read(_BLOCK).strip(b"\0"):
             raise tarfile.ReadError(f"a damaged header after {members[-1].name!r}")
+        # A compressed file has its checksum at its very end.
+        while file.read(_CHUNK):
+            pass
     for member in members:
         if member.isreg():
             extract = cast(Callable[[tarfile.TarInfo], IO[bytes]], archive.extractfile)
