@@ -186,12 +186,16 @@ def audit(parser: argparse.ArgumentParser) -> Run:
     Duplicates have exactly the same pixels. Near-constant images hardly vary in any channel. What
     is found is not an error: the exit status is 0.
 
+    With --against, look for the images that another pack has too instead, by split and class.
+
     Example:
       cinicpack audit cinic10.pack -o findings.csv --sheet duplicates.png
+      cinicpack audit cinic10.pack --against cifar10.pack -o common.csv
     """
     parser.add_argument("pack", metavar="PACK")
     parser.add_argument("-o", "--output", metavar="FILE", help="write all findings to this .csv")
     parser.add_argument("--sheet", metavar="FILE", help="draw the duplicates as .png or .svg")
+    parser.add_argument("--against", metavar="PACK", help="find the images that this pack has too")
     add_json(parser)
 
     def run(arguments: argparse.Namespace) -> int:
@@ -205,6 +209,8 @@ def audit(parser: argparse.ArgumentParser) -> Run:
             require_suffix(arguments.output, ".csv")
         if arguments.sheet is not None:
             require_suffix(arguments.sheet, ".png", ".svg")
+        if arguments.against is not None:
+            return _compare(arguments)
         start = time.perf_counter()
         found = audit_pack(open_pack(arguments.pack))
         seconds = time.perf_counter() - start
@@ -221,6 +227,32 @@ def audit(parser: argparse.ArgumentParser) -> Run:
         return 0
 
     return run
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from cinicpack.store.pack import open_pack
+    from cinicpack.study.output import write_text
+    from cinicpack.study.overlap import (
+        compare_packs,
+        describe_overlap,
+        format_common,
+        format_overlap,
+    )
+
+    if arguments.sheet is not None:
+        raise ArgumentError(
+            "expected --against or --sheet, which draws the duplicates within one pack, found both"
+        )
+    start = time.perf_counter()
+    found = compare_packs(open_pack(arguments.pack), open_pack(arguments.against))
+    seconds = time.perf_counter() - start
+    summary = describe_overlap(found)
+    print(json.dumps(summary, indent=2) if arguments.json else format_overlap(summary))
+    if arguments.output is not None:
+        write_text(arguments.output, format_common(found))
+    if not arguments.json:
+        print(f"compared in {seconds:.1f} s")
+    return 0
 
 
 def shift(parser: argparse.ArgumentParser) -> Run:

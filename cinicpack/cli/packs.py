@@ -18,6 +18,10 @@ def pack(parser: argparse.ArgumentParser) -> Run:
     .tiff .webp. Nothing is extracted, and no image is turned as Exif would have it. What would
     move a label is an error, and so are images of several sizes, unless they are resized.
 
+    Or SOURCE is an archive or folder of the own files of CIFAR-10, CIFAR-100, ImageNet32x32,
+    ImageNet64x64, CIFAR-10.1 or CIFAR-10-C, or of others in their form. Row i is then image i, and
+    images are numbered: cifar10-train-0.png.
+
     Example:
       cinicpack pack CINIC-10.tar.gz cinic10.pack
       cinicpack pack photographs photographs.pack --resize 64 --filter bicubic --fit crop
@@ -44,6 +48,7 @@ def pack(parser: argparse.ArgumentParser) -> Run:
             resize=arguments.resize,
             filter=arguments.filter,
             fit=arguments.fit,
+            labels=arguments.labels,
         )
         seconds = time.perf_counter() - start
         count = sum(info.rows for info in made.manifest.splits.values())
@@ -88,6 +93,9 @@ def _add_pack_options(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace a pack with nothing else in it"
     )
     parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
+    parser.add_argument(
+        "--labels", choices=("fine", "coarse"), help="CIFAR-100's 100 classes (default) or its 20"
+    )
     _add_resize_options(parser)
 
 

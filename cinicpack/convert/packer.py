@@ -79,6 +79,7 @@ def pack(
     resize: int | tuple[int, int] | None = None,
     filter: str = "box",  # noqa: A002  Pillow's word
     fit: str = "squash",
+    labels: str | None = None,
     progress: bool = True,
 ) -> Pack:
     """Convert images into a pack, and open it.
@@ -87,16 +88,14 @@ def pack(
     ``destination`` appears at once, or stays if anything fails. Mean and std: see `store.format`.
 
     Args:
-        source: a directory, tar (also .gz, .bz2, .xz, .zst) or zip with SPLIT/CLASS/NAME.png, .jpg
-            or what else ImageFolder loads, or with CLASS/NAME.png, one split, "train"; one lone
-            folder above is skipped. Or CIFAR-10's own archive or folder.
+        source: a directory or archive of images in SPLIT/CLASS/ or CLASS/, or of the own files of
+            CIFAR-10, CIFAR-100, ImageNet32x32, CIFAR-10.1 or -10-C: see `convert.source`.
         destination: the pack to make.
         format: "npy", a directory of npy files, or "hdf5", one file.
         splits: the splits to take, or the name of one; None: all.
         shard_rows: images in one npy file or dataset; None: all of a split.
         num_workers: processes that decode; None: one for each usable core; 0: this process decodes.
-        skip_bad: leave out the images that cannot be decoded or have another size than most; the
-            manifest lists them. A file that cannot be read is no bad image: it raises.
+        skip_bad: leave out images that cannot be decoded or have an odd size; they are recorded.
         allow_missing: accept splits without images, left out, and classes without images in some,
             which keep their labels; if all file names are CINIC-10's, the classes are its ten.
         overwrite: replace a pack at ``destination``, be it damaged; never anything else.
@@ -104,6 +103,7 @@ def pack(
         resize: N or (height, width), which images get, as RGB; None: all have one size already.
         filter: Pillow's "box", as CINIC-10 was made with, "bilinear", "bicubic" or "lanczos".
         fit: "squash", as CINIC-10 was made, or "crop", the shorter side first, then the middle.
+        labels: of CIFAR-100: "fine", its 100 classes (None too), or "coarse", its 20.
         progress: show a bar, if standard error is a terminal.
 
     Raises:
@@ -121,7 +121,7 @@ def pack(
     wanted = wanted._replace(resize=check_resize(resize, filter, fit))
     container = _check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        build(open_source(source), new, container, wanted)
+        build(open_source(source, labels), new, container, wanted)
     return open_pack(destination)
 
 
@@ -158,6 +158,8 @@ def build(
         reserved.finish(results)
     tell_remarks(source)
     images = join(results)
+    # Free the single results, which are as large as the joined ones, 100 bytes for each image.
+    del results
     plan = drop_bad(plan, images, wanted)
     judge(plan, images, wanted)
     write_pack(plan, images, new, container, wanted.num_workers, reserved)

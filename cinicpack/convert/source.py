@@ -8,16 +8,16 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
-from cinicpack.convert import archives, cifar, tree
+from cinicpack.convert import archives, cifar, imagenet32, shifted, tree
 from cinicpack.convert.files import SPECIAL_FILES
 from cinicpack.convert.files import Content as Content
 from cinicpack.convert.files import Read as Read
 from cinicpack.convert.files import Remarks as Remarks
-from cinicpack.errors import SourceError
+from cinicpack.errors import ArgumentError, SourceError
 
-__all__ = ["Source", "open_source"]
+__all__ = ["HasLabels", "Source", "open_source"]
 
 _EXPECTED: Final = "expected a directory, a .tar (also .gz, .bz2, .xz, .zst) or a .zip"
 
@@ -27,15 +27,19 @@ class Source(Protocol):
 
     Attributes:
         path: what messages name.
-        classes: class names in the order of their labels, and then rows are in the source's order;
-            None: the folders' names, and rows in ImageFolder's order.
         read: gives the contents of images by their paths, in any process (it is pickled), so that
             rows are known beforehand; None: images come as a stream.
     """
 
     path: Path
-    classes: tuple[str, ...] | None
     read: Read | None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names in the order of their labels, and then rows are in the source's order.
+
+        None: the folders' names, and rows in ImageFolder's order.
+        """
 
     @property
     def fraction(self) -> float:
@@ -58,17 +62,34 @@ class Source(Protocol):
         """Give every image once, in the source's order."""
 
 
+@runtime_checkable
+class HasLabels(Protocol):
+    """A `Source` whose images have several labels each."""
+
+    def choose_labels(self, labels: str) -> Source:
+        """Return the same source with these labels."""
+
+
 Recognise: TypeAlias = Callable[[Path, bytes], Source | None]
 
 # Who first knows what is at a path has it. Each is given the first 512 bytes, of a directory none.
-_KINDS: Final[tuple[Recognise, ...]] = (cifar.recognise, tree.recognise, archives.recognise)
+_KINDS: Final[tuple[Recognise, ...]] = (
+    cifar.recognise,
+    imagenet32.recognise,
+    shifted.recognise,
+    tree.recognise,
+    archives.recognise,
+)
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
+def open_source(path: str | os.PathLike[str], labels: str | None = None) -> Source:
     """Find out, from what is at ``path``, how to read it.
 
-    Raises ``FileNotFoundError`` if nothing is there, and ``SourceError`` if it is something else
-    than a directory, a tar (also compressed) or a zip. File names and extensions do not matter.
+    ``labels`` is which ones to take, of a source whose images have several.
+
+    Raises ``FileNotFoundError`` if nothing is there, ``SourceError`` if it is something else than a
+    directory, a tar (also compressed) or a zip, and `ArgumentError` if it has no such labels. File
+    names and extensions of trees and archives do not matter.
     """
     path = Path(path)
     mode = path.stat().st_mode
@@ -80,5 +101,14 @@ def open_source(path: str | os.PathLike[str]) -> Source:
             start = file.read(512)
     for recognise in _KINDS:
         if (source := recognise(path, start)) is not None:
-            return source
+            return source if labels is None else _choose_labels(source, labels)
     raise SourceError(f"{path}: {_EXPECTED}, found a file that starts with {start[:8]!r}")
+
+
+def _choose_labels(source: Source, labels: str) -> Source:
+    if not isinstance(source, HasLabels):
+        raise ArgumentError(
+            f"{source.path}: expected no choice of labels, since an image has one there, found "
+            f"{labels!r}; leave it out"
+        )
+    return source.choose_labels(labels)

@@ -5,12 +5,10 @@ images are ``data_batch_1`` to ``data_batch_5`` and the 10,000 test images ``tes
 binary version an image is a record of 3,073 bytes: its label, then its red, green and blue plane.
 """
 
-import gzip
 import hashlib
 import itertools
 import os
-import tarfile
-import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,11 +17,14 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import CLASSES, IMAGE_SHAPE
 from cinicpack.errors import ArgumentError, SourceError
-from cinicpack.formats.pickles import Value, dump_pickle, load_pickle
+from cinicpack.formats.batches import Batch, Labels, read_pickle, read_records
+from cinicpack.formats.bundles import Entry, open_bundle, reporting_damage
+from cinicpack.formats.pickles import Value, dump_pickle
 
 __all__ = [
     "ARCHIVE_MD5S",
     "BLOB_IDS",
+    "FOLDERS",
     "LAYOUTS",
     "RECORD_BYTES",
     "Cifar10",
@@ -36,6 +37,8 @@ __all__ = [
 
 Records = NDArray[np.uint8]
 
+#: The folders in the official archives.
+FOLDERS: Final = ("cifar-10-batches-bin", "cifar-10-batches-py")
 LAYOUTS: Final = ("bin", "py", "npy")
 RECORD_BYTES: Final = 3_073
 
@@ -56,6 +59,11 @@ BLOB_IDS: Final = {
 
 _BATCHES: Final = tuple(BLOB_IDS)
 _BATCH_IMAGES: Final = 10_000
+# What reads the batches, by the endings of their names.
+_READERS: Final[dict[str, Callable[[Entry, str, Labels], Batch]]] = {
+    ".bin": read_records,
+    "": read_pickle,
+}
 _LABEL_NAMES: Final = [name.encode() for name in CLASSES]
 
 
@@ -153,73 +161,38 @@ def read_batches(path: str | os.PathLike[str]) -> Cifar10:
     >>> read_batches(Path()).train.records.shape
     (7, 3073)
     """
-    files = _read_folder(Path(path)) if Path(path).is_dir() else _read_archive(Path(path))
-    for ending, parse in ((".bin", _parse_records), ("", _parse_pickle)):
-        names = [name + ending for name in _BATCHES]
-        if files.keys() >= set(names):
-            parsed = [parse(files[name], f"{path}: {name}") for name in names]
-            return Cifar10(_join(parsed[:-1]), _join(parsed[-1:]))
+    path = Path(path)
+    with reporting_damage(path), open_bundle(_find_folder(path)) as bundle:
+        for ending, read in _READERS.items():
+            names = [name + ending for name in _BATCHES]
+            if bundle.keys() >= {*names}:
+                labels = Labels(len(CLASSES))
+                parts = [_to_records(read(bundle[n], f"{path}: {n}", labels)) for n in names]
+                return Cifar10(_join(parts[:-1]), _join(parts[-1:]))
+        known = {name + ending for name in _BATCHES for ending in _READERS}
+        found = sorted(known & bundle.keys())
     raise SourceError(
-        f"{path}: expected CIFAR-10's {', '.join(_BATCHES)}, all as .bin files or all pickled, "
-        f"found {', '.join(sorted(files)) or 'none of them'}"
+        f"{path}: expected a .tar.gz of CIFAR-10, or a folder, with {', '.join(_BATCHES)}, all as "
+        f".bin files or all pickled, found {', '.join(found) or 'none of them'}"
     )
 
 
-def _read_folder(path: Path) -> dict[str, bytes]:
-    inner = [path / "cifar-10-batches-bin", path / "cifar-10-batches-py"]
-    for folder in (path, *inner):
-        files = [folder / (name + ending) for name in _BATCHES for ending in ("", ".bin")]
-        if found := {file.name: file.read_bytes() for file in files if file.is_file()}:
-            return found
-    return {}
+def _find_folder(path: Path) -> Path:
+    """Return the folder with the batches, which may be in the one at ``path``."""
+    for folder in (path, *(path / name for name in FOLDERS)):
+        if any((folder / (name + ending)).is_file() for name in _BATCHES for ending in _READERS):
+            return folder
+    return path
 
 
-def _read_archive(path: Path) -> dict[str, bytes]:
-    wanted = {name + ending for name in _BATCHES for ending in ("", ".bin")}
-    found = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                name = member.name.rsplit("/", 1)[-1]
-                if name in wanted and (content := archive.extractfile(member)):
-                    found[name] = content.read()
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise SourceError(
-            f"{path}: expected a .tar.gz of CIFAR-10, or a folder, found {error}"
-        ) from error
-    return found
-
-
-def _parse_records(data: bytes, where: str) -> Records:
-    if len(data) % RECORD_BYTES:
-        raise SourceError(
-            f"{where}: expected records of {RECORD_BYTES} bytes, found {len(data)} bytes"
-        )
-    return _check_labels(np.frombuffer(data, np.uint8).reshape(-1, RECORD_BYTES), where)
-
-
-def _parse_pickle(data: bytes, where: str) -> Records:
-    content = load_pickle(data, where)
-    images, labels = content.get("data"), content.get("labels")
-    if not (
-        isinstance(images, np.ndarray)
-        and isinstance(labels, list)
-        and images.shape == (len(labels), RECORD_BYTES - 1)
-        and all(isinstance(label, int) and 0 <= label < 256 for label in labels)
-    ):
-        raise SourceError(
-            f"{where}: expected 'labels' and as many rows of {RECORD_BYTES - 1} bytes in 'data', "
-            f"found {', '.join(map(repr, content))}"
-        )
-    records = np.empty((len(labels), RECORD_BYTES), np.uint8)
-    records[:, 0] = labels
-    records[:, 1:] = images
-    return _check_labels(records, where)
-
-
-def _check_labels(records: Records, where: str) -> Records:
-    if len(records) and (label := int(records[:, 0].max())) >= len(CLASSES):
-        raise SourceError(f"{where}: expected labels below {len(CLASSES)}, found {label}")
+def _to_records(batch: Batch) -> Records:
+    records = np.empty((batch.size, RECORD_BYTES), np.uint8)
+    start = 0
+    for labels, images in batch.blocks:
+        part = records[start : start + len(labels)]
+        part[:, 0] = labels
+        part[:, 1:] = images.transpose(0, 3, 1, 2).reshape(len(labels), -1)
+        start += len(labels)
     return records
 
 

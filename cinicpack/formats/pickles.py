@@ -1,15 +1,16 @@
-"""The pickles of CIFAR-10's Python version: written as Python 2 would, read as nothing but data."""
+"""The pickles of CIFAR's Python version: written as Python 2 would, read as nothing but data."""
 
 import io
 import pickle
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.errors import SourceError
+from cinicpack.shortage import is_shortage
 
 __all__ = ["Value", "dump_pickle", "load_pickle"]
 
@@ -98,71 +99,134 @@ def _integer(value: int) -> bytes:
     return b"J" + struct.pack("<i", value)
 
 
-def load_pickle(data: bytes, where: str) -> dict[str, Any]:
-    """Read a pickled dictionary, of any Python, with uint8 arrays in it.
+def load_pickle(source: bytes | IO[bytes], where: str) -> dict[str, Any]:
+    """Read a pickled dictionary, of any Python, with arrays of numbers in it.
 
-    Nothing that a pickle names is called: numpy's constructors stand for themselves until the
-    arrays are made here from their bytes, and anything else is refused. ``where`` names the file
-    in errors.
+    Nothing that a pickle names is called: functions of this module stand in for NumPy's, under the
+    old and the new names of its modules, and anything else is refused. Keys, texts and lists of
+    texts are ``str`` whatever they were. A file is read as it is needed, so that an array is in
+    memory once. ``where`` names the file in errors.
 
-    Raises `SourceError` if it is no pickle, or one with something else in it.
+    Raises `SourceError` if it is no pickle, or one with something else in it, and what ``source``
+    does where it cannot be read.
     """
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        content = _Reader(io.BytesIO(data), encoding="latin1").load()
+        content = _Reader(file, encoding="bytes").load()
         if isinstance(content, dict):
             return {_text(key): _value(value) for key, value in content.items()}
     except Exception as error:
         # Every kind of exception: the unpickler raises many kinds for broken data, among them a
         # MemoryError where nine bytes announce more than any machine could hold.
+        if isinstance(error, OSError) and is_shortage(error):
+            raise
+        found = str(error) or repr(error)
+        if isinstance(error, MemoryError):
+            found = "one that needs more memory than there is, or is damaged"
         raise SourceError(
-            f"{where}: expected a pickled batch of CIFAR-10, found {str(error) or repr(error)}"
+            f"{where}: expected a pickled dictionary of arrays and labels, found {found}; fetch or "
+            "make it again"
         ) from None
     raise SourceError(f"{where}: expected a pickled dictionary, found {type(content).__name__}")
 
 
-class _Call:
-    """A call that a pickle asks for, and the state for what it returns; nothing is called."""
+class _Function:
+    """What a pickle may call; it has no attribute that the pickle could set."""
 
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.state: Any = None
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
 
     def __setstate__(self, state: Any) -> None:
-        self.state = state
+        raise pickle.UnpicklingError("a function that is given a state")
 
 
-def _encode(text: str, encoding: str) -> bytes:
+class _Type:
+    """A NumPy type, made from its name and, in its state, its byte order."""
+
+    def __init__(self, name: str | bytes, *_: Any) -> None:
+        self._name = _text(name).lstrip("|")
+        self._order: Any = "="
+
+    def __setstate__(self, state: Any) -> None:
+        self._order = _text(state[1])
+
+    def make(self) -> np.dtype[Any]:
+        if self._name not in _NUMBERS:
+            raise pickle.UnpicklingError(f"an array of {self._name}")
+        return np.dtype(self._name).newbyteorder(self._order)
+
+
+class _Array:
+    """An array, made from its state."""
+
+    def __init__(self, *_: Any) -> None:
+        self.array: NDArray[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, by_columns, data = state
+        self.array = _from_buffer(data, dtype, shape, "F" if by_columns else "C")
+
+
+def _from_buffer(data: Any, dtype: _Type, shape: Any, order: Any) -> NDArray[Any]:
+    """Do what protocol 5 has called: ``numpy.core.numeric._frombuffer``."""
+    return np.frombuffer(data, dtype.make()).reshape(shape, order=_text(order))  # type: ignore[call-overload, no-any-return]
+
+
+def _scalar(dtype: _Type, data: bytes) -> Any:
+    [number] = np.frombuffer(data, dtype.make()).tolist()
+    return number
+
+
+def _encode(text: str, encoding: str | bytes) -> bytes:
     """Do what Python 3 asks for bytes in protocols up to 2: ``_codecs.encode(text, "latin1")``."""
-    if encoding != "latin1":
+    if _text(encoding) != "latin1":
         raise pickle.UnpicklingError(f"bytes encoded as {encoding!r}")
     return text.encode("latin1")
 
 
-class _Reader(pickle.Unpickler):
-    _KNOWN: Final[dict[tuple[str, str], Any]] = {
-        ("numpy.core.multiarray", "_reconstruct"): _Call,
-        ("numpy._core.multiarray", "_reconstruct"): _Call,
-        ("numpy", "ndarray"): _Call,
-        ("numpy", "dtype"): _Call,
-        ("_codecs", "encode"): _encode,
-        # Python 3 writes empty bytes as a call bytes() in protocols up to 2.
-        ("__builtin__", "bytes"): lambda: b"",
-    }
+# Types of numbers, by the names that pickles have for them.
+_NUMBERS: Final = frozenset({"u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"})
 
+
+_KNOWN: Final = {
+    ("numpy", "ndarray"): _Function(_Array),
+    ("numpy", "dtype"): _Function(_Type),
+    ("_codecs", "encode"): _Function(_encode),
+    # Python 3 writes empty bytes as a call bytes() in protocols up to 2.
+    ("__builtin__", "bytes"): _Function(lambda: b""),
+    **{
+        # NumPy 2 has renamed numpy.core.
+        (f"{core}.{module}", name): _Function(call)
+        for core in ("numpy.core", "numpy._core")
+        for module, name, call in (
+            ("multiarray", "_reconstruct", _Array),
+            ("multiarray", "scalar", _scalar),
+            ("numeric", "_frombuffer", _from_buffer),
+        )
+    },
+}
+
+
+class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._KNOWN:
+        if (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(f"a call of {module}.{name}, which is not made")
-        return self._KNOWN[module, name]
+        return _KNOWN[module, name]
 
 
 def _value(value: Any) -> Any:
-    if not isinstance(value, _Call):
-        return value
-    _, shape, dtype, by_columns, data = value.state
-    if _text(dtype.arguments[0]) not in ("u1", "|u1", "uint8"):
-        raise ValueError(f"an array of {dtype.arguments[0]}")
-    pixels = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, np.uint8)
-    return pixels.reshape(shape, order="F" if by_columns else "C")
+    if isinstance(value, _Array) and value.array is not None:
+        return value.array
+    if isinstance(value, _Array | _Type | _Function):
+        raise pickle.UnpicklingError("a part of NumPy where a value belongs")
+    if isinstance(value, list):
+        return [_text(item) if isinstance(item, bytes) else item for item in value]
+    return _text(value) if isinstance(value, bytes) else value
 
 
 def _text(text: str | bytes) -> str:

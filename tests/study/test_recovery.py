@@ -321,7 +321,7 @@ def test_official_archives_are_known_by_their_md5(pack, folders):
 
 def test_where_the_reference_is_refused_nothing_is_written(pack, tmp_path):
     (tmp_path / "reference.tar.gz").write_bytes(b"GIF89a")
-    with pytest.raises(SourceError, match=r"reference.tar.gz: expected a .tar.gz of CIFAR-10"):
+    with pytest.raises(SourceError, match=r"reference.tar.gz: expected a .tar.gz of CIFAR-10, or"):
         recover(pack, tmp_path / "out", reference=tmp_path / "reference.tar.gz")
     assert os.listdir(tmp_path) == ["reference.tar.gz"]
 
