@@ -15,12 +15,14 @@ def pack(parser: argparse.ArgumentParser) -> Run:
 
     SOURCE is a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png or
     CLASS/NAME.png in it. Nothing is extracted. What would move a label, or lose an image that
-    ImageFolder would load, is an error.
+    ImageFolder would load, is an error. Or SOURCE is parquet as Hugging Face's hub has it: a
+    folder, a file, or several.
 
     Example:
       cinicpack pack CINIC-10.tar.gz cinic10.pack
+      cinicpack pack data/train-*.parquet data/test-*.parquet cinic10.pack
     """
-    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("source", metavar="SOURCE", nargs="+")
     parser.add_argument("destination", metavar="DESTINATION", help="the pack to make")
     _add_pack_options(parser)
 
@@ -39,6 +41,7 @@ def pack(parser: argparse.ArgumentParser) -> Run:
             allow_missing=arguments.allow_missing,
             overwrite=arguments.overwrite,
             expect=arguments.expect,
+            columns=arguments.columns,
         )
         seconds = time.perf_counter() - start
         count = sum(info.rows for info in made.manifest.splits.values())
@@ -84,6 +87,12 @@ def _add_pack_options(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace a pack with nothing else in it"
     )
     parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
+    parser.add_argument(
+        "--columns",
+        type=parse_names,
+        metavar="IMAGE,LABEL",
+        help="of parquet: the columns of images and of labels",
+    )
 
 
 def info(parser: argparse.ArgumentParser) -> Run:

@@ -50,6 +50,7 @@ class CifarFiles:
     """
 
     classes: tuple[str, ...] | None = CLASSES
+    keeps_order = True
     read: Read | None = None
     remarks = Remarks()
 

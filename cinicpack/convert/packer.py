@@ -63,7 +63,7 @@ _PACE: Final = Pace()
 
 
 def pack(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     destination: str | os.PathLike[str],
     *,
     format: str = "npy",  # noqa: A002  the word that numpy and h5py users know
@@ -74,11 +74,12 @@ def pack(
     allow_missing: bool = False,
     overwrite: bool = False,
     expect: str | None = None,
+    columns: Sequence[str] | None = None,
     progress: bool = True,
 ) -> Pack:
     """Convert images of one size into a pack, and open it.
 
-    The same images give the same bytes, from any kind of source and with any number of workers.
+    The same images give the same bytes, from any source and with any number of workers.
     ``destination`` appears at once when all is done; if anything fails it stays as it was. Mean and
     std are those published for CINIC-10 if `cinic10.is_cinic10` says that the images are of it,
     else those of the images of train, or of the first split.
@@ -86,7 +87,7 @@ def pack(
     Args:
         source: a directory, .tar, .tar.gz, .tgz or .zip with SPLIT/CLASS/NAME.png in it, or with
             CLASS/NAME.png, which is one split named "train"; one lone folder above is skipped. Or
-            CIFAR-10's own archive or folder.
+            CIFAR-10's own archive or folder. Or parquet: files, or the folder of a hub's.
         destination: the pack to make.
         format: "npy", a directory of npy files, or "hdf5", one file.
         splits: the splits to take, or the name of one; None: all.
@@ -98,10 +99,10 @@ def pack(
             split, which keep their labels as in ``ImageFolder(SPLIT, allow_empty=True)``, and
             images that ImageFolder would load but that are not PNG, which are left out. Where all
             file names are CINIC-10's, the classes are its ten, whichever are there.
-        overwrite: replace a pack at ``destination``, be it damaged or of another version. A path
-            with anything besides a pack is refused and stays; so is an HDF5 pack that is damaged
-            outside of its images, which could be one with something added.
+        overwrite: replace a pack at ``destination``, be it damaged or of another version. Anything
+            else there is refused and stays, as an HDF5 pack that may have something added.
         expect: "cinic10": raise unless the images are CINIC-10's in number, class and name.
+        columns: of parquet, those of images and of labels; None: as `convert.parquet` finds them.
         progress: show a bar, if standard error is a terminal.
 
     Raises:
@@ -112,15 +113,14 @@ def pack(
         DestinationError: ``destination`` is there and is not to be overwritten, or cannot be made.
         ArgumentError: an option is out of its domain, or ``shard_rows`` makes too many files.
 
-    >>> import cinicpack
-    >>> cinicpack.pack("CINIC-10.tar.gz", "new.pack", progress=False)
+    >>> pack("CINIC-10.tar.gz", "new.pack", progress=False)
     Pack('new.pack', train 90, valid 90, test 90, 32x32, 10 classes)
     """
     destination = Path(destination)
     wanted = Wanted(splits, shard_rows, num_workers, skip_bad, allow_missing, expect, progress)
     container = _check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        build(open_source(source), new, container, wanted)
+        build(open_source(source, columns), new, container, wanted)
     return open_pack(destination)
 
 

@@ -6,20 +6,21 @@ To add a kind: a module here with a class that has what `Source` asks for and a 
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
-from cinicpack.convert import archives, cifar, tree
+from cinicpack.convert import archives, cifar, parquet, tree
 from cinicpack.convert.files import SPECIAL_FILES
 from cinicpack.convert.files import Content as Content
 from cinicpack.convert.files import Read as Read
 from cinicpack.convert.files import Remarks as Remarks
-from cinicpack.errors import SourceError
+from cinicpack.errors import ArgumentError, SourceError
+from cinicpack.text import some
 
 __all__ = ["Source", "open_source"]
 
-_EXPECTED: Final = "expected a directory, .tar, .tar.gz, .tgz or .zip"
+_EXPECTED: Final = "expected a directory, .tar, .tar.gz, .tgz, .zip or .parquet"
 
 
 class Source(Protocol):
@@ -27,15 +28,18 @@ class Source(Protocol):
 
     Attributes:
         path: what messages name.
-        classes: class names in the order of their labels, and then rows are in the source's order;
-            None: the folders' names, and rows in ImageFolder's order.
+        keeps_order: rows are in the source's order; else in ImageFolder's, by class, then name.
         read: gives the contents of images by their paths, in any process (it is pickled), so that
             rows are known beforehand; None: images come as a stream.
     """
 
     path: Path
-    classes: tuple[str, ...] | None
+    keeps_order: bool
     read: Read | None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names in the order of their labels; None: the names of the folders, sorted."""
 
     @property
     def fraction(self) -> float:
@@ -61,16 +65,48 @@ class Source(Protocol):
 Recognise: TypeAlias = Callable[[Path, bytes], Source | None]
 
 # Who first knows what is at a path has it. Each is given the first 512 bytes, of a directory none.
-_KINDS: Final[tuple[Recognise, ...]] = (cifar.recognise, tree.recognise, archives.recognise)
+_KINDS: Final[tuple[Recognise, ...]] = (
+    cifar.recognise,
+    parquet.recognise,
+    tree.recognise,
+    archives.recognise,
+)
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
+def open_source(
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    columns: Sequence[str] | None = None,
+) -> Source:
     """Find out, from what is at ``path``, how to read it.
 
-    Raises ``FileNotFoundError`` if nothing is there, and ``SourceError`` if it is something else
-    than a directory, a tar, a gzipped tar or a zip. File names and extensions do not matter.
+    Several paths are those of parquet files, and only parquet has ``columns``, of images and of
+    labels. File names and extensions do not matter.
+
+    Raises ``FileNotFoundError`` if nothing is there, ``SourceError`` if it is something else than a
+    directory, a tar, a gzipped tar, a zip or parquet, and ``ArgumentError`` for columns of these.
     """
-    path = Path(path)
+    if isinstance(path, str | os.PathLike):
+        source = _recognise(Path(path))
+    else:
+        opened = [open_source(one) for one in path]
+        files = [one for one in opened if isinstance(one, parquet.Parquet)]
+        if not opened or (files != opened and len(opened) > 1):
+            raise SourceError(
+                "expected one source, or several parquet files, found "
+                f"{some([str(one) for one in path]) or 'none'}; pack them one by one"
+            )
+        source = parquet.join(files) if len(opened) > 1 else opened[0]
+    if columns is None:
+        return source
+    if not isinstance(source, parquet.Parquet):
+        raise ArgumentError(
+            f"{source.path}: expected no columns, since only parquet has them, found {columns}; "
+            "leave them out"
+        )
+    return source.choose_columns(columns)
+
+
+def _recognise(path: Path) -> Source:
     mode = path.stat().st_mode
     start = b""
     if not stat.S_ISDIR(mode):
