@@ -120,7 +120,7 @@ def pack(
     wanted = Wanted(splits, shard_rows, num_workers, skip_bad, allow_missing, expect, progress)
     container = _check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        build(open_source(source, columns), new, container, wanted)
+        build(open_source(source, columns=columns), new, container, wanted)
     return open_pack(destination)
 
 

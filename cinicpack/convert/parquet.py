@@ -2,13 +2,16 @@
 
 import errno
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from cinicpack.convert.decode import is_image
 from cinicpack.convert.files import (
     MAX_BYTES,
     Content,
@@ -26,9 +29,8 @@ __all__ = ["Parquet", "join", "recognise"]
 
 _MAGIC: Final = b"PAR1"
 _SUFFIX: Final = ".parquet"
-# Where a hub's repository has its files, or the folders of splits with them.
-_FOLDERS: Final = ("", "data", "default")
-_SPLIT_FOLDERS: Final = ("train", "validation", "valid", "test")
+# So many entries of a folder tell what it has: to list a tree of images would take long.
+_SEEN: Final = 64
 _SHARD: Final = re.compile(r"(.+)-([0-9]{5,})-of-([0-9]{5,})")
 _SPLITS: Final = {"validation": "valid"}
 # What the columns are usually called, in CIFAR-10's and CIFAR-100's files too.
@@ -59,13 +61,22 @@ def join(sources: Sequence["Parquet"]) -> "Parquet":
 
 
 def _list_files(root: Path) -> list[Path]:
-    """List the files of the first folder that has some, directly or in folders of splits."""
-    for folder in (root / name for name in _FOLDERS):
-        for places in ([folder], [folder / name for name in _SPLIT_FOLDERS]):
-            files = [file for place in places for file in sorted(place.glob(f"*{_SUFFIX}"))]
-            if files:
-                return files
-    return []
+    """List the parquet files in a folder and two levels below; none if it is a tree of images."""
+    files: list[Path] = []
+    folders = [root]
+    for _ in range(3):
+        inner: list[Path] = []
+        for folder in folders:
+            # A folder that cannot be read is for the tree to explain.
+            with suppress(OSError), os.scandir(folder) as entries:
+                seen = [entry for entry in islice(entries, _SEEN) if entry.name[0] != "."]
+                if any(is_image(entry.name) for entry in seen):
+                    return []
+                if any(entry.name.endswith(_SUFFIX) for entry in seen):
+                    files += sorted(folder.glob(f"[!.]*{_SUFFIX}"))
+                inner += [folder / entry.name for entry in seen if entry.is_dir()]
+        folders = inner
+    return files
 
 
 class Parquet:
@@ -184,9 +195,9 @@ def _sort_files(files: Iterable[Path]) -> dict[str, list[Path]]:
         numbers, counts = zip(*sorted(shards.values()), strict=True)
         if len(set(counts)) > 1 or [*numbers] != [*range(counts[0] or len(shards))]:
             raise SourceError(
-                f"{min(shards).parent}: expected one file of split {split!r}, or all of its "
-                f"shards, found {some(sorted(file.name for file in shards))}; fetch those that "
-                "are missing, or name the files that belong together"
+                f"expected one file of split {split!r}, or all of its shards, found "
+                f"{some(sorted(shards))}; fetch those that are missing, or name the files or the "
+                "folder to pack"
             )
     return {split: sorted(shards, key=shards.__getitem__) for split, shards in splits.items()}
 
@@ -282,26 +293,32 @@ def _check_classes(path: Path, names: Any) -> tuple[str, ...]:
 
 
 def _read_rows(part: _Part, first: int) -> Iterator[list[tuple[int, str, Content]]]:
-    """Give labels, names and contents of some rows after the other; ``first`` is the first's."""
+    """Give labels, names and contents of some rows after the other.
+
+    ``first`` is the number, in the split, of the first row.
+    """
     with _opening(part.path) as file:
+        # One thread is faster for so few columns, and leaves the other cores to the decoders.
+        batches = file.iter_batches(
+            _count_rows(file.metadata), columns=[part.image, part.label], use_threads=False
+        )
         row = 0
-        columns = [part.image, part.label]
-        for batch in file.iter_batches(_count_rows(file.metadata), columns=columns):
+        for batch in batches:
             images = batch.column(part.image)
             fields = dict(zip([field.name for field in images.type], images.flatten(), strict=True))
             contents = fields["bytes"].to_pylist()
             paths = fields["path"].to_pylist() if "path" in fields else [None] * len(contents)
-            labels = batch.column(part.label).to_pylist()
             rows = []
-            for label, path, content in zip(labels, paths, contents, strict=True):
+            for label, path, content in zip(
+                batch.column(part.label).to_pylist(), paths, contents, strict=True
+            ):
                 if label is None or not 0 <= label < len(part.classes):
                     raise SourceError(
                         f"{part.path}: expected labels from 0 to {len(part.classes) - 1}, since "
                         f"there are {len(part.classes)} classes, found {label} in row {row}; "
                         "correct it"
                     )
-                name = path.rpartition("/")[2] if path else ""
-                name = name or f"{first + row:08d}.png"
+                name = (path or "").rpartition("/")[2] or f"{first + row:08d}.png"
                 if not is_folder_name(name):
                     raise SourceError(
                         f"{part.path}: expected a path that ends in the name of a file, found "
