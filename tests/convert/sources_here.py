@@ -7,7 +7,7 @@ import os
 import random
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ LEFT_OUT = {
 }
 
 
-def pack(source: Path, destination: Path, **options: Any) -> cinicpack.Pack:
+def pack(source: Path | Sequence[Path], destination: Path, **options: Any) -> cinicpack.Pack:
     return cinicpack.pack(source, destination, progress=False, **options)
 
 
