@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _EXTRACTED = "extracted"
 _WANTED = {
     "pack the tree": ("read every file in a loop", 1.0),
     "pack the archive": ("tar -xzf", 0.75),
+    "pack a split's parquet": ("decode it with datasets", 0.333),
     "verify": ("hash the pack's bytes", 5.0),
 }
 
@@ -85,12 +87,22 @@ def list_runs(places: Places, threads: int) -> dict[str, Callable[[], Any]]:
         folder = tempfile.mkdtemp(dir=places.work / _EXTRACTED)
         subprocess.run(["tar", "-xzf", places.archive, "-C", folder], check=True)
 
+    parquet: dict[str, Callable[[], Any]] = {}
+    if find_spec("datasets") is None:
+        say("datasets is not installed: its rows are left out")
+    else:
+        from benchmarks.parquet import make_parquet, prepare_decoding
+
+        file = make_parquet(places)
+        parquet["decode it with datasets"] = prepare_decoding(file)
+        parquet["pack a split's parquet"] = lambda: cinicpack.pack(file, place, progress=False)
     paths = [entry for entry in walk(places.tree) if entry.endswith(".png")]
     return {
         "read every file in a loop": read_files,
         "pack the tree": lambda: cinicpack.pack(places.tree, place, progress=False),
         "tar -xzf": unpack,
         "pack the archive": lambda: cinicpack.pack(places.archive, place, progress=False),
+        **parquet,
         "hash the pack's bytes": lambda: hash_files(places.pack, threads),
         "verify": lambda: verify_pack(places.pack, num_workers=threads),
     }

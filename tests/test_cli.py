@@ -200,7 +200,6 @@ def test_errors_are_one_message(tmp_path, monkeypatch, capsys, arguments, messag
         ["nope"],
         ["pack"],
         ["pack", "a"],
-        ["pack", "a", "b", "c"],
         ["pack", "a", "b", "--format", "zarr"],
         ["pack", "a", "b", "--workers", "two"],
         ["pack", "a", "b", "--expect", "cifar10"],

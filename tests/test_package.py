@@ -187,7 +187,7 @@ def test_every_module_can_be_imported(name):
         pytest.skip(f"needs {error.name}, which is not installed")
 
 
-HEAVY = ("torch", "numba", "h5py", "PIL", "tqdm", "deflate", "zlib_ng")
+HEAVY = ("torch", "numba", "h5py", "PIL", "tqdm", "deflate", "zlib_ng", "pyarrow")
 RUN = "from cinicpack.cli import main; status = main(ARGUMENTS)"
 OPEN = "import cinicpack; pack = cinicpack.open_pack(PACK)"
 

@@ -18,15 +18,18 @@ def pack(parser: argparse.ArgumentParser) -> Run:
     .tiff .webp. Nothing is extracted, and no image is turned as Exif would have it. What would
     move a label is an error, and so are images of several sizes, unless they are resized.
 
+    Or SOURCE is parquet as Hugging Face's hub has it: a folder, a file, or several.
+
     Or SOURCE is an archive or folder of the own files of CIFAR-10, CIFAR-100, ImageNet32x32,
     ImageNet64x64, CIFAR-10.1 or CIFAR-10-C, or of others in their form. Row i is then image i, and
     images are numbered: cifar10-train-0.png.
 
     Example:
       cinicpack pack CINIC-10.tar.gz cinic10.pack
+      cinicpack pack data/train-*.parquet data/test-*.parquet cinic10.pack
       cinicpack pack photographs photographs.pack --resize 64 --filter bicubic --fit crop
     """
-    parser.add_argument("source", metavar="SOURCE")
+    parser.add_argument("source", metavar="SOURCE", nargs="+")
     parser.add_argument("destination", metavar="DESTINATION", help="the pack to make")
     _add_pack_options(parser)
 
@@ -49,6 +52,7 @@ def pack(parser: argparse.ArgumentParser) -> Run:
             filter=arguments.filter,
             fit=arguments.fit,
             labels=arguments.labels,
+            columns=arguments.columns,
         )
         seconds = time.perf_counter() - start
         count = sum(info.rows for info in made.manifest.splits.values())
@@ -95,6 +99,12 @@ def _add_pack_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expect", choices=("cinic10",), help="fail unless it is CINIC-10")
     parser.add_argument(
         "--labels", choices=("fine", "coarse"), help="CIFAR-100's 100 classes (default) or its 20"
+    )
+    parser.add_argument(
+        "--columns",
+        type=parse_names,
+        metavar="IMAGE,LABEL",
+        help="of parquet: the columns of images and of labels",
     )
     _add_resize_options(parser)
 

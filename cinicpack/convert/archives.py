@@ -64,6 +64,7 @@ class Archive:
     """
 
     classes: tuple[str, ...] | None = None
+    keeps_order = False
     read: Read | None = None
 
     def __init__(

@@ -88,6 +88,7 @@ class Batches:
         find: finds the data set there.
     """
 
+    keeps_order = True
     read: Read | None = None
     remarks = Remarks()
 

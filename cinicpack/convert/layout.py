@@ -49,6 +49,7 @@ def arrange(
     splits: str | Iterable[str] | None = None,
     *,
     classes: Sequence[str] | None = None,
+    keeps_order: bool = True,
     folders: Iterable[str] = (),
     allow_missing: bool = False,
 ) -> Layout:
@@ -56,13 +57,15 @@ def arrange(
 
     ``SPLIT/CLASS/NAME.png`` are as many splits, ``CLASS/NAME.png`` is one that is named "train",
     and one lone folder above SPLIT is skipped. Row i of a split is image i of torchvision's
-    ``ImageFolder(SPLIT)``; where classes are declared, it is image i of the split among ``paths``.
+    ``ImageFolder(SPLIT)``, by class, then by name, or where the source keeps its order, image i of
+    the split among ``paths``.
 
     Args:
         paths: of the images to pack.
         splits: the splits to take, or the name of one; None: all.
         classes: the declared ones, in the order of their labels, of which a split may lack some;
             then all paths are SPLIT/CLASS/NAME. None: the folders are the classes, sorted.
+        keeps_order: rows are in the order of ``paths``, if classes are declared.
         folders: of the source; at least those without images.
         allow_missing: take what is there, though images are left out, or some class has none: it
             keeps its label, which is that of ``ImageFolder(SPLIT, allow_empty=True)``. Where all
@@ -86,7 +89,7 @@ def arrange(
     if classes is None:
         layout = _arrange_folders(paths, splits, folders, allow_missing)
     else:
-        layout = _arrange_declared(paths, splits, classes)
+        layout = _arrange_declared(paths, splits, classes, keeps_order)
     _check_names(layout)
     return layout
 
@@ -135,23 +138,28 @@ def _arrange_folders(
 
 
 def _arrange_declared(
-    paths: Sequence[str], splits: str | Iterable[str] | None, classes: Sequence[str]
+    paths: Sequence[str],
+    splits: str | Iterable[str] | None,
+    classes: Sequence[str],
+    keeps_order: bool,
 ) -> Layout:
-    """Take the declared classes, and leave the rows of a split in the order of their paths."""
-    label_of = {name: label for label, name in enumerate(classes)}
-    found: dict[str, tuple[list[int], list[int]]] = {}
-    for index, path in enumerate(paths):
-        split, name, _ = path.split("/")
-        rows, labels = found.setdefault(split, ([], []))
-        rows.append(index)
-        labels.append(label_of[name])
-    chosen = _choose(found, splits)
+    """Take the declared classes, and the rows of a split in the order of their paths, or sorted."""
     numbers = _number(classes)
-    return Layout(
-        tuple(classes),
-        {split: np.array(found[split][0], np.int64) for split in chosen},
-        {split: numbers[found[split][1]] for split in chosen},
-    )
+    label_of = {name: label for label, name in enumerate(classes)}
+    found: dict[str, list[int]] = {}
+    for index, path in enumerate(paths):
+        found.setdefault(path.partition("/")[0], []).append(index)
+    rows: dict[str, NDArray[np.int64]] = {}
+    labels: dict[str, NDArray[np.uint8 | np.uint16]] = {}
+    for split in _choose(found, splits):
+        order = found[split] if keeps_order else sorted(found[split], key=paths.__getitem__)
+        rows[split] = np.array(order, np.int64)
+        labels[split] = numbers[[label_of[paths[row].split("/")[1]] for row in order]]
+        if not keeps_order:
+            # Sorted paths have classes in the order of their names; labels may have another.
+            by_label = np.argsort(labels[split], kind="stable")
+            rows[split], labels[split] = rows[split][by_label], labels[split][by_label]
+    return Layout(tuple(classes), rows, labels)
 
 
 def _number(classes: Sequence[str]) -> NDArray[np.uint8 | np.uint16]:

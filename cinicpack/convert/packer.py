@@ -65,7 +65,7 @@ _PACE: Final = Pace()
 
 
 def pack(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     destination: str | os.PathLike[str],
     *,
     format: str = "npy",  # noqa: A002  the word that numpy and h5py users know
@@ -80,6 +80,7 @@ def pack(
     filter: str = "box",  # noqa: A002  Pillow's word
     fit: str = "squash",
     labels: str | None = None,
+    columns: Sequence[str] | None = None,
     progress: bool = True,
 ) -> Pack:
     """Convert images into a pack, and open it.
@@ -88,8 +89,8 @@ def pack(
     ``destination`` appears at once, or stays if anything fails. Mean and std: see `store.format`.
 
     Args:
-        source: a directory or archive of images in SPLIT/CLASS/ or CLASS/, or of the own files of
-            CIFAR-10, CIFAR-100, ImageNet32x32, CIFAR-10.1 or -10-C: see `convert.source`.
+        source: a directory or archive of images in SPLIT/CLASS/ or CLASS/, parquet files, or the
+            own files of CIFAR, ImageNet32x32 or CIFAR-10-C: see `convert.source`.
         destination: the pack to make.
         format: "npy", a directory of npy files, or "hdf5", one file.
         splits: the splits to take, or the name of one; None: all.
@@ -104,11 +105,11 @@ def pack(
         filter: Pillow's "box", as CINIC-10 was made with, "bilinear", "bicubic" or "lanczos".
         fit: "squash", as CINIC-10 was made, or "crop", the shorter side first, then the middle.
         labels: of CIFAR-100: "fine", its 100 classes (None too), or "coarse", its 20.
+        columns: of parquet, those of images and of labels; None: as `convert.parquet` finds them.
         progress: show a bar, if standard error is a terminal.
 
     Raises:
-        FileNotFoundError: there is nothing at ``source``.
-        SourceError: ``source`` is of another structure, damaged, unreadable, or lacks something.
+        FileNotFoundError, SourceError: ``source`` is not there; is damaged, unreadable, incomplete.
         BadImagesError: some images cannot be packed; all are listed.
         DestinationError: ``destination`` is there, not to be overwritten, or cannot be made.
         ArgumentError: an option is out of its domain, or ``shard_rows`` makes too many files.
@@ -121,7 +122,7 @@ def pack(
     wanted = wanted._replace(resize=check_resize(resize, filter, fit))
     container = _check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        build(open_source(source, labels), new, container, wanted)
+        build(open_source(source, labels, columns), new, container, wanted)
     return open_pack(destination)
 
 

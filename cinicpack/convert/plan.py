@@ -109,6 +109,7 @@ def make_plan(source: Source, paths: Sequence[str], wanted: Wanted, work: Path) 
             paths,
             wanted.splits,
             classes=source.classes,
+            keeps_order=source.keeps_order,
             folders=folders,
             allow_missing=wanted.allow_missing,
         )

@@ -1,25 +1,35 @@
 """Sources: where images come from, and the one table of the kinds that there are.
 
+- A directory (`tree`), a tar, also in gzip, bzip2, xz or zstd, or a zip (`archives`) with the files
+  of images at SPLIT/CLASS/NAME, or at CLASS/NAME, which is one split named "train". Names end as
+  torchvision's ImageFolder knows them: .png .jpg .jpeg .ppm .bmp .pgm .tif .tiff .webp. One lone
+  folder above is skipped. Rows are ImageFolder's.
+- Parquet as hubs have it: a file, several, or their folder (`parquet`). Rows are those of a tree.
+- The own files of CIFAR-10 and CIFAR-100, python or binary, or of others in their form (`cifar`),
+  ImageNet32x32 and 64x64 (`imagenet32`), CIFAR-10.1 and CIFAR-10-C (`shifted`), in a folder or an
+  archive. Row i is image i of them.
+
 To add a kind: a module here with a class that has what `Source` asks for and a function
 ``recognise(path, start)``, and that function in `_KINDS`. Nothing else asks what kind a source has.
 """
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
-from cinicpack.convert import archives, cifar, imagenet32, shifted, tree
+from cinicpack.convert import archives, cifar, imagenet32, parquet, shifted, tree
 from cinicpack.convert.files import SPECIAL_FILES
 from cinicpack.convert.files import Content as Content
 from cinicpack.convert.files import Read as Read
 from cinicpack.convert.files import Remarks as Remarks
 from cinicpack.errors import ArgumentError, SourceError
+from cinicpack.text import some
 
 __all__ = ["HasLabels", "Source", "open_source"]
 
-_EXPECTED: Final = "expected a directory, a .tar (also .gz, .bz2, .xz, .zst) or a .zip"
+_EXPECTED: Final = "expected a directory, a .tar (also .gz, .bz2, .xz, .zst), .zip or .parquet"
 
 
 class Source(Protocol):
@@ -27,19 +37,18 @@ class Source(Protocol):
 
     Attributes:
         path: what messages name.
+        keeps_order: rows are in the source's order; else in ImageFolder's, by class, then name.
         read: gives the contents of images by their paths, in any process (it is pickled), so that
             rows are known beforehand; None: images come as a stream.
     """
 
     path: Path
+    keeps_order: bool
     read: Read | None
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names in the order of their labels, and then rows are in the source's order.
-
-        None: the folders' names, and rows in ImageFolder's order.
-        """
+        """Class names in the order of their labels; None: the names of the folders, sorted."""
 
     @property
     def fraction(self) -> float:
@@ -77,21 +86,45 @@ _KINDS: Final[tuple[Recognise, ...]] = (
     cifar.recognise,
     imagenet32.recognise,
     shifted.recognise,
+    parquet.recognise,
     tree.recognise,
     archives.recognise,
 )
 
 
-def open_source(path: str | os.PathLike[str], labels: str | None = None) -> Source:
+def open_source(
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    labels: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> Source:
     """Find out, from what is at ``path``, how to read it.
 
-    ``labels`` is which ones to take, of a source whose images have several.
+    Several paths are those of parquet files, and only parquet has ``columns``, of images and of
+    labels. ``labels`` is which ones to take, of a source whose images have several. File names and
+    extensions of trees and archives do not matter.
 
-    Raises ``FileNotFoundError`` if nothing is there, ``SourceError`` if it is something else than a
-    directory, a tar (also compressed) or a zip, and `ArgumentError` if it has no such labels. File
-    names and extensions of trees and archives do not matter.
+    Raises ``FileNotFoundError`` if nothing is there, `SourceError` if it is no kind of source, and
+    `ArgumentError` for labels or columns that it has not.
     """
-    path = Path(path)
+    if isinstance(path, str | os.PathLike):
+        source = _recognise(Path(path))
+    else:
+        opened = [open_source(one) for one in path]
+        files = [one for one in opened if isinstance(one, parquet.Parquet)]
+        if not opened or (files != opened and len(opened) > 1):
+            raise SourceError(
+                "expected one source, or several parquet files, found "
+                f"{some([str(one) for one in path]) or 'none'}; pack them one by one"
+            )
+        source = parquet.join(files) if len(opened) > 1 else opened[0]
+    if labels is not None:
+        source = _choose_labels(source, labels)
+    if columns is not None:
+        source = _choose_columns(source, columns)
+    return source
+
+
+def _recognise(path: Path) -> Source:
     mode = path.stat().st_mode
     start = b""
     if not stat.S_ISDIR(mode):
@@ -101,7 +134,7 @@ def open_source(path: str | os.PathLike[str], labels: str | None = None) -> Sour
             start = file.read(512)
     for recognise in _KINDS:
         if (source := recognise(path, start)) is not None:
-            return source if labels is None else _choose_labels(source, labels)
+            return source
     raise SourceError(f"{path}: {_EXPECTED}, found a file that starts with {start[:8]!r}")
 
 
@@ -112,3 +145,12 @@ def _choose_labels(source: Source, labels: str) -> Source:
             f"{labels!r}; leave it out"
         )
     return source.choose_labels(labels)
+
+
+def _choose_columns(source: Source, columns: Sequence[str]) -> Source:
+    if not isinstance(source, parquet.Parquet):
+        raise ArgumentError(
+            f"{source.path}: expected no columns, since only parquet has them, found {columns}; "
+            "leave them out"
+        )
+    return source.choose_columns(columns)

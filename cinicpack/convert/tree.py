@@ -29,6 +29,7 @@ class Tree:
     """
 
     classes: tuple[str, ...] | None = None
+    keeps_order = False
     # There is nothing to wait for: all paths are known before the first file is read.
     fraction: float = 1.0
 

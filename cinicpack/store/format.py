@@ -13,9 +13,9 @@ For every split S of N images of H x W pixels:
     S/names          bytes (N,)           file names, UTF-8, padded with NUL to the longest
 
 Row i of a split is image i of ``torchvision.datasets.ImageFolder(S)``: classes in the order of
-their names, within a class files in the order of theirs. Where a source declares its classes, as
-CIFAR's own files do, classes and rows are in the order of the source, and a split may lack a class.
-All arrays are in C order.
+their names, within a class files in the order of theirs. Where a source declares its classes, they
+are in its order, and a split may lack some; rows are then by class in that order, as of parquet,
+or, as of CIFAR's own files, in the order of the source. All arrays are in C order.
 
 A class of a pack made with ``allow_missing=True`` may have no images, in a split or in all. It has
 its label all the same, as in ``ImageFolder(S, allow_empty=True)`` with an empty folder for it.

@@ -10,7 +10,7 @@ import random
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +53,7 @@ OTHERS = {
 }
 
 
-def pack(source: Path, destination: Path, **options: Any) -> cinicpack.Pack:
+def pack(source: Path | Sequence[Path], destination: Path, **options: Any) -> cinicpack.Pack:
     return cinicpack.pack(source, destination, progress=False, **options)
 
 

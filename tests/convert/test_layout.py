@@ -288,7 +288,7 @@ def test_one_split_may_be_named_as_it_is():
     assert arrange(paths, "a").classes == ("dog",)
 
 
-def test_declared_classes_keep_their_order_and_rows_theirs():
+def test_declared_classes_keep_their_order_and_rows_theirs_or_imagefolders():
     paths = ["test/b/2.png", "train/c/9.png", "test/a/1.png", "train/b/1.png", "test/b/1.png"]
     layout = arrange(paths, classes=("c", "b", "a"))
     assert layout.classes == ("c", "b", "a")
@@ -297,6 +297,10 @@ def test_declared_classes_keep_their_order_and_rows_theirs():
     assert layout.labels["train"].tolist() == [0, 1]
     assert layout.rows["test"].tolist() == [0, 2, 4]
     assert layout.labels["test"].tolist() == [1, 2, 1]
+    ordered = arrange(paths, classes=("c", "b", "a"), keeps_order=False)
+    assert ordered.rows["test"].tolist() == [4, 0, 2]
+    assert ordered.labels["test"].tolist() == [1, 1, 2]
+    assert ordered.rows["train"].tolist() == [1, 3]
     assert [*arrange(paths, "test", classes=("c", "b", "a")).rows] == ["test"]
     with pytest.raises(SelectionError, match="expected splits out of train, test; found valid"):
         arrange(paths, ["valid"], classes=("c", "b", "a"))

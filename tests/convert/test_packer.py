@@ -101,6 +101,7 @@ class Counting:
 
     path = Path("counting")
     classes: tuple[str, ...] | None = None
+    keeps_order = False
     read: Read | None = None
     fraction = 0.5
     remarks = Remarks()
