@@ -25,6 +25,8 @@ from cinicpack.errors import (
 )
 
 if TYPE_CHECKING:
+    from cinicpack.convert.arrays import pack_arrays
+    from cinicpack.convert.dataset import pack_dataset
     from cinicpack.convert.packer import pack
     from cinicpack.load.augment import Augment
     from cinicpack.load.dataset import PackedDataset
@@ -51,6 +53,8 @@ __all__ = [
     "cinic10",
     "open_pack",
     "pack",
+    "pack_arrays",
+    "pack_dataset",
 ]
 
 __version__ = "0.1.0"
@@ -63,6 +67,8 @@ _HOMES = {
     "Split": "cinicpack.store.pack",
     "open_pack": "cinicpack.store.pack",
     "pack": "cinicpack.convert.packer",
+    "pack_arrays": "cinicpack.convert.arrays",
+    "pack_dataset": "cinicpack.convert.dataset",
 }
 
 
