@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from cinicpack.convert.arrays import pack_arrays
     from cinicpack.convert.dataset import pack_dataset
     from cinicpack.convert.packer import pack
+    from cinicpack.datasets import CIFAR10, CIFAR100, CINIC10
     from cinicpack.load.augment import Augment
     from cinicpack.load.dataset import PackedDataset
     from cinicpack.load.loader import Loader
     from cinicpack.store.pack import Pack, Split, open_pack
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "CINIC10",
     "ArgumentError",
     "Augment",
     "BadImagesError",
@@ -60,6 +64,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CIFAR10": "cinicpack.datasets",
+    "CIFAR100": "cinicpack.datasets",
+    "CINIC10": "cinicpack.datasets",
     "Augment": "cinicpack.load.augment",
     "Loader": "cinicpack.load.loader",
     "Pack": "cinicpack.store.pack",
