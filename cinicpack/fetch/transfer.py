@@ -2,37 +2,24 @@
 
 import http.client
 import os
-import re
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-import cinicpack
 from cinicpack.errors import DestinationError, SourceError
-from cinicpack.fetch.kinds import START_BYTES
+from cinicpack.fetch.http import ask_size, put_in_words, read_blocks, request
 from cinicpack.fetch.mirrors import RemoteFile
 from cinicpack.fetch.partial import PartialFile, find_differences, opening
 from cinicpack.store.publish import locked
 
 __all__ = ["Patience", "learn", "say", "transfer"]
-
-_BLOCK: Final = 1 << 20
-_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)")
-_SHA256: Final = re.compile(r'(?:W/)?"?([0-9a-f]{64})"?')
-# Statuses of HTTP after which another try may succeed.
-_PASSING: Final = (408, 429, 500, 502, 503, 504)
-# What the hub says of a file while it leads to the server that has it.
-_LINKED: Final = ("X-Linked-Size", "X-Linked-ETag")
 
 
 class Patience(NamedTuple):
@@ -102,21 +89,15 @@ def learn(remote: RemoteFile, patience: Patience, *, progress: bool = True) -> R
     """Ask the server how large a file is and, if it is the hub, for its digest."""
     tries = _Tries(remote, patience, progress)
     while True:
-        noted = _Redirects()
         try:
-            with _open(tries.url, {}, patience, noted, method="HEAD") as response:
-                said = {name: response.headers[name] or noted.said.get(name) for name in _LINKED}
-                size = said["X-Linked-Size"] or response.headers["Content-Length"]
-            if size is None or not size.isdigit():
-                raise SourceError(f"{tries.url}: expected the size of a file, found none")
+            nbytes, digest = ask_size(tries.url, patience.timeout)
         except SourceError as error:
             tries.drop(error)
         except (OSError, http.client.HTTPException) as error:
             tries.wait(error, 0)
         else:
-            digest = _SHA256.fullmatch(said["X-Linked-ETag"] or "")
-            digests = (("sha256", digest[1]),) if digest else ()
-            return remote._replace(nbytes=int(size), digests=digests)
+            digests = () if digest is None else (("sha256", digest),)
+            return remote._replace(nbytes=nbytes, digests=digests)
 
 
 def say(text: str, *, progress: bool) -> None:
@@ -177,10 +158,10 @@ class _Transfer:
         """Append what one request gives; return the error that ended it, if there was one."""
         part = self._part
         try:
-            with _request(url, part.size, self._nbytes, self._patience) as response:
+            with request(url, part.size, self._nbytes, self._patience.timeout) as response:
                 # Status 200 is the whole file, even if the rest was asked for.
                 position = 0 if response.status == HTTPStatus.OK else part.size
-                for block in _read_blocks(response, url, self._remote, position):
+                for block in read_blocks(response, url, self._remote, position):
                     position = part.take(position, block, url)
                     self._bar.update(part.size - self._bar.n)
                     self._offer_another()
@@ -263,7 +244,7 @@ class _Tries:
         reason = getattr(error, "reason", None)
         error = reason if isinstance(reason, Exception) else error
         is_unknown = isinstance(error, socket.gaierror)
-        problem = _put_in_words(error, self.url, self._patience.timeout)
+        problem = put_in_words(error, self.url, self._patience.timeout)
         pause = next(self._waiting, None)
         # Do not wait for an unknown name: a typing error, or a machine without a network, does not
         # come right in a minute.
@@ -280,108 +261,3 @@ class _Tries:
         )
         time.sleep(pause)
         self._urls.rotate(-1)
-
-
-def _read_blocks(
-    response: http.client.HTTPResponse, url: str, remote: RemoteFile, position: int
-) -> Iterator[bytes]:
-    """Give what comes from ``position`` on; what is more than the file is cut off.
-
-    The first bytes of a file are given together, if a file of its kind can begin so; else this
-    raises `SourceError`.
-    """
-    left = (remote.nbytes or 0) - position
-    start = b""
-    is_checked = position > 0
-    while left and (block := response.read1(min(_BLOCK, left))):
-        left -= len(block)
-        if not is_checked:
-            start += block
-            if left and len(start) < START_BYTES:
-                continue
-            block, start, is_checked = _check_start(start, url, remote), b"", True
-        yield block
-    if start:
-        yield _check_start(start, url, remote)
-
-
-def _check_start(start: bytes, url: str, remote: RemoteFile) -> bytes:
-    if not remote.kind.can_begin(start):
-        raise SourceError(
-            f"{url}: expected {remote.kind.name}, found what starts with {start[:16]!r}"
-        )
-    return start
-
-
-def _put_in_words(error: Exception | None, url: str, timeout: float) -> str:
-    """Say in words why a request ended before the file did."""
-    if error is None:
-        return "the connection ended"
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server answers {error.code} {error.reason}"
-    if isinstance(error, TimeoutError):
-        return f"nothing came for {timeout:g} s"
-    # strerror is the text alone, without "[Errno 111]".
-    text = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    if isinstance(error, socket.gaierror):
-        return f"no address is known for {urlsplit(url).hostname} ({text})"
-    return text
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, and notes in ``said`` what the hub says on the way."""
-
-    def __init__(self) -> None:
-        self.said: dict[str, str] = {}
-
-    def redirect_request(
-        self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, url: Any
-    ) -> Any:
-        self.said |= {name: headers[name] for name in _LINKED if headers[name]}
-        request = super().redirect_request(req, fp, code, msg, headers, url)
-        if request is not None:
-            request.method = req.get_method()
-        return request
-
-
-def _open(
-    url: str,
-    headers: dict[str, str],
-    patience: Patience,
-    redirects: _Redirects,
-    method: str = "GET",
-) -> http.client.HTTPResponse:
-    """Send a request; raises `SourceError` for an answer after which no other try can succeed."""
-    agent = f"cinicpack/{cinicpack.__version__}"
-    headers = {"User-Agent": agent, "Accept-Encoding": "identity", **headers}
-    request = urllib.request.Request(url, headers=headers, method=method)
-    opener = urllib.request.build_opener(redirects)
-    try:
-        response: http.client.HTTPResponse = opener.open(request, timeout=patience.timeout)
-    except urllib.error.HTTPError as error:
-        with error:
-            if error.code in _PASSING:
-                raise
-            raise SourceError(
-                f"{url}: expected a file, found that the server answers {error.code} {error.reason}"
-            ) from None
-    return response
-
-
-def _request(url: str, start: int, nbytes: int, patience: Patience) -> http.client.HTTPResponse:
-    """Ask for the file from ``start`` on; refuse an answer that is something else."""
-    headers = {"Range": f"bytes={start}-"} if start else {}
-    response = _open(url, headers, patience, _Redirects())
-    length = response.headers["Content-Length"]
-    if response.status == HTTPStatus.OK and length in (None, str(nbytes)):
-        return response
-    span = _CONTENT_RANGE.fullmatch(response.headers["Content-Range"] or "")
-    if response.status == HTTPStatus.PARTIAL_CONTENT and span:
-        first, total = span.groups()
-        if first == str(start) and total in ("*", str(nbytes)):
-            return response
-    response.close()
-    found = span[0] if span else f"{length} bytes (status {response.status})"
-    raise SourceError(
-        f"{url}: expected {nbytes:,} bytes from {start:,} on, found {found}: another file"
-    )
