@@ -83,6 +83,7 @@ class Arrays:
     """
 
     path = Path("arrays")
+    keeps_order = True
     fraction = 1.0
     remarks = Remarks()
 

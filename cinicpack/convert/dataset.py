@@ -90,6 +90,7 @@ class Datasets:
     """
 
     path = Path("datasets")
+    keeps_order = True
     read: Read | None = None
     remarks = Remarks()
 

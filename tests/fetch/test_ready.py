@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import shutil
@@ -6,13 +7,17 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cinicpack
+from cinicpack.cinic10 import CLASSES
 from cinicpack.errors import DestinationError, SourceError
 from cinicpack.fetch import ready
-from cinicpack.fetch.mirrors import Mirror
+from cinicpack.fetch.kinds import PARQUET
+from cinicpack.fetch.mirrors import Mirror, RemoteFile
 from cinicpack.fetch.ready import make_ready
+from cinicpack.formats.png import encode_pngs
 from tests.fetch.server import CONTENT, HURRY, Server
 
 
@@ -85,6 +90,30 @@ def test_a_root_that_is_a_file(tmp_path, data):
     (tmp_path / "file").touch()
     with pytest.raises(DestinationError, match=r"file: expected a folder, or that it can be made"):
         prepare(tmp_path / "file", data, download=True)
+
+
+def test_the_hubs_files_are_packed_where_they_can_be(server, data, tmp_path):
+    pytest.importorskip("cinicpack.convert.parquet", reason="needs the source for parquet files")
+    arrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs pyarrow")
+    [picture] = encode_pngs(np.zeros((1, 4, 4, 3), np.uint8))
+    features = {"label": {"names": list(CLASSES), "_type": "ClassLabel"}}
+    files = []
+    for split in ("train", "validation", "test"):
+        rows = [{"bytes": picture, "path": f"cifar10-train-{label}.png"} for label in range(10)]
+        table = arrow.table({"image": rows, "label": list(range(10))})
+        said = json.dumps({"info": {"features": features}})
+        out = io.BytesIO()
+        parquet.write_table(table.replace_schema_metadata({"huggingface": said}), out)
+        name = f"{split}-00000-of-00001.parquet"
+        server.files[name] = out.getvalue()
+        files.append(RemoteFile(name, (server.at(f"linked/{name}"),), PARQUET))
+    total = sum(map(len, server.files.values()))
+    hub = Mirror("hub", "second.org", tuple(files), total, "CINIC-10-parquet", "pyarrow")
+    server.ends = [404]
+    path = prepare(tmp_path, data._replace(mirrors=(*data.mirrors, hub)), download=True)
+    assert cinicpack.open_pack(path).splits == ("train", "valid", "test")
+    assert sorted(os.listdir(tmp_path)) == ["CINIC-10-parquet", "cinic10.pack"]
 
 
 # Eight processes that start at the same moment: each says how many images it finds.

@@ -114,6 +114,18 @@ def test_a_server_without_ranges_that_breaks_off_early_takes_nothing_away(server
     assert (tmp_path / PART).read_bytes() == CONTENT[:100_000]
 
 
+def test_another_archive_from_its_start_takes_nothing_away(server, tmp_path):
+    (tmp_path / PART).write_bytes(CONTENT[:100_000])
+    server.ranges = False
+    server.content = CONTENT[:90_000] + bytes(SIZE - 90_000)
+    with pytest.raises(
+        SourceError,
+        match=rf"expected what {tmp_path / PART} begins with, found something else with",
+    ):
+        fetch(server, tmp_path)
+    assert (tmp_path / PART).read_bytes() == CONTENT[:100_000]
+
+
 @pytest.mark.parametrize("total", [None, "*"])
 def test_a_server_that_does_not_say_how_much(server, tmp_path, total):
     server.length = False
