@@ -22,7 +22,7 @@ import torch
 
 import cinicpack
 from benchmarks.gpu import bus, resident, training
-from benchmarks.gpu.images import make_noise, read_jpegs, write_pack
+from benchmarks.gpu.images import make_noise, read_jpegs
 from benchmarks.gpu.setting import Setting, Sizes
 from benchmarks.gpu.training import train_on
 from benchmarks.machine import describe_machine
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if path is None:
             splits = ["train", "test"] if options.quick else ["train"]
             noise = dict.fromkeys(splits, make_noise(sizes.per_class))
-            path = write_pack(Path(folder, "noise.pack"), cinic10.CLASSES, noise)
+            path = Path(folder, "noise.pack")
+            cinicpack.pack_arrays(noise, path, classes=cinic10.CLASSES)
         setting = Setting(cinicpack.open_pack(path)["train"], device, sizes, options.threads)
         report |= measure(setting, options.rounds, options.seconds)
         if options.quick:
@@ -174,15 +175,13 @@ def measure(setting: Setting, rounds: int, seconds: float) -> dict[str, Any]:
 
 
 def train(archive: Path | None, folder: Path, setting: Setting, epochs: int) -> dict[str, Any]:
-    """Train on the real images of an archive, if one is given and Pillow is installed."""
+    """Train on the real images of an archive, if one is given."""
     if archive is None:
         return {"not_measured": "no archive of real images was named (--images)"}
-    if find_spec("PIL") is None:
-        return {"not_measured": "Pillow is not installed"}
     say(f"reading {archive}")
     classes, splits = read_jpegs(archive)
-    pack = write_pack(folder / "real.pack", classes, splits)
-    return train_on(cinicpack.open_pack(pack), setting, epochs)
+    pack = cinicpack.pack_arrays(splits, folder / "real.pack", classes=classes)
+    return train_on(pack, setting, epochs)
 
 
 def summarise(report: dict[str, Any]) -> str:

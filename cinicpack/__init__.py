@@ -26,7 +26,10 @@ from cinicpack.errors import (
 
 if TYPE_CHECKING:
     from cinicpack import study
+    from cinicpack.convert.arrays import pack_arrays
+    from cinicpack.convert.dataset import pack_dataset
     from cinicpack.convert.packer import pack
+    from cinicpack.datasets import CIFAR10, CIFAR100, CINIC10
     from cinicpack.load.augment import Augment
     from cinicpack.load.dataset import PackedDataset
     from cinicpack.load.loader import Loader
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
     from cinicpack.store.split import Split
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "CINIC10",
     "ArgumentError",
     "Augment",
     "BadImagesError",
@@ -54,6 +60,8 @@ __all__ = [
     "cinic10",
     "open_pack",
     "pack",
+    "pack_arrays",
+    "pack_dataset",
     "read_partition",
     "study",
 ]
@@ -61,6 +69,9 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
+    "CIFAR10": "cinicpack.datasets",
+    "CIFAR100": "cinicpack.datasets",
+    "CINIC10": "cinicpack.datasets",
     "Augment": "cinicpack.load.augment",
     "Loader": "cinicpack.load.loader",
     "Pack": "cinicpack.store.pack",
@@ -68,6 +79,8 @@ _HOMES = {
     "Split": "cinicpack.store.split",
     "open_pack": "cinicpack.store.pack",
     "pack": "cinicpack.convert.packer",
+    "pack_arrays": "cinicpack.convert.arrays",
+    "pack_dataset": "cinicpack.convert.dataset",
     "read_partition": "cinicpack.store.index_map",
 }
 

@@ -232,39 +232,48 @@ def demo(_: argparse.ArgumentParser) -> Run:
 
 
 def download(parser: argparse.ArgumentParser) -> Run:
-    """Fetch the official archive of CINIC-10, 688 MB.
+    """Fetch CINIC-10: the official archive, 688 MB, or the hub's parquet files, 771 MB.
 
-    What breaks off is kept in DEST.part, and goes on from there when the command is run again.
-    Size and MD5 are checked. The data are under CC BY 4.0.
+    The second is asked for if the first cannot be had. What breaks off is kept in DEST.part, and
+    goes on from there when the command is run again. Sizes and digests are checked. The data are
+    under CC BY 4.0.
 
     Example:
       cinicpack download --pack
+      cinicpack download --mirror hub
     """
     parser.add_argument(
         "destination",
         metavar="DEST",
         nargs="?",
         default=".",
-        help="the file to write, or a folder for CINIC-10.tar.gz (default: this folder)",
+        help="the file to write, or a folder for CINIC-10.tar.gz or CINIC-10-parquet (default: "
+        "this folder)",
     )
-    parser.add_argument("--url", help="get the same file from another place")
+    parser.add_argument("--mirror", choices=("official", "hub"), help="ask only this one")
+    parser.add_argument("--url", help="get the same archive from another place")
     parser.add_argument(
         "--pack", action="store_true", help="then make CINIC-10.pack beside it, without unpacking"
     )
 
     def run(arguments: argparse.Namespace) -> int:
         import cinicpack
-        from cinicpack.study.download import download
+        from cinicpack.fetch.download import download
 
         start = time.perf_counter()
-        archive = download(
-            arguments.destination, url=arguments.url or cinicpack.cinic10.ARCHIVE_URL
+        made_at = download(
+            arguments.destination,
+            mirror=arguments.mirror,
+            url=arguments.url,
+            to_pack=arguments.pack,
         )
         seconds = time.perf_counter() - start
-        print(f"{archive}: {archive.stat().st_size:,} bytes, MD5 as published, in {seconds:.1f} s")
+        files = [made_at] if made_at.is_file() else sorted(made_at.iterdir())
+        nbytes = sum(file.stat().st_size for file in files)
+        print(f"{made_at}: {nbytes:,} bytes, as published, in {seconds:.1f} s")
         if arguments.pack:
-            name = archive.name.removesuffix(".gz").removesuffix(".tar")
-            made = cinicpack.pack(archive, archive.with_name(f"{name}.pack"))
+            name = made_at.name.removesuffix(".gz").removesuffix(".tar").removesuffix("-parquet")
+            made = cinicpack.pack(made_at, made_at.with_name(f"{name}.pack"))
             print(f"{made.path}: fingerprint {made.fingerprint}")
         return 0
 

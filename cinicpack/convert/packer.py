@@ -35,7 +35,7 @@ from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
 
-__all__ = ["Pace", "build", "pack"]
+__all__ = ["Pace", "build", "check_options", "pack"]
 
 #: Starts workers as `starting_workers` does.
 StartWorkers: TypeAlias = Callable[
@@ -120,7 +120,7 @@ def pack(
     destination = Path(destination)
     wanted = Wanted(splits, shard_rows, num_workers, skip_bad, allow_missing, expect, progress)
     wanted = wanted._replace(resize=check_resize(resize, filter, fit))
-    container = _check_options(destination, format, wanted)
+    container = check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
         build(open_source(source, labels, columns), new, container, wanted)
     return open_pack(destination)
@@ -166,7 +166,8 @@ def build(
     write_pack(plan, images, new, container, wanted.num_workers, reserved)
 
 
-def _check_options(destination: Path, name: str, wanted: Wanted) -> Container:
+def check_options(destination: Path, name: str, wanted: Wanted) -> Container:
+    """Return the container of this name; raises `ArgumentError` for what cannot be wanted."""
     container = named(name)
     other = for_suffix(destination)
     if other is not None and other is not container:

@@ -9,6 +9,8 @@
   ImageNet32x32 and 64x64 (`imagenet32`), CIFAR-10.1 and CIFAR-10-C (`shifted`), in a folder or an
   archive. Row i is image i of them.
 
+Arrays and datasets of Python have functions of their own: `convert.arrays`, `convert.dataset`.
+
 To add a kind: a module here with a class that has what `Source` asks for and a function
 ``recognise(path, start)``, and that function in `_KINDS`. Nothing else asks what kind a source has.
 """

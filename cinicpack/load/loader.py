@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, Final, Self
 
+from cinicpack.arguments import check_int
 from cinicpack.errors import ArgumentError, LoaderError
 from cinicpack.load.augment import Augment
 from cinicpack.load.epoch import Epoch
 from cinicpack.load.makers import Maker, make_maker, make_samples
-from cinicpack.load.options import Normalize, Options, check_int, check_options, resolve_ranks
+from cinicpack.load.options import Normalize, Options, check_options, resolve_ranks
 from cinicpack.load.order import Share
 from cinicpack.load.repeats import repeats
 from cinicpack.load.samples import Samples

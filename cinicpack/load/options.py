@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import operator
 import os
 import secrets
 import sys
@@ -11,6 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from cinicpack.arguments import check_int
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, LoaderError, SelectionError
 from cinicpack.load.augment import Augment
@@ -18,7 +18,7 @@ from cinicpack.load.batches import DTYPES, BatchFormat
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.split import Split
 
-__all__ = ["Normalize", "Options", "check_int", "check_options", "resolve_ranks"]
+__all__ = ["Normalize", "Options", "check_options", "resolve_ranks"]
 
 Normalize: TypeAlias = bool | tuple[Sequence[float], Sequence[float]]
 
@@ -108,22 +108,6 @@ def check_options(given: Mapping[str, Any]) -> Options:
         # here, so that none may have failed before.
         checked["seed"] = _draw_seed(*ranks)
     return Options(**checked)
-
-
-def check_int(name: str, value: Any, low: int, stop: int | None = None) -> int:
-    """Return ``value`` as an int in [low, stop); raises `ArgumentError` if it is none.
-
-    >>> check_int("seed", 7, 0)
-    7
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or number < low or (stop and number >= stop):
-        span = f"a whole number of at least {low}" + (f" and below {stop}" if stop else "")
-        raise ArgumentError(f"expected {name} to be {span}, found {value!r}")
-    return number
 
 
 def resolve_ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -28,9 +28,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from cinicpack.arguments import check_int
 from cinicpack.errors import ArgumentError, StateError
 from cinicpack.load.augment import Augment
-from cinicpack.load.options import Options, check_int
+from cinicpack.load.options import Options
 from cinicpack.store.split import Split
 
 __all__ = ["Position", "identify", "read_state", "write_state"]

@@ -14,8 +14,8 @@ For every split S of N images of H x W pixels:
 
 Row i of a split is image i of ``torchvision.datasets.ImageFolder(S)``: classes in the order of
 their names, within a class files in the order of theirs. Where a source declares its classes, they
-are in its order, and a split may lack some; rows are then by class in that order, as of parquet,
-or, as of CIFAR's own files, in the order of the source. All arrays are in C order.
+are in its order, and a split may lack some; rows are then by class in that order, as of parquet, or
+in the order of the source, as of CIFAR's own files, arrays and datasets. All arrays are in C order.
 
 A class of a pack made with ``allow_missing=True`` may have no images, in a split or in all. It has
 its label all the same, as in ``ImageFolder(S, allow_empty=True)`` with an empty folder for it.

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 import cinicpack
-from benchmarks.gpu.images import make_noise, write_pack
+from benchmarks.gpu.images import make_noise
 from cinicpack.cinic10 import CLASSES
 from cinicpack.synthetic import write_tree
 
@@ -41,7 +41,7 @@ def hdf5_pack(load_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> cini
 def odd_pack(tmp_path_factory: pytest.TempPathFactory) -> cinicpack.Pack:
     """Noise of 7x5 pixels."""
     path = tmp_path_factory.mktemp("odd") / "odd.pack"
-    return cinicpack.open_pack(write_pack(path, CLASSES, {"train": make_noise(1, (7, 5))}))
+    return cinicpack.pack_arrays({"train": make_noise(1, (7, 5))}, path, classes=CLASSES)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,6 @@
 """The loader on a GPU: the same bytes as on the CPU, whenever either stream gets to its work.
 
-`tools/gpu` runs these. They need torch, numba and NumPy, but nothing that makes packs of images.
+`tools/gpu` runs these.
 """
 
 import os
@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import cinicpack
-from benchmarks.gpu.images import make_noise, write_pack
+from benchmarks.gpu.images import make_noise
 from cinicpack import Augment, Loader
 from cinicpack.cinic10 import CLASSES
 from cinicpack.load.draws import COUNT
@@ -33,7 +33,7 @@ CYCLES = 8_000_000
 @pytest.fixture(scope="module", params=[(32, 32)], ids="{0[0]}x{0[1]}".format)
 def pack(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("noise") / "noise.pack"
-    return cinicpack.open_pack(write_pack(path, CLASSES, {"train": make_noise(9, request.param)}))
+    return cinicpack.pack_arrays({"train": make_noise(9, request.param)}, path, classes=CLASSES)
 
 
 @pytest.fixture
