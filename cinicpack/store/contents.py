@@ -16,8 +16,9 @@ from cinicpack.cinic10 import Origin, parse_names
 from cinicpack.errors import PackError
 from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
 from cinicpack.store.manifest import Group, Manifest
+from cinicpack.store.mapping import map_arrays
 from cinicpack.store.reader import check_labels, check_normalization
-from cinicpack.store.region import Region, map_arrays, name_place
+from cinicpack.store.region import Region, name_place
 
 __all__ = ["check_contents"]
 

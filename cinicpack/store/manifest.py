@@ -16,6 +16,7 @@ from cinicpack.store.fingerprints import fingerprint_splits
 from cinicpack.store.format import (
     CHANNELS,
     HDF5_VERSION,
+    MAX_MANIFEST_BYTES,
     PIECE_BYTES,
     VERSION,
     ArraySpec,
@@ -126,7 +127,14 @@ class Manifest:
             content["offsets"] = self.offsets
         content["digest"] = _digest(content)
         members = (f'"{key}": {json.dumps(value)}' for key, value in content.items())
-        return ("{\n" + ",\n".join(members) + "\n}\n").encode("ascii")
+        text = ("{\n" + ",\n".join(members) + "\n}\n").encode("ascii")
+        if len(text) > MAX_MANIFEST_BYTES:
+            raise PackError(
+                f"expected a manifest of at most {MAX_MANIFEST_BYTES} bytes, found {len(text)}; "
+                "choose larger shards (shard_rows) if there are many, or leave the bad images out "
+                "of the source"
+            )
+        return text
 
     @classmethod
     def from_json(cls, text: bytes, where: str, *, version: int = VERSION) -> Self:

@@ -47,8 +47,10 @@ def names(folder: Path) -> list[str]:
 
 
 def library(**functions: Callable[..., int]) -> Callable[..., Any]:
-    """Make what opens a C library that has these functions and no others."""
-    return lambda *_, **__: SimpleNamespace(**functions)
+    """Make what opens a C library in which a call to swap paths is one of these, or missing."""
+    whole = ctypes.CDLL(None, use_errno=True)
+    others = {name: getattr(whole, name) for name in ("mmap", "munmap", "madvise")}
+    return lambda *_, **__: SimpleNamespace(**others, **functions)
 
 
 def failing(code: int) -> Callable[..., int]:

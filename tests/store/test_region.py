@@ -7,9 +7,9 @@ import pytest
 
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
+from cinicpack.store.mapping import map_arrays
 from cinicpack.store.region import (
     Region,
-    map_arrays,
     name_place,
     open_file,
     reserve_space,
