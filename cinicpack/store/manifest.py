@@ -246,8 +246,8 @@ def _check_members(value: Any, what: str, names: Set[str]) -> dict[str, Any]:
 
 def _check_list(value: Any, what: str, kind: type, count: int | None = None) -> list[Any]:
     """Check that this is a list of items of a kind, and of how many."""
-    right = isinstance(value, list) and all(type(item) is kind for item in value)
-    right = right and (kind is not int or all(item >= 0 for item in value))
+    right = isinstance(value, list) and {*map(type, value)} <= {kind}
+    right = right and (kind is not int or min(value, default=0) >= 0)
     many = "" if count is None else f"{count} "
     right = right and count in (None, len(value))
     _check(right, f"{what} as a list of {many}{_KINDS[kind]}", value)

@@ -11,7 +11,7 @@ import numpy as np
 from cinicpack.errors import ArgumentError, PackError
 from cinicpack.store.format import MANIFEST_NAME, MAX_MANIFEST_BYTES, ArraySpec, is_split_name
 from cinicpack.store.manifest import Manifest
-from cinicpack.store.region import Region, open_file, reserve_space
+from cinicpack.store.region import Region, open_descriptor, open_file, reserve_space
 
 __all__ = ["Npy", "npy_header"]
 
@@ -137,20 +137,22 @@ def _locate(root: Path, spec: ArraySpec) -> Region:
     header = npy_header(spec)
     expected = len(header) + spec.nbytes
     try:
-        with open_file(file) as stream:
-            found = os.fstat(stream.fileno()).st_size
-            if found != expected:
-                raise PackError(
-                    f"{file}: expected {expected} bytes, found {found}; "
-                    "restore the file or pack again"
-                )
-            if (start := stream.read(len(header))) != header:
-                raise PackError(
-                    f"{file}: expected the header {_excerpt(header)}, found {_excerpt(start)}; "
-                    "restore the file or pack again"
-                )
+        descriptor = open_descriptor(file)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise PackError(f"{file}: missing from the pack; restore it or pack again") from None
+    try:
+        found, start = os.fstat(descriptor).st_size, os.pread(descriptor, len(header), 0)
+    finally:
+        os.close(descriptor)
+    if found != expected:
+        raise PackError(
+            f"{file}: expected {expected} bytes, found {found}; restore the file or pack again"
+        )
+    if start != header:
+        raise PackError(
+            f"{file}: expected the header {_excerpt(header)}, found {_excerpt(start)}; "
+            "restore the file or pack again"
+        )
     return Region(spec, file, len(header))
 
 

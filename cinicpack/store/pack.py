@@ -14,10 +14,9 @@ from cinicpack.errors import ArgumentError, PackError, SelectionError
 from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
 from cinicpack.store.images import ScatteredImages, Shard, address_of
 from cinicpack.store.manifest import Manifest
-from cinicpack.store.mapping import map_arrays
+from cinicpack.store.mapping import Mapping, check_unchanged, map_files, view_arrays
 from cinicpack.store.reader import check_labels, check_normalization, locate_pack, read_steadily
 from cinicpack.store.region import name_place
-from cinicpack.store.stamps import Stamp, check_stamps, take_stamps
 
 __all__ = ["ORIGINS_OF_SOURCE", "Pack", "PathLike", "Split", "open_pack"]
 
@@ -69,14 +68,14 @@ def open_pack(path: PathLike, *, in_memory: bool = False) -> "Pack":
 
 def _open(path: Path, in_memory: bool) -> "Pack":
     container, manifest, regions = locate_pack(path)
-    stamps = [] if in_memory else take_stamps(region.file for region in regions)
-    arrays = map_arrays(regions, in_memory=in_memory)
+    files = map_files(regions, in_memory=in_memory)
+    arrays = view_arrays(regions, files)
     check_normalization(path, manifest)
     for region in regions:
         if region.spec.name.endswith("/labels"):
             place = name_place(region, regions)
             check_labels(place, arrays[region.spec.name], manifest)
-    return Pack(path, container.name, manifest, arrays, stamps)
+    return Pack(path, container.name, manifest, arrays, files)
 
 
 class Pack:
@@ -104,7 +103,7 @@ class Pack:
         container: str,
         manifest: Manifest,
         arrays: dict[str, NDArray[Any]],
-        stamps: list[Stamp],
+        files: dict[Path, Mapping],
     ) -> None:
         self.path = path
         self.manifest = manifest
@@ -117,7 +116,8 @@ class Pack:
         self.std = manifest.normalization.std
         self.fingerprint = manifest.fingerprint
         self._arrays = arrays
-        self._stamps = stamps
+        self._files = files
+        self._folder = "" if path.is_absolute() else os.getcwd()
         # A pickle names the pack by an absolute path, since the working directory may have changed
         # by the time of pickling.
         self._home = path.absolute()
@@ -155,7 +155,7 @@ class Pack:
         >>> import cinicpack
         >>> cinicpack.open_pack("cinic10.pack").check_unchanged()
         """
-        check_stamps(self._stamps)
+        check_unchanged(self._files, self._folder)
 
     def __contains__(self, split: object) -> bool:
         return split in self.manifest.splits
@@ -166,7 +166,8 @@ class Pack:
         return f"Pack({str(self.path)!r}, {rows}, {height}x{width}, {len(self.classes)} classes)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._home, self.fingerprint, not self._stamps)
+        in_memory = all(mapping.is_copy for mapping in self._files.values())
+        return _reopen, (self._home, self.fingerprint, in_memory)
 
 
 class Split:

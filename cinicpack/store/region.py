@@ -17,6 +17,7 @@ __all__ = [
     "Region",
     "hash_span",
     "name_place",
+    "open_descriptor",
     "open_file",
     "reserve_space",
     "write_all",
@@ -63,17 +64,24 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def open_file(file: Path) -> io.BufferedReader:
-    """Open a regular file to read it.
+    """Open a regular file to read it; raises `PackError` for anything else."""
+    return open(open_descriptor(file), "rb")
+
+
+def open_descriptor(file: Path) -> int:
+    """Open a regular file to read it, and return its descriptor.
 
     Raises `PackError` for anything else: to open a pipe would wait for ever, and a device has no
     end.
     """
     found = "a pipe, a socket or a device"
     try:
-        stream = open(file, "rb", opener=_open_without_waiting)
-        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            return stream
-        stream.close()
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
     except OSError as error:
         if error.errno == errno.ELOOP:
             found = "a symbolic link that leads in a circle"
@@ -83,10 +91,6 @@ def open_file(file: Path) -> io.BufferedReader:
     raise PackError(
         f"{file}: expected a regular file, found {found}; restore the file or pack again"
     )
-
-
-def _open_without_waiting(file: str, flags: int) -> int:
-    return os.open(file, flags | os.O_NONBLOCK)
 
 
 def hash_span(
