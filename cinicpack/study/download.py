@@ -28,7 +28,7 @@ from tqdm import tqdm
 import cinicpack
 from cinicpack.cinic10 import ARCHIVE_BYTES, ARCHIVE_MD5, ARCHIVE_URL
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
-from cinicpack.store.publish import locked
+from cinicpack.store.lock import locked
 from cinicpack.store.region import write_all
 
 __all__ = ["download"]

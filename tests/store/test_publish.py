@@ -2,6 +2,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,11 @@ import pytest
 
 import cinicpack
 from cinicpack.errors import DestinationError
-from cinicpack.store.publish import locked, publishing, recover
+from cinicpack.store import lock as lock_module
+from cinicpack.store import publish as publish_module
+from cinicpack.store import replacing as replacing_module
+from cinicpack.store.lock import locked
+from cinicpack.store.publish import publishing, recover
 from tests.png_images import png
 
 
@@ -305,22 +310,87 @@ def test_a_lock_file_that_is_removed_meanwhile_locks_nothing(
     with publishing(tmp_path / "x", overwrite=False) as new:
         put(new, "new")
         assert (tmp_path / ".x.tmp/cinicpack.lock").exists()
-        assert len(calls) == 2
+        assert len(calls) > 1
     assert names(tmp_path) == ["x"]
 
 
 def test_a_lock_is_removed_before_it_is_released(tmp_path, monkeypatch):
     # Else another could lock that file in between, and a third one make and lock another.
-    close, closed = os.close, list[str]()
+    unlink, locked_then = os.unlink, list[bool]()
 
-    def note_close(descriptor: int) -> None:
-        closed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        close(descriptor)
+    def try_first(path: Path) -> None:
+        with open(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                locked_then.append(True)
+        unlink(path)
 
-    monkeypatch.setattr(os, "close", note_close)
+    monkeypatch.setattr(os, "unlink", try_first)
     with publishing(tmp_path / "x", overwrite=False) as new:
         put(new, "new")
-    assert closed[-1] == f"{tmp_path / '.x.tmp/cinicpack.lock'} (deleted)"
+    assert locked_then == [True]
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_lock_file_is_no_link(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    leave(tmp_path / ".x.tmp")
+    lock = tmp_path / ".x.tmp/cinicpack.lock"
+    for put_there in (lambda: lock.symlink_to(tmp_path / "mine"), lambda: lock.symlink_to(lock)):
+        lock.unlink()
+        put_there()
+        with (
+            pytest.raises(DestinationError, match=r"cannot write .*\.lock: .* links; remove what"),
+            publishing(tmp_path / "x", overwrite=True),
+        ):
+            raise AssertionError
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@contextlib.contextmanager
+def interrupting(number: int) -> Iterator[list[str]]:
+    """Raise KeyboardInterrupt before a line of our modules, as Ctrl-C does; say where it came."""
+    files = {module.__file__ for module in (lock_module, publish_module, replacing_module)}
+    count, where = 0, list[str]()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            count += 1
+            if count == number:
+                where.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+                raise KeyboardInterrupt
+        return trace
+
+    former = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield where
+    finally:
+        sys.settrace(former)
+
+
+def test_an_interrupt_at_any_line_leaves_nothing_and_no_lock(tmp_path):
+    target = tmp_path / "x"
+    for number in itertools.count(1):
+        put(target, "old")
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            interrupting(number) as where,
+            publishing(target, overwrite=True, sync=False) as new,
+        ):
+            put(new, "new")
+        if not where:
+            break
+        assert read(target) in ("old", "new"), where
+        assert names(tmp_path) == ["x"], where
+        with publishing(target, overwrite=True, sync=False) as new:
+            put(new, "next")
+        shutil.rmtree(target)
+    assert number > 80
 
 
 @pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])

@@ -17,7 +17,7 @@ import cinicpack
 from cinicpack import cinic10
 from cinicpack.cli import main
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
-from cinicpack.store.publish import locked
+from cinicpack.store.lock import locked
 from cinicpack.study.download import download
 from cinicpack.synthetic import write_tree
 
