@@ -58,11 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # exits, and would fail again; the null device takes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("cinicpack: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print("\n".join(["cinicpack: interrupted", *_notes_of(interrupt)]), file=sys.stderr)
         return 130
     except (CinicPackError, OSError, MemoryError) as error:
-        print(f"cinicpack: error: {_text_of(error)}", file=sys.stderr)
+        text = "\n".join([_text_of(error), *_notes_of(error)])
+        print(f"cinicpack: error: {text}", file=sys.stderr)
         return 1
     return status
 
@@ -73,6 +74,11 @@ def _text_of(error: Exception) -> str:
         lines = [str(error).partition("\n")[0]]
         return "\n".join(lines + [f"  {path}: {reason}" for path, reason in error.images])
     return str(error) or "not enough memory"
+
+
+def _notes_of(error: BaseException) -> list[str]:
+    """Return what was added to an error on its way, such as what could not be cleared up."""
+    return getattr(error, "__notes__", [])
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

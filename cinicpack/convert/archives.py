@@ -1,6 +1,7 @@
 """Tars and zips as sources: nothing is extracted, members come one after the other as a stream."""
 
 import io
+import os
 import stat
 import struct
 import zipfile
@@ -26,10 +27,16 @@ from cinicpack.shortage import is_shortage
 
 __all__ = ["Archive", "recognise"]
 
-_ZIP_ENCRYPTED: Final = 0x1
+# The flags of an encrypted member: in the usual way, by strong encryption, and with its headers.
+_ZIP_ENCRYPTED: Final = 0x1 | 0x40 | 0x2000
+_ZIP_PATCHED: Final = 0x20
 _ZIP_UTF8: Final = 0x800
 # Of the header before a zip's member: magic, length of the name, length of the extra field.
 _ZIP_LOCAL: Final = struct.Struct("<4s22xHH")
+
+# The longest name of a file or folder, and as many characters as never take more bytes in UTF-8.
+_NAME_BYTES: Final = 255
+_ALWAYS_SHORT: Final = _NAME_BYTES // 4
 
 # The exceptions of readers for damage, besides ValueError. Any, since zlib-ng's stub declares its
 # exception as an object.
@@ -180,6 +187,10 @@ def _check_zip_member(member: zipfile.ZipInfo, name: str) -> None:
         )
     if member.flag_bits & _ZIP_ENCRYPTED:
         raise ValueError(f"expected members without a password, but {name!r} is encrypted")
+    if member.flag_bits & _ZIP_PATCHED:
+        raise ValueError(
+            f"expected members that are whole, but {name!r} is a patch to another version of it"
+        )
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(
             f"expected stored or deflated members, but {name!r} is compressed by method "
@@ -206,6 +217,8 @@ def _read_zip_member(file: BinaryIO, member: zipfile.ZipInfo, raw: bytes) -> byt
 def _image_path(name: str) -> str | None:
     """Return the path that the name of an image to pack means, None for other members."""
     # Plain names, nearly all, take 0.4 us this way, and 2 us the other.
+    if len(name) > _ALWAYS_SHORT:
+        _check_lengths(name)
     plain = not ("/." in name or "//" in name or "\0" in name)
     if plain and name.endswith(SUFFIXES) and name[0] not in "./":
         return name
@@ -213,6 +226,16 @@ def _image_path(name: str) -> str | None:
     if not parts[0] or ".." in parts or "\0" in name:
         raise ValueError(f"expected relative paths without '..', found member {name!r}")
     return _plain_path(name) if is_image(parts[-1]) else None
+
+
+def _check_lengths(name: str) -> None:
+    """Refuse a name with a part that no file can have: each row of a pack would be as wide."""
+    longest = max(map(os.fsencode, name.split("/")), key=len)
+    if len(longest) > _NAME_BYTES:
+        raise ValueError(
+            f"expected names of files and folders of at most {_NAME_BYTES} bytes, found one of "
+            f"{len(longest):,}: {os.fsdecode(longest[:_ALWAYS_SHORT])!r}..."
+        )
 
 
 def _plain_path(name: str) -> str:

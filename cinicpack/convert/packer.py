@@ -121,7 +121,11 @@ def pack(
     container = _check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
         build(open_source(source), new, container, wanted)
-    return open_pack(destination)
+    try:
+        return open_pack(destination)
+    except Exception as error:
+        error.add_note(f"{destination} was made; only opening it failed")
+        raise
 
 
 def build(

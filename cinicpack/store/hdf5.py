@@ -209,8 +209,9 @@ def _writing(file: Path, mode: str) -> Iterator[Any]:
     try:
         with h5py.File(file, mode, libver=("earliest", "v110"), **_ALIGNED) as h5:
             yield h5
-    except RuntimeError as error:
-        # h5py raises RuntimeError, with the number in its text, where a write fails at closing.
+    except (OSError, RuntimeError) as error:
+        # Where a write fails, h5py raises OSError with two lines of text and addresses in memory,
+        # or at closing RuntimeError; the number of the error is in the text of both.
         if (found := re.search(r"errno = (\d+)", str(error))) is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error

@@ -13,13 +13,13 @@ from cinicpack.store.format import MANIFEST_NAME, MAX_MANIFEST_BYTES, ArraySpec,
 from cinicpack.store.manifest import Manifest
 from cinicpack.store.region import Region, open_descriptor, open_file, reserve_space
 
-__all__ = ["Npy", "npy_header"]
+__all__ = ["MOST_FILES", "Npy", "npy_header"]
 
 # The data of a file starts at a multiple of so many bytes, a cache line, as in NumPy's own files.
 _ALIGNMENT: Final = 64
-# Half of the mappings that Linux allows a process (vm.max_map_count): an open pack has one of every
-# file.
-_MOST_FILES: Final = 32_765
+#: The most files of a pack, which is opened by mapping each: half of the mappings that Linux allows
+#: a process (vm.max_map_count).
+MOST_FILES: Final = 32_765
 # How every manifest begins: a pack that is damaged or of another version is known by it.
 _START: Final = re.compile(rb'\s*\{\s*"format":\s*"cinicpack"')
 _ARRAY: Final = re.compile(r"images-\d{5,}|labels|sources|names")
@@ -75,9 +75,9 @@ class Npy:
         Space is allocated at once, so that a full disk is found before the work is done (OSError).
         Raises `ArgumentError` where there are so many that the pack could not be opened.
         """
-        if len(specs) > _MOST_FILES:
+        if len(specs) > MOST_FILES:
             raise ArgumentError(
-                f"expected at most {_MOST_FILES:,} files, half of what Linux lets a process map, "
+                f"expected at most {MOST_FILES:,} files, half of what Linux lets a process map, "
                 f"found {len(specs):,}; choose larger shards (shard_rows)"
             )
         regions = []

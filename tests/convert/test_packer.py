@@ -360,7 +360,9 @@ def test_a_hidden_folder_is_no_class(tmp_path):
 def test_an_archive_with_a_class_that_cannot_be_a_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("x" * 256 + "/a.png", tiny(1))
-    with pytest.raises(SourceError, match=r"a.zip: expected classes with names of at most 255 byt"):
+    with pytest.raises(
+        SourceError, match=r"a.zip: expected names of files and folders of at most 255 byt"
+    ):
         pack(tmp_path / "a.zip", tmp_path / "a")
     assert os.listdir(tmp_path) == ["a.zip"]
 
@@ -387,17 +389,15 @@ def test_a_directory_is_not_called_hdf5(tree, tmp_path, name):
 
 
 @pytest.mark.parametrize("archive", [False, True])
-def test_more_shards_than_can_be_open_are_refused(tree, tmp_path, archive, monkeypatch):
-    import resource
-
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))
+def test_more_shards_than_can_be_mapped_are_refused(tree, tmp_path, archive, monkeypatch):
+    monkeypatch.setattr("cinicpack.store.npy.MOST_FILES", 32)
     source = tree
     if archive:
         source = tmp_path / "a.tar"
         with tarfile.open(source, "w") as tar:
             tar.add(tree, "tree")
     with pytest.raises(
-        ArgumentError, match=r"at most 32 files, .* \(ulimit -n\), found \d+; choose"
+        ArgumentError, match=r"at most 32 files, .* lets a process map, found \d+; choose"
     ):
         pack(source, tmp_path / "a", shard_rows=1)
     assert not (tmp_path / "a").exists()

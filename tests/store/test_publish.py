@@ -4,6 +4,7 @@ import errno
 import fcntl
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -692,3 +693,112 @@ def test_readers_see_one_pack_or_the_other(tmp_path, exchange, container):
             reader.join()
     assert not bad
     assert seen == fingerprints
+
+
+def test_what_goes_wrong_after_the_renaming_is_a_warning(tmp_path, monkeypatch):
+    put(tmp_path / "x", "old")
+    fsync, rmtree = os.fsync, shutil.rmtree
+
+    def fail_for_folder(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(tmp_path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    def fail(path: Path, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "fsync", fail_for_folder)
+    with (
+        pytest.warns(
+            UserWarning, match=r"x was made, but may be gone after a power .* \(Input/out"
+        ),
+        publishing(tmp_path / "x", overwrite=True) as new,
+    ):
+        put(new, "new")
+    assert read(tmp_path / "x") == "new"
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    with (
+        pytest.warns(UserWarning, match=r"x was made, but .*x\.tmp stays: .*new: Permission den"),
+        publishing(tmp_path / "x", overwrite=True) as new,
+    ):
+        put(new, "newer")
+    assert read(tmp_path / "x") == "newer"
+    with (
+        pytest.raises(DestinationError, match=r"x\.tmp: cannot be cleared: .*new: Permission deni"),
+        publishing(tmp_path / "x", overwrite=True),
+    ):
+        raise AssertionError
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with publishing(tmp_path / "x", overwrite=True) as new:
+        put(new, "last")
+    assert names(tmp_path) == ["x"]
+
+
+def test_what_goes_wrong_in_clearing_up_does_not_hide_the_cause(tmp_path, monkeypatch):
+    def fail(path: Path, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    with pytest.raises(RuntimeError, match="the cause") as caught:
+        _fail(tmp_path / "x", RuntimeError("the cause"))
+    [note] = caught.value.__notes__
+    assert "x.tmp stays: " in note
+    assert "Input/output error; remove it yourself" in note
+
+
+def test_a_directory_that_cannot_be_renamed_is_refused_before_the_work(tmp_path, monkeypatch):
+    put(tmp_path / "x", "old")
+
+    def fail(first: Path, second: Path) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(first))
+
+    monkeypatch.setattr(os, "rename", fail)
+    with (
+        pytest.raises(DestinationError, match=r"x: cannot be replaced: it is part of a container"),
+        publishing(tmp_path / "x", overwrite=True),
+    ):
+        raise AssertionError
+    assert read(tmp_path / "x") == "old"
+    assert names(tmp_path) == ["x"]
+
+
+MOUNTS = """
+set -e
+mount -t tmpfs none "$1"
+cd "$1"
+mkdir lower upper work merged lower/x.pack
+echo old > lower/x.pack/text
+echo old > lower/x.h5
+mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work none merged
+touch merged/mounted merged/file
+mount --bind merged/file merged/mounted
+exec "$2" - merged <<END
+import sys
+from pathlib import Path
+from cinicpack.errors import DestinationError
+from cinicpack.store.publish import publishing
+for name in ("x.pack", "x.h5", "mounted"):
+    try:
+        with publishing(Path(sys.argv[1], name), overwrite=True) as new:
+            print("begun")
+            new.write_text("new")
+        print(Path(sys.argv[1], name).read_text())
+    except DestinationError as error:
+        print(error)
+END
+"""
+
+
+def test_packs_in_a_lower_layer_and_under_a_mount(tmp_path):
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    command = [*unshare, "sh", "-c", MOUNTS, "sh", str(tmp_path), sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"needs to mount in a namespace of its own: {done.stderr.strip()}")
+    first, *others, last = done.stdout.splitlines()
+    assert re.search(r"x\.pack: cannot be replaced: it is part of a container's image, of", first)
+    assert others == ["begun", "new"]
+    assert re.search(r"mounted: expected what a rename can replace, found a mount point", last)
