@@ -376,3 +376,17 @@ def test_progress_is_for_terminals(tree, tmp_path):
     assert re.search(rb"decode: 100%.* 36\.0/36\.0 \[.*(images/s|s/ images)\]", shown)
     done = subprocess.run([*command, "--overwrite"], capture_output=True, check=True)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    "where", ["argparse.ArgumentParser.parse_args", "cinicpack.store.pack.open_pack"]
+)
+def test_an_interrupt_is_told_in_a_line_with_what_is_left(npy_pack, monkeypatch, capsys, where):
+    def interrupt(*_: object) -> None:
+        error = KeyboardInterrupt()
+        error.add_note("something stays")
+        raise error
+
+    monkeypatch.setattr(where, interrupt)
+    assert main(["info", str(npy_pack)]) == 130
+    assert capsys.readouterr().err == "cinicpack: interrupted\nsomething stays\n"

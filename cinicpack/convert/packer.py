@@ -121,10 +121,14 @@ def pack(
     container = _check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
         build(open_source(source), new, container, wanted)
+    return _open_made(destination)
+
+
+def _open_made(destination: Path) -> Pack:
     try:
         return open_pack(destination)
     except Exception as error:
-        error.add_note(f"{destination} was made; only opening it failed")
+        error.add_note(f"{destination} was made; only to open it failed")
         raise
 
 

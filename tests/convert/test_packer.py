@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import tarfile
@@ -380,6 +381,17 @@ def test_options_out_of_their_domain(tree, tmp_path, options, message):
     with pytest.raises(ArgumentError, match=message):
         pack(tree, tmp_path / "a", **options)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_pack_that_was_made_and_cannot_be_opened_is_said_to_be_there(tree, tmp_path, monkeypatch):
+    def fail(path: Path) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr("cinicpack.convert.packer.open_pack", fail)
+    with pytest.raises(OSError, match="Too many open files") as caught:
+        pack(tree, tmp_path / "a", progress=False)
+    assert caught.value.__notes__ == [f"{tmp_path / 'a'} was made; only to open it failed"]
+    assert cinicpack.open_pack(tmp_path / "a").splits == ("train", "valid", "test")
 
 
 @pytest.mark.parametrize("name", ["a.h5", "a.hdf5"])

@@ -273,3 +273,16 @@ def test_a_footer_that_leads_nowhere_is_refused(copy, number, value):
 def test_a_pack_opens_while_h5py_has_it_open(hdf5_pack, locking):
     with h5py.File(hdf5_pack, "r", locking=locking):
         assert cinicpack.open_pack(hdf5_pack).format == "hdf5"
+
+
+def test_an_error_of_a_write_is_the_systems_alone(tmp_path, monkeypatch):
+    # As h5py puts it: two lines, with an address in memory.
+    text = "Unable to synchronously create file (file write failed: time = Thu Nov 26 21:40:12\n"
+    text += ", errno = 5, error message = 'Input/output error', buf = 0x55d0f3a2c4d0)"
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, text)
+
+    monkeypatch.setattr(h5py, "File", fail)
+    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error: '.*a\.h5'$"):
+        Hdf5().create(tmp_path / "a.h5", [])
