@@ -389,7 +389,7 @@ def test_a_pack_that_was_made_and_cannot_be_opened_is_said_to_be_there(tree, tmp
 
     monkeypatch.setattr("cinicpack.convert.packer.open_pack", fail)
     with pytest.raises(OSError, match="Too many open files") as caught:
-        pack(tree, tmp_path / "a", progress=False)
+        pack(tree, tmp_path / "a")
     assert caught.value.__notes__ == [f"{tmp_path / 'a'} was made; only to open it failed"]
     assert cinicpack.open_pack(tmp_path / "a").splits == ("train", "valid", "test")
 
