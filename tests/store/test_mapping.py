@@ -3,7 +3,6 @@ import errno
 import mmap
 import os
 import resource
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +16,7 @@ from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
 from cinicpack.store.mapping import map_files, view_arrays
 from cinicpack.store.region import Region
+from tests.packs import copy_pack
 
 
 def mapped(regions: list[Region]) -> dict[str, NDArray[Any]]:
@@ -24,13 +24,7 @@ def mapped(regions: list[Region]) -> dict[str, NDArray[Any]]:
 
 
 def copy_of(pack: Path, folder: Path) -> Path:
-    """Copy a pack, so that its files may be written to."""
-    path = folder / pack.name
-    if pack.is_dir():
-        shutil.copytree(pack, path, copy_function=shutil.copyfile)
-    else:
-        shutil.copyfile(pack, path)
-    return path
+    return copy_pack(pack, folder / pack.name)
 
 
 def images_file(path: Path) -> Path:

@@ -13,6 +13,7 @@ from cinicpack.cinic10 import Origin, parse_name
 from cinicpack.errors import PackError, SelectionError
 from cinicpack.store.images import ScatteredImages
 from cinicpack.store.reader import locate_pack
+from tests.packs import copy_pack
 
 SPLITS = ("train", "valid", "test")
 
@@ -93,7 +94,7 @@ def test_nothing_can_be_written(pack):
 
 def test_images_are_not_copied(any_pack, tmp_path):
     path = tmp_path / any_pack.name
-    (shutil.copytree if any_pack.is_dir() else shutil.copy)(any_pack, path)
+    copy_pack(any_pack, path)
     pack = cinicpack.open_pack(path)
     splits = [pack["train"], pack["train+valid"], pack["train+test"].select(indices=[0, 2])]
     images = [split.images for split in splits]
@@ -109,7 +110,7 @@ def test_images_are_not_copied(any_pack, tmp_path):
 
 def test_an_open_pack_outlives_its_files(any_pack, tmp_path):
     path = tmp_path / any_pack.name
-    (shutil.copytree if any_pack.is_dir() else shutil.copy)(any_pack, path)
+    copy_pack(any_pack, path)
     pack = cinicpack.open_pack(path)
     expected = np.array(cinicpack.open_pack(any_pack)["train"].images)
     if path.is_dir():

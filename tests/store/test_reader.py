@@ -9,6 +9,7 @@ import cinicpack
 from cinicpack.errors import PackError
 from cinicpack.store.reader import find_other, locate_pack
 from cinicpack.store.verify import verify_pack
+from tests.packs import copy_pack
 
 
 def test_there_is_nothing(tmp_path):
@@ -21,7 +22,7 @@ def test_there_is_nothing(tmp_path):
 def test_a_pack_between_the_two_renames_of_a_writer_is_there(
     npy_pack, tmp_path, monkeypatch, alive
 ):
-    shutil.copytree(npy_pack, tmp_path / "a")
+    copy_pack(npy_pack, tmp_path / "a")
     opened: list[Path] = []
     real_open = os.open
 
@@ -62,7 +63,7 @@ def test_what_is_no_pack_is_refused(tree, tmp_path, monkeypatch):
 
 def test_a_label_of_no_class_is_refused(any_pack, tmp_path):
     path = tmp_path / any_pack.name
-    (shutil.copytree if any_pack.is_dir() else shutil.copy)(any_pack, path)
+    copy_pack(any_pack, path)
     [region] = [r for r in locate_pack(path)[2] if r.spec.name == "valid/labels"]
     with open(region.file, "r+b") as stream:
         stream.seek(region.offset + 7)
@@ -116,7 +117,7 @@ def make_huge(path: Path) -> None:
 def test_special_and_endless_files_in_a_pack_are_refused_at_once(npy_pack, tmp_path, make, name):
     path = tmp_path / "a.pack"
     if name:
-        shutil.copytree(npy_pack, path)
+        copy_pack(npy_pack, path)
         (path / name).unlink()
     make(path / name)
     for read in (cinicpack.open_pack, verify_pack):
