@@ -18,6 +18,7 @@ from cinicpack.bench import Bench, format_bench
 from cinicpack.cli import main
 from cinicpack.demo import run_demo
 from cinicpack.store.summary import describe_pack
+from tests.packs import copy_pack
 
 PROGRAM = (sys.executable, "-c", "import sys; from cinicpack.cli import main; sys.exit(main())")
 
@@ -114,7 +115,7 @@ def test_info(any_pack, capsys):
 @pytest.mark.parametrize("options", [[], ["--workers", "1"]])
 def test_verify(any_pack, tmp_path, capsys, options):
     path = tmp_path / any_pack.name
-    (shutil.copytree if any_pack.is_dir() else shutil.copy)(any_pack, path)
+    copy_pack(any_pack, path)
     assert main(["verify", str(path), *options]) == 0
     out, errors = capsys.readouterr()
     assert re.fullmatch(
@@ -134,7 +135,7 @@ def test_verify(any_pack, tmp_path, capsys, options):
 
 
 def test_verify_counts_what_differs(npy_pack, tmp_path, capsys):
-    shutil.copytree(npy_pack, tmp_path / "a")
+    copy_pack(npy_pack, tmp_path / "a")
     for split in ("train", "test"):
         with open(tmp_path / "a" / split / "labels.npy", "rb+") as file:
             file.seek(-1, os.SEEK_END)
@@ -395,3 +396,17 @@ def test_progress_is_for_terminals(tree, tmp_path):
     assert re.search(rb"decode: 100%.* 36\.0/36\.0 \[.*(images/s|s/ images)\]", shown)
     done = subprocess.run([*command, "--overwrite"], capture_output=True, check=True)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(
+    "where", ["argparse.ArgumentParser.parse_args", "cinicpack.store.pack.open_pack"]
+)
+def test_an_interrupt_is_told_in_a_line_with_what_is_left(npy_pack, monkeypatch, capsys, where):
+    def interrupt(*_: object) -> None:
+        error = KeyboardInterrupt()
+        error.add_note("something stays")
+        raise error
+
+    monkeypatch.setattr(where, interrupt)
+    assert main(["info", str(npy_pack)]) == 130
+    assert capsys.readouterr().err == "cinicpack: interrupted\nsomething stays\n"

@@ -23,6 +23,14 @@ __all__ = ["main"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 on success, 1 on an error, 2 on wrong usage, 130 on Ctrl-C."""
+    try:
+        return _run(_make_parser().parse_args(argv))
+    except KeyboardInterrupt as interrupt:
+        print("\n".join(["cinicpack: interrupted", *_notes_of(interrupt)]), file=sys.stderr)
+        return 130
+
+
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cinicpack",
         description="Convert CINIC-10 once, then train on it as fast as memory allows.",
@@ -43,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             allow_abbrev=False,
         )
         subparser.set_defaults(run=command(subparser))
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the command that was chosen, and say on standard error what goes wrong."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Escape what cannot be encoded, as Python does on standard error: file names may be any
         # bytes.
@@ -58,11 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # exits, and would fail again; the null device takes it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        print("cinicpack: interrupted", file=sys.stderr)
-        return 130
     except (CinicPackError, OSError, MemoryError) as error:
-        print(f"cinicpack: error: {_text_of(error)}", file=sys.stderr)
+        text = "\n".join([_text_of(error), *_notes_of(error)])
+        print(f"cinicpack: error: {text}", file=sys.stderr)
         return 1
     return status
 
@@ -73,6 +83,11 @@ def _text_of(error: Exception) -> str:
         lines = [str(error).partition("\n")[0]]
         return "\n".join(lines + [f"  {path}: {reason}" for path, reason in error.images])
     return str(error) or "not enough memory"
+
+
+def _notes_of(error: BaseException) -> list[str]:
+    """Return what was added to an error on its way, such as what could not be cleared up."""
+    return getattr(error, "__notes__", [])
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cinicpack.convert.files import Content, Read, Remarks
-from cinicpack.convert.packer import build, check_options
+from cinicpack.convert.packer import build, check_options, open_made
 from cinicpack.convert.plan import Wanted
 from cinicpack.errors import ArgumentError
 from cinicpack.store.format import CHANNELS, is_folder_name, is_split_name
-from cinicpack.store.pack import Pack, open_pack
+from cinicpack.store.pack import Pack
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
 from cinicpack.text import some
@@ -66,7 +66,7 @@ def pack_arrays(
     source = Arrays(arrays, classes)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
         build(source, new, container, wanted)
-    return open_pack(destination)
+    return open_made(destination)
 
 
 class _Rows(NamedTuple):

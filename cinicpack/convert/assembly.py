@@ -1,10 +1,11 @@
 """Assembly: converted images become the arrays of a pack, each in its place."""
 
 import math
-import mmap
+import stat
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,13 +25,15 @@ from cinicpack.store.container import Container
 from cinicpack.store.fingerprints import fingerprint_images, fingerprint_splits
 from cinicpack.store.format import ArraySpec
 from cinicpack.store.manifest import Group, Manifest, Normalization, SplitInfo, channel_statistics
+from cinicpack.store.mapping import Mapping, map_file
 from cinicpack.store.publish import sync
-from cinicpack.store.region import Region, map_file, write_all
+from cinicpack.store.region import Region, write_all
 from cinicpack.store.verify import hash_regions
 
 __all__ = ["write_pack"]
 
 _COPY_BYTES: Final = 8 << 20
+_WRITABLE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
 def write_pack(
@@ -75,6 +78,16 @@ def write_pack(
         synced.result()
         manifest = replace(described.result(), arrays=hashes)
     container.finish(new, manifest, regions)
+    _make_read_only(new)
+
+
+def _make_read_only(new: Path) -> None:
+    """Let nobody write to the files by accident: loaders will have them mapped."""
+    for file in (new, *new.rglob("*")):
+        if file.is_file():
+            # A file system without permissions refuses, and loses nothing by it.
+            with suppress(OSError):
+                file.chmod(file.stat().st_mode & ~_WRITABLE)
 
 
 def _describe(plan: Plan, images: ConvertedImages) -> Manifest:
@@ -199,7 +212,7 @@ def _cut_pieces(
 def _copy_piece(
     piece: _Piece,
     images: ConvertedImages,
-    scratches: dict[int, mmap.mmap],
+    scratches: dict[int, Mapping],
     planes: NDArray[np.uint8],
     row_bytes: int,
 ) -> None:
@@ -211,11 +224,10 @@ def _copy_piece(
     for number in np.unique(numbers).tolist():
         places = np.flatnonzero(numbers == number)
         mapped = scratches[number]
-        _gather(np.frombuffer(mapped, np.uint8), offsets[places], planes, places, row_bytes)
-        if hasattr(mmap, "MADV_DONTNEED"):
-            # Drop the mapped pages now; otherwise the whole scratch file ends up in this
-            # process's resident memory.
-            mapped.madvise(mmap.MADV_DONTNEED)
+        _gather(np.asarray(mapped), offsets[places], planes, places, row_bytes)
+        # Drop the mapped pages now; otherwise the whole scratch file ends up in this process's
+        # resident memory.
+        mapped.drop_pages()
     skipped = begin - region.offset - first * row_bytes
     with open(region.file, "r+b", buffering=0) as stream:
         write_all(stream.fileno(), planes[skipped : skipped + end - begin].data, begin)

@@ -11,10 +11,10 @@ from PIL import Image
 
 from cinicpack.convert.arrays import check_names, put_channels_last, row_name
 from cinicpack.convert.files import Content, Read, Remarks
-from cinicpack.convert.packer import build, check_options
+from cinicpack.convert.packer import build, check_options, open_made
 from cinicpack.convert.plan import Wanted
 from cinicpack.errors import ArgumentError, SourceError
-from cinicpack.store.pack import Pack, open_pack
+from cinicpack.store.pack import Pack
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
 
@@ -80,7 +80,7 @@ def pack_dataset(
     source = Datasets(datasets, classes)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
         build(source, new, container, wanted)
-    return open_pack(destination)
+    return open_made(destination)
 
 
 class Datasets:

@@ -35,7 +35,7 @@ from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
 
-__all__ = ["Pace", "build", "check_options", "pack"]
+__all__ = ["Pace", "build", "check_options", "open_made", "pack"]
 
 #: Starts workers as `starting_workers` does.
 StartWorkers: TypeAlias = Callable[
@@ -123,7 +123,16 @@ def pack(
     container = check_options(destination, format, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
         build(open_source(source, labels, columns), new, container, wanted)
-    return open_pack(destination)
+    return open_made(destination)
+
+
+def open_made(destination: Path) -> Pack:
+    """Open a pack that was just made; where that fails, the error says that it was made."""
+    try:
+        return open_pack(destination)
+    except Exception as error:
+        error.add_note(f"{destination} was made; only to open it failed")
+        raise
 
 
 def build(

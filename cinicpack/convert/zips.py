@@ -18,7 +18,9 @@ __all__ = ["STARTS", "read_members"]
 #: How zips start: with a member, with the directory's end, or as one that was split and joined.
 STARTS: Final = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 
-_ENCRYPTED: Final = 0x1
+# The flags of an encrypted member: in the usual way, by strong encryption, and with its headers.
+_ENCRYPTED: Final = 0x1 | 0x40 | 0x2000
+_PATCHED: Final = 0x20
 _UTF8: Final = 0x800
 _DOS: Final = 0
 # Of the header before a member: magic, length of the name, length of the extra field.
@@ -37,8 +39,8 @@ def read_members(
 
     Raises:
         zipfile.BadZipFile: the zip is damaged or incomplete.
-        ValueError: a member is no file or directory, is encrypted or otherwise compressed, or lies
-            within another, as in zips that are made to become immense.
+        ValueError: a member is no file or directory, is encrypted, a patch or otherwise compressed,
+            or lies within another, as in zips that are made to become immense.
     """
     # zipfile finds the members, but does not read them: that would take 30 us each instead of 10.
     with zipfile.ZipFile(file) as directory:
@@ -89,6 +91,10 @@ def _check(member: zipfile.ZipInfo, name: str) -> None:
         )
     if member.flag_bits & _ENCRYPTED:
         raise ValueError(f"expected members without a password, but {name!r} is encrypted")
+    if member.flag_bits & _PATCHED:
+        raise ValueError(
+            f"expected members that are whole, but {name!r} is a patch to another version of it"
+        )
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         known = _METHODS.get(member.compress_type)
         raise ValueError(

@@ -10,7 +10,7 @@ from cinicpack.cinic10 import ARCHIVE_URL
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
 from cinicpack.fetch.mirrors import CINIC10, Mirror
 from cinicpack.fetch.transfer import Patience, learn, say, transfer
-from cinicpack.store.publish import locked
+from cinicpack.store.lock import locked
 
 __all__ = ["download", "fetch_first"]
 

@@ -9,7 +9,8 @@ from cinicpack.fetch import mirrors
 from cinicpack.fetch.download import fetch_first
 from cinicpack.fetch.mirrors import Mirror
 from cinicpack.fetch.transfer import Patience
-from cinicpack.store.publish import locked, recover
+from cinicpack.store.lock import locked
+from cinicpack.store.publish import recover
 
 __all__ = ["CIFAR10", "CIFAR100", "CINIC10", "DataSet", "make_ready"]
 

@@ -17,7 +17,7 @@ from cinicpack.errors import DestinationError, SourceError
 from cinicpack.fetch.http import ask_size, put_in_words, read_blocks, request
 from cinicpack.fetch.mirrors import RemoteFile
 from cinicpack.fetch.partial import PartialFile, find_differences, opening
-from cinicpack.store.publish import locked
+from cinicpack.store.lock import locked
 
 __all__ = ["Patience", "learn", "say", "transfer"]
 

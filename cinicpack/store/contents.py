@@ -16,8 +16,9 @@ from cinicpack.cinic10 import Origin, parse_names
 from cinicpack.errors import PackError
 from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
 from cinicpack.store.manifest import Group, Manifest
+from cinicpack.store.mapping import map_files, view_arrays
 from cinicpack.store.reader import check_labels, check_normalization
-from cinicpack.store.region import Region, map_arrays, name_place
+from cinicpack.store.region import Region, name_place
 
 __all__ = ["check_contents"]
 
@@ -45,7 +46,7 @@ def check_contents(
     ``regions`` are all arrays of the splits to look at. Returns one line for each problem.
     """
     places = {region.spec.name: name_place(region, regions) for region in regions}
-    arrays = map_arrays(regions)
+    arrays = view_arrays(regions, map_files(regions))
     problems: list[str] = []
     try:
         check_normalization(path, manifest)

@@ -66,7 +66,7 @@ A JSON object:
 
 Sizes, types and file names follow from the manifest and are stored nowhere else: they cannot
 disagree. A manifest begins with its format, by which a damaged pack, or one of another version, is
-known to be a pack (`Container.find_others`).
+known to be a pack (`Container.find_others`). It has at most 64 MiB.
 
 Fingerprints
 ------------
@@ -89,6 +89,7 @@ __all__ = [
     "FITS",
     "HDF5_VERSION",
     "MANIFEST_NAME",
+    "MAX_MANIFEST_BYTES",
     "PIECE_BYTES",
     "PROVENANCE_DTYPE",
     "VERSION",
@@ -102,6 +103,8 @@ VERSION: Final = 1
 HDF5_VERSION: Final = 2
 MANIFEST_NAME: Final = "pack.json"
 PIECE_BYTES: Final = 16 << 20
+# A longer manifest is none: that of CINIC-10 has 30 KB, and half a million bad images fit in.
+MAX_MANIFEST_BYTES: Final = 64 << 20
 PROVENANCE_DTYPE: Final = np.dtype([("origin", "u1"), ("synset", "<u4"), ("number", "<u4")])
 CHANNELS: Final = 3
 #: Ways to give images one size.

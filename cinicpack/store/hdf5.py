@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from cinicpack.errors import FormatVersionError, PackError
-from cinicpack.store.format import HDF5_VERSION, MANIFEST_NAME, ArraySpec
+from cinicpack.store.format import HDF5_VERSION, MANIFEST_NAME, MAX_MANIFEST_BYTES, ArraySpec
 from cinicpack.store.manifest import Manifest
 from cinicpack.store.region import Region, hash_span, open_file, reserve_space, write_all
 
@@ -31,6 +31,9 @@ _ALIGNED: Final[dict[str, Any]] = {"alignment_threshold": _PAGE, "alignment_inte
 _FOOTER: Final = Struct("<16s3Q32s")
 _MAGIC: Final = b"cinicpack footer"
 _DIGEST_BYTES: Final = 32
+# What HDF5 may take for a dataset besides its data, several times what it does take: a larger file
+# full of nothing would be hashed for hours.
+_OVERHEAD_BYTES: Final = 1 << 16
 # How a superblock of version 0 with addresses of 8 bytes begins, up to and with the end of HDF5's
 # address space.
 _SUPERBLOCK: Final = Struct("<8sB4xB26xQ")
@@ -120,6 +123,7 @@ class Hdf5:
             manifest = Manifest.from_json(text, f"{path}:{MANIFEST_NAME}", version=HDF5_VERSION)
             offsets = manifest.offsets or {}
             regions = [Region(spec, path, offsets[spec.name]) for spec in manifest.specs()]
+            _check_size(footer, regions)
             found = _hash_outside(stream, regions, footer.file_bytes - _DIGEST_BYTES)
         if found != footer.digest:
             raise PackError(
@@ -150,12 +154,28 @@ def _read_footer(stream: io.BufferedReader, file: Path) -> _Footer:
             f"{file}: expected {footer.file_bytes} bytes, found {size}; "
             "restore the file or pack again"
         )
+    if footer.nbytes > MAX_MANIFEST_BYTES:
+        raise PackError(
+            f"{file}: expected a manifest of at most {MAX_MANIFEST_BYTES} bytes, found a footer "
+            f"that says {footer.nbytes}; restore the file or pack again"
+        )
     if footer.offset + footer.nbytes > size:
         raise PackError(
             f"{file}: expected the manifest within the file, found a footer that has it at bytes "
             f"{footer.offset}...{footer.offset + footer.nbytes}; restore the file or pack again"
         )
     return footer
+
+
+def _check_size(footer: _Footer, regions: Sequence[Region]) -> None:
+    """Raise `PackError` if there is more outside of the arrays than HDF5 needs to describe them."""
+    outside = footer.file_bytes - sum(region.spec.nbytes for region in regions)
+    most = footer.nbytes + (len(regions) + 1) * _OVERHEAD_BYTES
+    if outside > most:
+        raise PackError(
+            f"{regions[0].file}: expected at most {most} bytes outside of the arrays, found "
+            f"{outside}; restore the file or pack again"
+        )
 
 
 def _find_former(stream: io.BufferedReader) -> int | None:
@@ -189,8 +209,9 @@ def _writing(file: Path, mode: str) -> Iterator[Any]:
     try:
         with h5py.File(file, mode, libver=("earliest", "v110"), **_ALIGNED) as h5:
             yield h5
-    except RuntimeError as error:
-        # h5py raises RuntimeError, with the number in its text, where a write fails at closing.
+    except (OSError, RuntimeError) as error:
+        # Where a write fails, h5py raises OSError with two lines of text and addresses in memory,
+        # or at closing RuntimeError; the number of the error is in the text of both.
         if (found := re.search(r"errno = (\d+)", str(error))) is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error

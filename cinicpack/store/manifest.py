@@ -18,6 +18,7 @@ from cinicpack.store.format import (
     FILTERS,
     FITS,
     HDF5_VERSION,
+    MAX_MANIFEST_BYTES,
     PIECE_BYTES,
     VERSION,
     ArraySpec,
@@ -147,7 +148,14 @@ class Manifest:
             content["offsets"] = self.offsets
         content["digest"] = _digest(content)
         members = (f'"{key}": {json.dumps(value)}' for key, value in content.items())
-        return ("{\n" + ",\n".join(members) + "\n}\n").encode("ascii")
+        text = ("{\n" + ",\n".join(members) + "\n}\n").encode("ascii")
+        if len(text) > MAX_MANIFEST_BYTES:
+            raise PackError(
+                f"expected a manifest of at most {MAX_MANIFEST_BYTES} bytes, found {len(text)}; "
+                "choose larger shards (shard_rows) if there are many, or leave the bad images out "
+                "of the source"
+            )
+        return text
 
     @classmethod
     def from_json(cls, text: bytes, where: str, *, version: int = VERSION) -> Self:
@@ -262,8 +270,8 @@ def _check_members(value: Any, what: str, names: Set[str]) -> dict[str, Any]:
 
 def _check_list(value: Any, what: str, kind: type, count: int | None = None) -> list[Any]:
     """Check that this is a list of items of a kind, and of how many."""
-    right = isinstance(value, list) and all(type(item) is kind for item in value)
-    right = right and (kind is not int or all(item >= 0 for item in value))
+    right = isinstance(value, list) and {*map(type, value)} <= {kind}
+    right = right and (kind is not int or min(value, default=0) >= 0)
     many = "" if count is None else f"{count} "
     right = right and count in (None, len(value))
     _check(right, f"{what} as a list of {many}{_KINDS[kind]}", value)

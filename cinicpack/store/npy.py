@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,14 +9,17 @@ from typing import Any, Final
 import numpy as np
 
 from cinicpack.errors import ArgumentError, PackError
-from cinicpack.store.format import MANIFEST_NAME, ArraySpec, is_split_name
+from cinicpack.store.format import MANIFEST_NAME, MAX_MANIFEST_BYTES, ArraySpec, is_split_name
 from cinicpack.store.manifest import Manifest
-from cinicpack.store.region import Region, open_file, reserve_space
+from cinicpack.store.region import Region, open_descriptor, open_file, reserve_space
 
-__all__ = ["Npy", "npy_header"]
+__all__ = ["MOST_FILES", "Npy", "npy_header"]
 
 # The data of a file starts at a multiple of so many bytes, a cache line, as in NumPy's own files.
 _ALIGNMENT: Final = 64
+#: The most files of a pack, which is opened by mapping each: half of the mappings that Linux allows
+#: a process (vm.max_map_count).
+MOST_FILES: Final = 32_765
 # How every manifest begins: a pack that is damaged or of another version is known by it.
 _START: Final = re.compile(rb'\s*\{\s*"format":\s*"cinicpack"')
 _ARRAY: Final = re.compile(r"images-\d{5,}|labels|sources|names")
@@ -65,7 +67,7 @@ class Npy:
                 name += "/"
             if name != MANIFEST_NAME:
                 found.add(name)
-        return _list_others(manifest.read_bytes(), found)
+        return _list_others(_read_start(manifest), found)
 
     def create(self, path: Path, specs: Sequence[ArraySpec]) -> list[Region]:
         """Create the npy files of ``specs`` at full size under ``path``, and that directory.
@@ -73,12 +75,10 @@ class Npy:
         Space is allocated at once, so that a full disk is found before the work is done (OSError).
         Raises `ArgumentError` where there are so many that the pack could not be opened.
         """
-        # An open pack holds a descriptor of every file, as part of the mapping.
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if limit != resource.RLIM_INFINITY and len(specs) > limit // 2:
+        if len(specs) > MOST_FILES:
             raise ArgumentError(
-                f"expected at most {limit // 2} files, half of what a process may have open here "
-                f"(ulimit -n), found {len(specs)}; choose larger shards (shard_rows)"
+                f"expected at most {MOST_FILES:,} files, half of what Linux lets a process map, "
+                f"found {len(specs):,}; choose larger shards (shard_rows)"
             )
         regions = []
         for spec in specs:
@@ -107,17 +107,27 @@ class Npy:
         return manifest, [_locate(path, spec) for spec in manifest.specs()]
 
 
+def _read_start(file: Path) -> bytes:
+    """Read a manifest, or of a longer file its beginning, which is too long for a manifest."""
+    with open_file(file) as stream:
+        return stream.read(MAX_MANIFEST_BYTES + 1)
+
+
 def _read_manifest(root: Path) -> Manifest:
     """Read and check ``pack.json``; raises `PackError` where there is none."""
     file = root / MANIFEST_NAME
     try:
-        with open_file(file) as stream:
-            text = stream.read()
+        text = _read_start(file)
     except (FileNotFoundError, IsADirectoryError):
         raise PackError(
             f"{root}: expected a pack, found a directory without {MANIFEST_NAME}; "
             f"make one with 'cinicpack pack {root} NAME.pack' if this is a tree of PNG files"
         ) from None
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise PackError(
+            f"{file}: expected at most {MAX_MANIFEST_BYTES} bytes, found {file.stat().st_size}; "
+            "restore the file or pack again"
+        )
     return Manifest.from_json(text, str(file))
 
 
@@ -127,20 +137,22 @@ def _locate(root: Path, spec: ArraySpec) -> Region:
     header = npy_header(spec)
     expected = len(header) + spec.nbytes
     try:
-        with open_file(file) as stream:
-            found = os.fstat(stream.fileno()).st_size
-            if found != expected:
-                raise PackError(
-                    f"{file}: expected {expected} bytes, found {found}; "
-                    "restore the file or pack again"
-                )
-            if (start := stream.read(len(header))) != header:
-                raise PackError(
-                    f"{file}: expected the header {_excerpt(header)}, found {_excerpt(start)}; "
-                    "restore the file or pack again"
-                )
+        descriptor = open_descriptor(file)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise PackError(f"{file}: missing from the pack; restore it or pack again") from None
+    try:
+        found, start = os.fstat(descriptor).st_size, os.pread(descriptor, len(header), 0)
+    finally:
+        os.close(descriptor)
+    if found != expected:
+        raise PackError(
+            f"{file}: expected {expected} bytes, found {found}; restore the file or pack again"
+        )
+    if start != header:
+        raise PackError(
+            f"{file}: expected the header {_excerpt(header)}, found {_excerpt(start)}; "
+            "restore the file or pack again"
+        )
     return Region(spec, file, len(header))
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, KeysView
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, PackError, SelectionError
-from cinicpack.store.container import Container
 from cinicpack.store.manifest import Manifest
+from cinicpack.store.mapping import Mapping, check_unchanged, map_files, view_arrays
 from cinicpack.store.reader import check_labels, check_normalization, locate_pack, read_steadily
-from cinicpack.store.region import map_arrays, name_place
+from cinicpack.store.region import name_place
 from cinicpack.store.split import Split, reselect
 
 __all__ = ["Pack", "PathLike", "open_pack"]
@@ -23,12 +24,18 @@ PathLike: TypeAlias = str | os.PathLike[str]
 _reselect = reselect
 
 
-def open_pack(path: PathLike) -> "Pack":
+def open_pack(path: PathLike, *, in_memory: bool = False) -> "Pack":
     """Open a pack: a directory of npy files or an HDF5 file.
 
     The manifest, the size of every file, its header and the range of the labels are checked; the
     images are memory-mapped and not read. An open pack keeps working when its files are deleted or
-    replaced.
+    replaced. It does not when they are written to in place: whoever reads what has been cut off is
+    ended by the system's signal SIGBUS. The files are read-only for that reason.
+
+    Args:
+        path: where the pack is.
+        in_memory: read all of it once, into memory of this process, and map nothing: for files that
+            others may write to, or that a network may take away.
 
     Raises:
         ArgumentError: ``path`` is a `Split`.
@@ -48,19 +55,19 @@ def open_pack(path: PathLike) -> "Pack":
             "Loader(split.pack, split)"
         )
     path = Path(path)
-    container, manifest, arrays = read_steadily(path, _map_pack)
-    return Pack(path, container.name, manifest, arrays)
+    return read_steadily(path, partial(_open, in_memory=in_memory))
 
 
-def _map_pack(path: Path) -> tuple[Container, Manifest, dict[str, NDArray[Any]]]:
+def _open(path: Path, in_memory: bool) -> "Pack":
     container, manifest, regions = locate_pack(path)
-    arrays = map_arrays(regions)
+    files = map_files(regions, in_memory=in_memory)
+    arrays = view_arrays(regions, files)
     check_normalization(path, manifest)
     for region in regions:
         if region.spec.name.endswith("/labels"):
             place = name_place(region, regions)
             check_labels(place, arrays[region.spec.name], manifest)
-    return container, manifest, arrays
+    return Pack(path, container.name, manifest, arrays, files)
 
 
 class Pack:
@@ -88,7 +95,12 @@ class Pack:
     """
 
     def __init__(
-        self, path: Path, container: str, manifest: Manifest, arrays: dict[str, NDArray[Any]]
+        self,
+        path: Path,
+        container: str,
+        manifest: Manifest,
+        arrays: dict[str, NDArray[Any]],
+        files: dict[Path, Mapping],
     ) -> None:
         self.path = path
         self.manifest = manifest
@@ -101,6 +113,8 @@ class Pack:
         self.std = manifest.normalization.std
         self.fingerprint = manifest.fingerprint
         self._arrays = arrays
+        self._files = files
+        self._folder = "" if path.is_absolute() else os.getcwd()
         # A pickle names the pack by an absolute path, since the working directory may have changed
         # by the time of pickling.
         self._home = path.absolute()
@@ -146,6 +160,18 @@ class Pack:
         """Return the splits with their names."""
         return [(name, self[name]) for name in self]
 
+    def check_unchanged(self) -> None:
+        """Raise `PackError` if a file of the pack was written to since it was opened.
+
+        Size and time of change of every file are compared with those at opening, which takes some
+        microseconds. A pack that was deleted or replaced meanwhile is as it was, and so is one that
+        was read into memory.
+
+        >>> import cinicpack
+        >>> cinicpack.open_pack("cinic10.pack").check_unchanged()
+        """
+        check_unchanged(self._files, self._folder)
+
     def __contains__(self, split: object) -> bool:
         return split in self.manifest.splits
 
@@ -155,7 +181,8 @@ class Pack:
         return f"Pack({str(self.path)!r}, {rows}, {height}x{width}, {len(self.classes)} classes)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._home, self.fingerprint)
+        in_memory = all(mapping.is_copy for mapping in self._files.values())
+        return _reopen, (self._home, self.fingerprint, in_memory)
 
 
 def _concatenate(arrays: list[NDArray[Any]]) -> NDArray[Any]:
@@ -166,8 +193,8 @@ def _concatenate(arrays: list[NDArray[Any]]) -> NDArray[Any]:
     return joined
 
 
-def _reopen(path: Path, fingerprint: str) -> Pack:
-    pack = open_pack(path)
+def _reopen(path: Path, fingerprint: str, in_memory: bool) -> Pack:
+    pack = open_pack(path, in_memory=in_memory)
     if pack.fingerprint != fingerprint:
         raise PackError(
             f"{path}: expected the pack {fingerprint[:12]}, found {pack.fingerprint[:12]}: "

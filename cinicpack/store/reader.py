@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from numpy.typing import NDArray
 
@@ -21,6 +21,13 @@ from cinicpack.text import some
 __all__ = ["check_labels", "check_normalization", "find_other", "locate_pack", "read_steadily"]
 
 Result = TypeVar("Result")
+
+# What is there if opening gives one of these errors.
+_NO_FILE: Final = {
+    errno.ENXIO: "a socket or a device",
+    errno.ENODEV: "a device",
+    errno.ELOOP: "a symbolic link that leads in a circle",
+}
 
 
 def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
@@ -41,15 +48,18 @@ def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
                 f"{path}: there is no such pack; make one with 'cinicpack pack SOURCE {path}'"
             ) from None
         except OSError as error:
-            if error.errno != errno.ENXIO:
+            if error.errno not in _NO_FILE:
                 raise
             raise PackError(
-                f"{path}: expected a directory or an HDF5 file, found a socket or a device"
+                f"{path}: expected a directory or an HDF5 file, found {_NO_FILE[error.errno]}"
             ) from None
         try:
             result = read(path)
-        except (PackError, OSError):
+        except (PackError, OSError) as error:
             if _is_still(path, descriptor):
+                if isinstance(error, OSError) and error.filename is None:
+                    # A call that was given a descriptor does not know the name of the file.
+                    raise OSError(error.errno, error.strerror, str(path)) from error
                 raise
         else:
             if _is_still(path, descriptor):

@@ -2,16 +2,11 @@
 
 import errno
 import io
-import mmap
 import os
 import stat
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final, NamedTuple, Protocol
 
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
@@ -21,9 +16,8 @@ __all__ = [
     "HUGE_PAGE",
     "Region",
     "hash_span",
-    "map_arrays",
-    "map_file",
     "name_place",
+    "open_descriptor",
     "open_file",
     "reserve_space",
     "write_all",
@@ -53,25 +47,6 @@ def name_place(region: Region, regions: Iterable[Region]) -> str:
     return str(region.file) if alone else f"{region.file}:{region.spec.name}"
 
 
-def map_arrays(regions: list[Region]) -> dict[str, NDArray[Any]]:
-    """Map every region read-only, one mapping per file; nothing is read.
-
-    Raises `PackError` if a file has become too short since it was located.
-    """
-    maps: dict[Path, mmap.mmap] = {}
-    arrays = {}
-    for spec, file, offset in regions:
-        if file not in maps:
-            maps[file] = map_file(file)
-        if len(maps[file]) < offset + spec.nbytes:
-            raise PackError(
-                f"{file}: expected {offset + spec.nbytes} bytes, found {len(maps[file])}"
-            )
-        array: NDArray[Any] = np.ndarray(spec.shape, spec.dtype, maps[file], offset)
-        arrays[spec.name] = array
-    return arrays
-
-
 def reserve_space(descriptor: int, size: int) -> None:
     """Give a file its full size on disk, so that a full disk is found before the work is done."""
     if hasattr(os, "posix_fallocate"):
@@ -89,28 +64,33 @@ def write_all(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def open_file(file: Path) -> io.BufferedReader:
-    """Open a regular file to read it.
+    """Open a regular file to read it; raises `PackError` for anything else."""
+    return open(open_descriptor(file), "rb")
+
+
+def open_descriptor(file: Path) -> int:
+    """Open a regular file to read it, and return its descriptor.
 
     Raises `PackError` for anything else: to open a pipe would wait for ever, and a device has no
     end.
     """
+    found = "a pipe, a socket or a device"
     try:
-        stream = open(file, "rb", opener=_open_without_waiting)
-        if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            return stream
-        stream.close()
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        if stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
     except OSError as error:
-        # ENXIO is what opening a socket gives.
-        if error.errno != errno.ENXIO:
+        if error.errno == errno.ELOOP:
+            found = "a symbolic link that leads in a circle"
+        # ENXIO is what opening a socket gives, and ENODEV a device whose driver is not there.
+        elif error.errno not in (errno.ENXIO, errno.ENODEV):
             raise
     raise PackError(
-        f"{file}: expected a regular file, found a pipe, a socket or a device; "
-        "restore the file or pack again"
+        f"{file}: expected a regular file, found {found}; restore the file or pack again"
     )
-
-
-def _open_without_waiting(file: str, flags: int) -> int:
-    return os.open(file, flags | os.O_NONBLOCK)
 
 
 def hash_span(
@@ -126,15 +106,3 @@ def hash_span(
     while nbytes and (count := stream.readinto(block[: min(nbytes, len(block))])):
         digest.update(block[:count])
         nbytes -= count
-
-
-def map_file(file: Path) -> mmap.mmap:
-    """Map a whole file read-only; nothing is read."""
-    with open(file, "rb") as stream:
-        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    if hasattr(mmap, "MADV_HUGEPAGE") and len(mapped) >= HUGE_PAGE:
-        # With this advice the kernel reads the file in pieces of 2 MiB, and keeps it in huge pages
-        # where the file system has them. A kernel without huge pages refuses the advice.
-        with suppress(OSError):
-            mapped.madvise(mmap.MADV_HUGEPAGE)
-    return mapped

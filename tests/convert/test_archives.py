@@ -275,3 +275,30 @@ def test_a_deflated_member_cannot_become_larger_than_it_says(tmp_path):
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("flag", "what"), [(0x20, "is a patch"), (0x40, "is encrypted"), (0x2000, "is encrypted")]
+)
+def test_patched_and_strongly_encrypted_members_are_refused(tmp_path, flag, what):
+    content = bytearray(zip_bytes({"a.png": b"1"}))
+    at = content.index(b"PK\1\2") + 8
+    content[at : at + 2] = (int.from_bytes(content[at : at + 2], "little") | flag).to_bytes(
+        2, "little"
+    )
+    with pytest.raises(SourceError, match=rf"'a.png' {what}"):
+        read(tmp_path / "archive", bytes(content))
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("part", ["x" * 256, "é" * 128, "x" * 60_000])
+def test_names_that_no_file_can_have_are_refused(tmp_path, make, part):
+    for name in (f"train/cat/{part}.png", f"train/{part}/a.png", f"{part}.txt"):
+        with pytest.raises(
+            SourceError, match=r"at most 255 bytes, found one of [\d,]+: "
+        ) as caught:
+            read(tmp_path / "archive", make({name: b"1"}))
+        assert len(str(caught.value)) < 300 + len(str(tmp_path))
+    longest = f"train/{'x' * 255}/{'é' * 125}y.png"
+    archive = opened(tmp_path / "archive", make({longest: b"1"}))
+    assert [path for path, _ in archive.stream()] == [longest]

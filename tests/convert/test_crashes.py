@@ -19,6 +19,7 @@ from cinicpack.store.publish import publishing
 from cinicpack.store.reader import locate_pack
 from cinicpack.store.verify import verify_pack
 from tests.convert.sources_here import bytes_of, make_tar, pack, put, tiny
+from tests.packs import copy_pack, make_writable
 from tests.processes import list_descendants, wait_until_gone
 
 # What is there stays, or is replaced as a whole.
@@ -41,6 +42,7 @@ def test_an_existing_destination(tree, npy_pack, tmp_path):
 def test_a_damaged_pack_can_be_overwritten(tree, tmp_path, container):
     pack(tree, tmp_path / "a", format=container)
     before = bytes_of(tmp_path)
+    make_writable(tmp_path / "a")
     if container == "npy":
         file = tmp_path / "a" / "pack.json"
         file.write_bytes(file.read_bytes().replace(b'"airplane"', b'"airplana"'))
@@ -73,10 +75,10 @@ def test_what_is_no_pack_or_not_only_one_is_never_overwritten(
         h5["data"] = 1
     with h5py.File(tmp_path / "mine.h5", "w") as h5:
         h5["pack.json"], h5["data"] = np.frombuffer(b"{}", np.uint8), np.arange(9)
-    shutil.copy(hdf5_pack, tmp_path / "more.h5")
+    copy_pack(hdf5_pack, tmp_path / "more.h5")
     with h5py.File(tmp_path / "more.h5", "r+") as h5:
         h5["predictions"] = np.arange(9)
-    shutil.copy(hdf5_pack, tmp_path / "inner.h5")
+    copy_pack(hdf5_pack, tmp_path / "inner.h5")
     with h5py.File(tmp_path / "inner.h5", "r+") as h5:
         h5["train/predictions"] = np.arange(9)
     for name, extra in {
@@ -84,9 +86,9 @@ def test_what_is_no_pack_or_not_only_one_is_never_overwritten(
         "below": "train/a.npy",
         "folder": "runs/labels.npy",
     }.items():
-        shutil.copytree(npy_pack, tmp_path / name)
+        copy_pack(npy_pack, tmp_path / name)
         put(tmp_path / name, {extra: b"of work"})
-    shutil.copytree(npy_pack, tmp_path / "kept")
+    copy_pack(npy_pack, tmp_path / "kept")
     (tmp_path / "kept/checkpoints").mkdir()
     (tmp_path / "link.pack").symlink_to("thesis")
     (tmp_path / "loop").symlink_to("loop")
@@ -331,7 +333,7 @@ def packing(source: Path, destination: Path, *options: str) -> Iterator[subproce
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_ctrl_c_leaves_the_old_pack_and_nothing_else(long_tree, npy_pack, tmp_path, workers):
     destination = tmp_path / "a.pack"
-    shutil.copytree(npy_pack, destination)
+    copy_pack(npy_pack, destination)
     with packing(long_tree, destination, "--overwrite", "--workers", workers) as process:
         children = list_descendants(process.pid)
         assert len(children) == (1 + int(workers) if int(workers) else 0)
@@ -346,7 +348,7 @@ def test_ctrl_c_leaves_the_old_pack_and_nothing_else(long_tree, npy_pack, tmp_pa
 
 def test_after_a_kill_the_next_run_sweeps(long_tree, tree, npy_pack, tmp_path):
     destination = tmp_path / "a.pack"
-    shutil.copytree(npy_pack, destination)
+    copy_pack(npy_pack, destination)
     with packing(long_tree, destination, "--overwrite", "--workers", "2") as process:
         children = list_descendants(process.pid)
         process.kill()

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import tarfile
@@ -361,7 +362,9 @@ def test_a_hidden_folder_is_no_class(tmp_path):
 def test_an_archive_with_a_class_that_cannot_be_a_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("x" * 256 + "/a.png", tiny(1))
-    with pytest.raises(SourceError, match=r"a.zip: expected classes with names of at most 255 byt"):
+    with pytest.raises(
+        SourceError, match=r"a.zip: expected names of files and folders of at most 255 byt"
+    ):
         pack(tmp_path / "a.zip", tmp_path / "a")
     assert os.listdir(tmp_path) == ["a.zip"]
 
@@ -381,6 +384,17 @@ def test_options_out_of_their_domain(tree, tmp_path, options, message):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_pack_that_was_made_and_cannot_be_opened_is_said_to_be_there(tree, tmp_path, monkeypatch):
+    def fail(path: Path) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr("cinicpack.convert.packer.open_pack", fail)
+    with pytest.raises(OSError, match="Too many open files") as caught:
+        pack(tree, tmp_path / "a")
+    assert caught.value.__notes__ == [f"{tmp_path / 'a'} was made; only to open it failed"]
+    assert cinicpack.open_pack(tmp_path / "a").splits == ("train", "valid", "test")
+
+
 @pytest.mark.parametrize("name", ["a.h5", "a.hdf5"])
 def test_a_directory_is_not_called_hdf5(tree, tmp_path, name):
     with pytest.raises(ArgumentError, match=r"the name says HDF5; pass --format hdf5"):
@@ -388,17 +402,15 @@ def test_a_directory_is_not_called_hdf5(tree, tmp_path, name):
 
 
 @pytest.mark.parametrize("archive", [False, True])
-def test_more_shards_than_can_be_open_are_refused(tree, tmp_path, archive, monkeypatch):
-    import resource
-
-    monkeypatch.setattr(resource, "getrlimit", lambda which: (64, 64))
+def test_more_shards_than_can_be_mapped_are_refused(tree, tmp_path, archive, monkeypatch):
+    monkeypatch.setattr("cinicpack.store.npy.MOST_FILES", 32)
     source = tree
     if archive:
         source = tmp_path / "a.tar"
         with tarfile.open(source, "w") as tar:
             tar.add(tree, "tree")
     with pytest.raises(
-        ArgumentError, match=r"at most 32 files, .* \(ulimit -n\), found \d+; choose"
+        ArgumentError, match=r"at most 32 files, .* lets a process map, found \d+; choose"
     ):
         pack(source, tmp_path / "a", shard_rows=1)
     assert not (tmp_path / "a").exists()

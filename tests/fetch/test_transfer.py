@@ -15,7 +15,7 @@ from cinicpack.errors import DestinationError, SourceError
 from cinicpack.fetch.kinds import PARQUET
 from cinicpack.fetch.mirrors import RemoteFile
 from cinicpack.fetch.transfer import learn, transfer
-from cinicpack.store.publish import locked
+from cinicpack.store.lock import locked
 from tests.fetch.server import CONTENT, HURRY, PAGE, Server
 
 SIZE = len(CONTENT)

@@ -7,7 +7,6 @@ import importlib.util
 import io
 import os
 import re
-import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL import Image
 import cinicpack
 from cinicpack.cli import main
 from tests.golden.sources import digest
+from tests.packs import copy_pack
 
 Found = dict[str, dict[str, Any]]
 
@@ -38,6 +38,7 @@ _MASKS = (
     (re.compile(r"^cinicpack [\d.]+\n"), "cinicpack VERSION\n"),
     (re.compile(r"^cinicpack is compiling its kernels.*\n", re.MULTILINE), ""),
 )
+
 # Commands, one a line, in an order in which each finds what it needs.
 _PACKS = """
 pack tree a.pack
@@ -243,7 +244,7 @@ def _damage(pack: Path, copy: Path, file: Path) -> None:
     """Copy a pack and change a byte of it: the last label, or the middle of an HDF5 file."""
     if copy.exists():
         return
-    (shutil.copytree if pack.is_dir() else shutil.copy)(pack, copy)
+    copy_pack(pack, copy)
     content = bytearray(file.read_bytes())
     place = len(content) - 1
     if copy.is_file():

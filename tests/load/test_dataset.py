@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler, StackDataset, Subset
 
 import cinicpack
 from cinicpack import PackedDataset, PackError, SelectionError
+from tests.packs import copy_pack
 from tests.torchvision_here import import_torchvision
 
 
@@ -222,7 +223,7 @@ def test_repr(pack):
 
 def test_a_pickle_is_small_and_opens_when_needed(pack, tmp_path):
     path = tmp_path / "moved.pack"
-    shutil.copytree(pack.path, path)
+    copy_pack(pack.path, path)
     dataset = PackedDataset(path, transform=mean_of)
     expected = dataset[8]
     assert dataset.targets
@@ -259,7 +260,7 @@ def test_a_selection_is_pickled_with_its_rows(pack):
 
 def test_a_pack_that_was_replaced(tree, pack, tmp_path):
     path = tmp_path / "one.pack"
-    shutil.copytree(pack.path, path)
+    copy_pack(pack.path, path)
     dataset = PackedDataset(path)
     expected, pickled = dataset[0], pickle.dumps(dataset)
     cinicpack.pack(tree, path, overwrite=True, progress=False)

@@ -13,6 +13,7 @@ from cinicpack.store.manifest import Manifest
 from cinicpack.store.reader import find_other
 from cinicpack.store.region import Region
 from cinicpack.store.verify import verify_pack
+from tests.packs import make_writable
 from tests.store.test_verify import flip
 
 
@@ -97,6 +98,7 @@ def test_a_container_that_is_registered_is_packed_opened_verified_and_loaded(
 def test_what_is_damaged_is_told_in_any_container(tape, tree, tmp_path):
     path = tmp_path / "a.tape"
     cinicpack.pack(tree, path, format="tape", progress=False)
+    make_writable(path)
     flip(path, 100)
     [problem] = verify_pack(path).problems
     assert problem.startswith(f"{path}:train/images-00000: differs from the manifest within")

@@ -1,6 +1,5 @@
 import os
 import resource
-import shutil
 import struct
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from cinicpack.errors import FormatVersionError, PackError
 from cinicpack.store.format import MANIFEST_NAME
 from cinicpack.store.hdf5 import Hdf5
 from cinicpack.store.reader import find_other, locate_pack
+from tests.packs import copy_pack
 from tests.store.manifests import FOOTER_BYTES, read_content, resign, sha256, write_content
 
 NO_HDF5 = "no HDF5 that can be read as a pack"
@@ -23,7 +23,7 @@ NO_PACK = "HDF5 that is not as a pack was written (something was added, or it is
 
 @pytest.fixture
 def copy(hdf5_pack, tmp_path) -> Path:
-    return Path(shutil.copy(hdf5_pack, tmp_path))
+    return copy_pack(hdf5_pack, tmp_path / hdf5_pack.name)
 
 
 def spans_of(path: Path) -> list[tuple[int, int]]:
@@ -58,6 +58,7 @@ def test_no_hdf5_is_needed_to_open_verify_and_load(hdf5_pack):
 import sys
 sys.modules["h5py"] = None
 import cinicpack
+from tests.packs import copy_pack
 from cinicpack.cli import main
 path = {str(hdf5_pack)!r}
 loader = cinicpack.Loader(path, "train", batch_size=5, num_workers=0)
@@ -273,3 +274,16 @@ def test_a_footer_that_leads_nowhere_is_refused(copy, number, value):
 def test_a_pack_opens_while_h5py_has_it_open(hdf5_pack, locking):
     with h5py.File(hdf5_pack, "r", locking=locking):
         assert cinicpack.open_pack(hdf5_pack).format == "hdf5"
+
+
+def test_an_error_of_a_write_is_the_systems_alone(tmp_path, monkeypatch):
+    # As h5py puts it: two lines, with an address in memory.
+    text = "Unable to synchronously create file (file write failed: time = Thu Nov 26 21:40:12\n"
+    text += ", errno = 5, error message = 'Input/output error', buf = 0x55d0f3a2c4d0)"
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(5, text)
+
+    monkeypatch.setattr(h5py, "File", fail)
+    with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error: '.*a\.h5'$"):
+        Hdf5().create(tmp_path / "a.h5", [])

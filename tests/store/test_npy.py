@@ -15,6 +15,7 @@ import cinicpack
 from cinicpack.errors import PackError
 from cinicpack.store.format import PROVENANCE_DTYPE, ArraySpec
 from cinicpack.store.npy import Npy, npy_header
+from tests.packs import copy_pack
 from tests.store.manifests import resign
 
 DTYPES = [np.dtype("u1"), np.dtype("<u2"), PROVENANCE_DTYPE, np.dtype("S1"), np.dtype("S255")]
@@ -171,7 +172,7 @@ NAME = st.sampled_from(["train", "runs", "labels.npy", "pack.json", "images-0000
 def test_anything_beside_a_pack_is_named(npy_pack, path, kind, damaged):
     with TemporaryDirectory() as name:
         copy = Path(name, "a")
-        shutil.copytree(npy_pack, copy)
+        copy_pack(npy_pack, copy)
         if damaged:
             text = (copy / "pack.json").read_bytes()
             (copy / "pack.json").write_bytes(text[:100])

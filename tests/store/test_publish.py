@@ -2,7 +2,9 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,11 @@ import pytest
 
 import cinicpack
 from cinicpack.errors import DestinationError
-from cinicpack.store.publish import locked, publishing, recover
+from cinicpack.store import lock as lock_module
+from cinicpack.store import publish as publish_module
+from cinicpack.store import replacing as replacing_module
+from cinicpack.store.lock import locked
+from cinicpack.store.publish import publishing, recover
 from tests.png_images import png
 
 
@@ -47,8 +53,10 @@ def names(folder: Path) -> list[str]:
 
 
 def library(**functions: Callable[..., int]) -> Callable[..., Any]:
-    """Make what opens a C library that has these functions and no others."""
-    return lambda *_, **__: SimpleNamespace(**functions)
+    """Make what opens a C library in which a call to swap paths is one of these, or missing."""
+    whole = ctypes.CDLL(None, use_errno=True)
+    others = {name: getattr(whole, name) for name in ("mmap", "munmap", "madvise")}
+    return lambda *_, **__: SimpleNamespace(**others, **functions)
 
 
 def failing(code: int) -> Callable[..., int]:
@@ -303,22 +311,87 @@ def test_a_lock_file_that_is_removed_meanwhile_locks_nothing(
     with publishing(tmp_path / "x", overwrite=False) as new:
         put(new, "new")
         assert (tmp_path / ".x.tmp/cinicpack.lock").exists()
-        assert len(calls) == 2
+        assert len(calls) > 1
     assert names(tmp_path) == ["x"]
 
 
 def test_a_lock_is_removed_before_it_is_released(tmp_path, monkeypatch):
     # Else another could lock that file in between, and a third one make and lock another.
-    close, closed = os.close, list[str]()
+    unlink, locked_then = os.unlink, list[bool]()
 
-    def note_close(descriptor: int) -> None:
-        closed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        close(descriptor)
+    def try_first(path: Path) -> None:
+        with open(path) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                locked_then.append(True)
+        unlink(path)
 
-    monkeypatch.setattr(os, "close", note_close)
+    monkeypatch.setattr(os, "unlink", try_first)
     with publishing(tmp_path / "x", overwrite=False) as new:
         put(new, "new")
-    assert closed[-1] == f"{tmp_path / '.x.tmp/cinicpack.lock'} (deleted)"
+    assert locked_then == [True]
+    assert names(tmp_path) == ["x"]
+
+
+def test_a_lock_file_is_no_link(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    leave(tmp_path / ".x.tmp")
+    lock = tmp_path / ".x.tmp/cinicpack.lock"
+    for put_there in (lambda: lock.symlink_to(tmp_path / "mine"), lambda: lock.symlink_to(lock)):
+        lock.unlink()
+        put_there()
+        with (
+            pytest.raises(DestinationError, match=r"cannot write .*\.lock: .* links; remove what"),
+            publishing(tmp_path / "x", overwrite=True),
+        ):
+            raise AssertionError
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+@contextlib.contextmanager
+def interrupting(number: int) -> Iterator[list[str]]:
+    """Raise KeyboardInterrupt before a line of our modules, as Ctrl-C does; say where it came."""
+    files = {module.__file__ for module in (lock_module, publish_module, replacing_module)}
+    count, where = 0, list[str]()
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            count += 1
+            if count == number:
+                where.append(f"{frame.f_code.co_name}:{frame.f_lineno}")
+                raise KeyboardInterrupt
+        return trace
+
+    former = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield where
+    finally:
+        sys.settrace(former)
+
+
+def test_an_interrupt_at_any_line_leaves_nothing_and_no_lock(tmp_path):
+    target = tmp_path / "x"
+    for number in itertools.count(1):
+        put(target, "old")
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            interrupting(number) as where,
+            publishing(target, overwrite=True, sync=False) as new,
+        ):
+            put(new, "new")
+        if not where:
+            break
+        assert read(target) in ("old", "new"), where
+        assert names(tmp_path) == ["x"], where
+        with publishing(target, overwrite=True, sync=False) as new:
+            put(new, "next")
+        shutil.rmtree(target)
+    assert number > 80
 
 
 @pytest.mark.parametrize("code", [None, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
@@ -620,3 +693,114 @@ def test_readers_see_one_pack_or_the_other(tmp_path, exchange, container):
             reader.join()
     assert not bad
     assert seen == fingerprints
+
+
+def test_what_goes_wrong_after_the_renaming_is_a_warning(tmp_path, monkeypatch):
+    put(tmp_path / "x", "old")
+    fsync, rmtree = os.fsync, shutil.rmtree
+
+    def fail_for_folder(descriptor: int) -> None:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == str(tmp_path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    def fail(path: Path, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "fsync", fail_for_folder)
+    with (
+        pytest.warns(
+            UserWarning, match=r"x was made, but may be gone after a power .* \(Input/out"
+        ),
+        publishing(tmp_path / "x", overwrite=True) as new,
+    ):
+        put(new, "new")
+    assert read(tmp_path / "x") == "new"
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    with (
+        pytest.warns(UserWarning, match=r"x was made, but .*x\.tmp stays: .*new: Permission den"),
+        publishing(tmp_path / "x", overwrite=True) as new,
+    ):
+        put(new, "newer")
+    assert read(tmp_path / "x") == "newer"
+    with (
+        pytest.raises(DestinationError, match=r"x\.tmp: cannot be cleared: .*new: Permission deni"),
+        publishing(tmp_path / "x", overwrite=True),
+    ):
+        raise AssertionError
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with publishing(tmp_path / "x", overwrite=True) as new:
+        put(new, "last")
+    assert names(tmp_path) == ["x"]
+
+
+def test_what_goes_wrong_in_clearing_up_does_not_hide_the_cause(tmp_path, monkeypatch):
+    def fail(path: Path, *, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    with pytest.raises(RuntimeError, match="the cause") as caught:
+        _fail(tmp_path / "x", RuntimeError("the cause"))
+    [note] = caught.value.__notes__
+    assert "x.tmp stays: " in note
+    assert "Input/output error; remove it yourself" in note
+
+
+def test_a_directory_that_cannot_be_renamed_is_refused_before_the_work(tmp_path, monkeypatch):
+    put(tmp_path / "x", "old")
+
+    def fail(first: Path, second: Path) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(first))
+
+    monkeypatch.setattr(os, "rename", fail)
+    with (
+        pytest.raises(DestinationError, match=r"x: cannot be replaced: it is part of a container"),
+        publishing(tmp_path / "x", overwrite=True),
+    ):
+        raise AssertionError
+    assert read(tmp_path / "x") == "old"
+    assert names(tmp_path) == ["x"]
+
+
+MOUNTS = """
+set -e
+mount -t tmpfs none "$1"
+cd "$1"
+mkdir lower upper work merged lower/x.pack
+echo old > lower/x.pack/text
+echo old > lower/x.h5
+mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work none merged
+touch merged/mounted merged/file
+mount --bind merged/file merged/mounted
+echo mounts
+exec "$2" - merged <<END
+import sys
+from pathlib import Path
+from cinicpack.errors import DestinationError
+from cinicpack.store.publish import publishing
+for name in ("x.pack", "x.h5", "mounted"):
+    try:
+        with publishing(Path(sys.argv[1], name), overwrite=True) as new:
+            print("begun")
+            new.write_text("new")
+        print(Path(sys.argv[1], name).read_text())
+    except DestinationError as error:
+        print(error)
+END
+"""
+
+
+def test_packs_in_a_lower_layer_and_under_a_mount(tmp_path):
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    command = [*unshare, "sh", "-c", MOUNTS, "sh", str(tmp_path), sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not done.stdout:
+        pytest.skip(f"needs to mount in a namespace of its own: {done.stderr.strip()}")
+    assert not done.stderr
+    _, first, *others, last = done.stdout.splitlines()
+    assert re.search(r"x\.pack: cannot be replaced: it is part of a container's image, of", first)
+    assert others == ["begun", "new"]
+    assert re.search(r"mounted: expected what a rename can replace, found a mount point", last)

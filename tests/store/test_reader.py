@@ -8,6 +8,8 @@ import pytest
 import cinicpack
 from cinicpack.errors import PackError
 from cinicpack.store.reader import find_other, locate_pack
+from cinicpack.store.verify import verify_pack
+from tests.packs import copy_pack
 
 
 def test_there_is_nothing(tmp_path):
@@ -20,7 +22,7 @@ def test_there_is_nothing(tmp_path):
 def test_a_pack_between_the_two_renames_of_a_writer_is_there(
     npy_pack, tmp_path, monkeypatch, alive
 ):
-    shutil.copytree(npy_pack, tmp_path / "a")
+    copy_pack(npy_pack, tmp_path / "a")
     opened: list[Path] = []
     real_open = os.open
 
@@ -61,7 +63,7 @@ def test_what_is_no_pack_is_refused(tree, tmp_path, monkeypatch):
 
 def test_a_label_of_no_class_is_refused(any_pack, tmp_path):
     path = tmp_path / any_pack.name
-    (shutil.copytree if any_pack.is_dir() else shutil.copy)(any_pack, path)
+    copy_pack(any_pack, path)
     [region] = [r for r in locate_pack(path)[2] if r.spec.name == "valid/labels"]
     with open(region.file, "r+b") as stream:
         stream.seek(region.offset + 7)
@@ -90,3 +92,58 @@ def test_paths_can_be_of_any_kind(npy_pack, tmp_path, monkeypatch):
     monkeypatch.chdir(npy_pack)
     for path in (str(npy_pack), f"{npy_pack}/", link, "."):
         assert len(cinicpack.open_pack(path)["test"]) == 12
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def make_endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def make_huge(path: Path) -> None:
+    with open(path, "wb") as stream:
+        stream.truncate(1 << 40)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("make", [make_pipe, make_loop, make_endless, make_huge])
+@pytest.mark.parametrize("name", ["pack.json", "train/labels.npy", "valid/images-00000.npy", ""])
+def test_special_and_endless_files_in_a_pack_are_refused_at_once(npy_pack, tmp_path, make, name):
+    path = tmp_path / "a.pack"
+    if name:
+        copy_pack(npy_pack, path)
+        (path / name).unlink()
+    make(path / name)
+    for read in (cinicpack.open_pack, verify_pack):
+        with pytest.raises(PackError) as caught:
+            read(path)
+        assert str(caught.value).startswith(str(path / name))
+    assert find_other(path) is not None or name
+
+
+@pytest.mark.timeout(20)
+def test_a_file_that_is_nearly_all_hole_is_refused_at_once(hdf5_pack, tmp_path):
+    content = bytearray(hdf5_pack.read_bytes())
+    footer = content[-72:]
+    size = 1 << 40
+    footer[16:24] = size.to_bytes(8, "little")
+    path = tmp_path / "a.h5"
+    with open(path, "wb") as stream:
+        stream.write(content)
+        stream.truncate(size)
+        stream.seek(size - 72)
+        stream.write(footer)
+    with pytest.raises(PackError, match=r"a\.h5: expected at most \d+ bytes outside of the arrays"):
+        cinicpack.open_pack(path)
+    footer[32:40] = (1 << 38).to_bytes(8, "little")
+    with open(path, "r+b") as stream:
+        stream.seek(size - 72)
+        stream.write(footer)
+    with pytest.raises(PackError, match=r"a\.h5: expected a manifest of at most 67108864 bytes"):
+        cinicpack.open_pack(path)

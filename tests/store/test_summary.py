@@ -8,6 +8,7 @@ import cinicpack
 from cinicpack.cinic10 import CLASSES, MEAN, STD
 from cinicpack.store.summary import describe_pack, format_summary
 from cinicpack.synthetic import write_tree
+from tests.packs import make_writable
 from tests.png_images import png
 from tests.store.manifests import resign
 
@@ -90,6 +91,7 @@ def test_older_packs_keep_the_published_statistics_and_it_is_told(tmp_path):
         (tmp_path / "tree" / name).mkdir(parents=True)
         (tmp_path / "tree" / name / "a.png").write_bytes(png(np.full((2, 2, 3), 51, np.uint16)))
     cinicpack.pack(tmp_path / "tree", tmp_path / "a.pack", progress=False)
+    make_writable(tmp_path / "a.pack")
     content = json.loads((tmp_path / "a.pack/pack.json").read_bytes())
     content["normalization"] = {"mean": MEAN, "std": STD, "origin": "published"}
     (tmp_path / "a.pack/pack.json").write_bytes(resign(content))

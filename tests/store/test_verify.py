@@ -1,6 +1,5 @@
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,12 @@ from cinicpack.store.format import ArraySpec
 from cinicpack.store.reader import locate_pack
 from cinicpack.store.region import Region
 from cinicpack.store.verify import hash_regions, verify_pack
+from tests.packs import copy_pack
 
 
 def copy_of(pack: Path, folder: Path) -> Path:
     target = folder / pack.name
-    (shutil.copytree if pack.is_dir() else shutil.copy)(pack, target)
+    copy_pack(pack, target)
     return target
 
 

@@ -25,6 +25,7 @@ from cinicpack.errors import (
 from cinicpack.formats.png import encode_pngs
 from cinicpack.study.unpack import unpack
 from cinicpack.synthetic import write_images, write_tree
+from tests.packs import make_writable
 
 CLASSES = ("bird", "cat", "ship")
 
@@ -246,6 +247,7 @@ def test_failure_leaves_nothing(pack, tmp_path):
 @pytest.mark.parametrize("other", [b"../", b"..", b"."])
 def test_names_do_not_lead_outside(tree, tmp_path, other):
     pack = repack(tree, tmp_path / "a.pack")
+    make_writable(pack.path)
     file = pack.path / "test" / "names.npy"
     name = pack["test"].names[5]
     file.write_bytes(file.read_bytes().replace(name, other.ljust(len(name), b"\0")))

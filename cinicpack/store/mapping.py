@@ -1,0 +1,204 @@
+"""A mapping: the bytes of a file as read-only memory, without a descriptor that stays open.
+
+`mmap.mmap` keeps a descriptor for as long as it lives, twelve for one pack of CINIC-10, so the C
+library is called instead.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import warnings
+import weakref
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cinicpack.errors import PackError
+from cinicpack.store.region import HUGE_PAGE, Region, open_descriptor, open_file
+
+__all__ = ["Mapping", "Stamp", "check_unchanged", "map_file", "map_files", "view_arrays"]
+
+# What a file system answers that cannot map a file, or not so that others see changes: FUSE with
+# direct_io, shared folders of virtual machines.
+_REFUSED: Final = (errno.ENODEV, errno.EINVAL, errno.ENOTSUP)
+_FAILED: Final = ctypes.c_void_p(-1).value
+
+
+class Stamp(NamedTuple):
+    """What a file was when it was mapped: device and inode number, size, time of last change."""
+
+    device: int
+    inode: int
+    nbytes: int
+    changed_ns: int
+
+
+class Mapping:
+    """Bytes of a file in memory, (N,) uint8 for ``np.asarray``; they stay while an array is there.
+
+    Attributes:
+        stamp: of the file that is mapped; None: the memory is a copy of the file's bytes.
+    """
+
+    def __init__(
+        self, address: int, nbytes: int, library: Any, stamp: Stamp | None, owner: Any = None
+    ) -> None:
+        self.stamp = stamp
+        self._address, self._nbytes, self._library = address, nbytes, library
+        self._owner = owner
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, True),
+            "shape": (nbytes,),
+            "typestr": "|u1",
+        }
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the memory is the process's own, and no pages of the file."""
+        return self.stamp is None
+
+    def __del__(self) -> None:
+        if not self.is_copy:
+            self._library.munmap(self._address, self._nbytes)
+
+    def __len__(self) -> int:
+        return self._nbytes
+
+    def drop_pages(self) -> None:
+        """Take pages of the file out of this process's memory; they come back when they are used.
+
+        Memory of the process's own is kept.
+        """
+        if not self.is_copy and hasattr(mmap, "MADV_DONTNEED"):
+            self._library.madvise(self._address, self._nbytes, mmap.MADV_DONTNEED)
+
+
+# The mappings that there are. While a file is mapped, no other file gets its inode number.
+_MAPPINGS: Final[weakref.WeakValueDictionary[Stamp, Mapping]] = weakref.WeakValueDictionary()
+
+
+def map_files(regions: Iterable[Region], *, in_memory: bool = False) -> dict[Path, Mapping]:
+    """Map the files of all regions, each once, or read them into memory."""
+    library = _open_library()
+    get = _read_file if in_memory else map_file
+    files = {file: get(file, library) for file in dict.fromkeys(region.file for region in regions)}
+    if not in_memory and (copies := [file for file in files if files[file].is_copy]):
+        warnings.warn(
+            f"{copies[0]}: its file system cannot map files, so "
+            f"{sum(len(files[file]) for file in copies):,} bytes of the pack were read into memory",
+            stacklevel=2,
+        )
+    return files
+
+
+def view_arrays(regions: Iterable[Region], files: dict[Path, Mapping]) -> dict[str, NDArray[Any]]:
+    """Show the regions of some files as arrays, read-only, by their names.
+
+    Raises `PackError` if a file has become too short since it was located.
+    """
+    arrays = {}
+    for spec, file, offset in regions:
+        if len(files[file]) < offset + spec.nbytes:
+            raise PackError(
+                f"{file}: expected {offset + spec.nbytes} bytes, found {len(files[file])}"
+            )
+        array: NDArray[Any] = np.ndarray(spec.shape, spec.dtype, np.asarray(files[file]), offset)
+        arrays[spec.name] = array
+    return arrays
+
+
+def check_unchanged(files: dict[Path, Mapping], folder: str) -> None:
+    """Raise `PackError` if one of the mapped files was written to since it was mapped.
+
+    A file that is gone, or another file in its place, is no change of the one that is mapped.
+    Relative paths are looked up in ``folder``, whatever the working directory is by now.
+    """
+    for file, mapping in files.items():
+        if mapping.stamp is None:
+            continue
+        try:
+            found = _stamp(os.stat(os.path.join(folder, file)))
+        except OSError:
+            continue
+        if found != mapping.stamp and found[:2] == mapping.stamp[:2]:
+            raise PackError(
+                f"{file}: expected {_describe(mapping.stamp)}, found {_describe(found)}: the file "
+                "was written to after it was opened; restore it or pack again, and open it anew "
+                "(open_pack(..., in_memory=True) does not depend on the file any more)"
+            )
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _describe(stamp: Stamp) -> str:
+    changed = datetime.fromtimestamp(stamp.changed_ns / 1e9).isoformat(" ", "microseconds")
+    return f"{stamp.nbytes} bytes last changed at {changed}"
+
+
+def map_file(file: Path, library: Any = None) -> Mapping:
+    """Map a whole file, once for all who do so in this process; nothing is read.
+
+    Where the file system shares no mappings, the file is mapped privately: the same bytes, though
+    a later change of the file may not be seen. Where it maps nothing, the file is read.
+
+    Raises `PackError` for what is no regular file, and ``OSError`` with the name of the file.
+    """
+    library = library or _open_library()
+    descriptor = open_descriptor(file)
+    try:
+        status = os.fstat(descriptor)
+        stamp = _stamp(status)
+        if (found := _MAPPINGS.get(stamp)) is not None:
+            return found
+        for flags in (mmap.MAP_SHARED, mmap.MAP_PRIVATE):
+            address = library.mmap(None, status.st_size, mmap.PROT_READ, flags, descriptor, 0)
+            if address != _FAILED:
+                mapping = _MAPPINGS[stamp] = Mapping(address, status.st_size, library, stamp)
+                _ask_for_huge_pages(address, status.st_size, library)
+                return mapping
+            if (code := ctypes.get_errno()) not in _REFUSED:
+                raise OSError(code, os.strerror(code), str(file))
+    finally:
+        os.close(descriptor)
+    return _read_file(file, library)
+
+
+def _read_file(file: Path, library: Any) -> Mapping:
+    """Read a whole file into memory of its own."""
+    with open_file(file) as stream:
+        nbytes = os.fstat(stream.fileno()).st_size
+        # One byte more, since a mapping cannot be empty.
+        memory = mmap.mmap(-1, nbytes + 1, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        data: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
+        _ask_for_huge_pages(data.ctypes.data, nbytes, library)
+        try:
+            # Less is found where the file has become shorter since it was opened.
+            found = stream.readinto(memoryview(memory)[:nbytes])
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        return Mapping(data.ctypes.data, found, library, None, owner=data)
+
+
+def _ask_for_huge_pages(address: int, nbytes: int, library: Any) -> None:
+    """Let the kernel read a file in pieces of 2 MiB, and keep it in huge pages where it can."""
+    if hasattr(mmap, "MADV_HUGEPAGE") and nbytes >= HUGE_PAGE:
+        # A kernel without huge pages refuses the advice, and nothing is lost.
+        library.madvise(address, nbytes, mmap.MADV_HUGEPAGE)
+
+
+def _open_library() -> Any:
+    library: Any = ctypes.CDLL(None, use_errno=True)
+    pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    library.mmap.restype = pointer
+    library.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_long]
+    library.munmap.argtypes = [pointer, size]
+    library.madvise.argtypes = [pointer, size, number]
+    return library
