@@ -168,8 +168,6 @@ def build(
         reserved.finish(results)
     tell_remarks(source)
     images = join(results)
-    # Free the single results, which are as large as the joined ones, 100 bytes for each image.
-    del results
     plan = drop_bad(plan, images, wanted)
     judge(plan, images, wanted)
     write_pack(plan, images, new, container, wanted.num_workers, reserved)
