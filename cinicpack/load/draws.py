@@ -5,7 +5,7 @@ four random words: J. K. Salmon et al., "Parallel random numbers: as easy as 1, 
 generator has no state, so what happens to a sample is a pure function of seed, epoch and index.
 
     key      (seed mod 2**32, seed div 2**32)
-    counter  (index, epoch, purpose, 0)
+    counter  (index, epoch, purpose, use)
 
     purpose  index        words
     CROP     of a sample  0: dy; 1: dx; 2: mirror, with flip "random"
@@ -14,6 +14,10 @@ generator has no state, so what happens to a sample is a pure function of seed, 
                           ones; the counter's epoch is always 0
     ORDER    b            0, 1: low and high word of draw 2b; 2, 3: those of draw 2b + 1
     VERTICAL of a sample  0: upside_down
+
+The use is view + 2**16 * occurrence: which view of the sample it is, and how often its row came in
+the epoch before; of an order it is 0. So the first view of a sample draws what a loader without
+views does.
 
 A word is brought below n by ``word * n >> 32``, a draw of 64 bits by ``draw * n >> 64``. An order
 of n samples starts as 0 to n - 1; for i from n - 1 down to 1, the values at i and at draw i,

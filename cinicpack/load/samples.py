@@ -124,7 +124,7 @@ class Samples(Unique):
     def draw(self, rows: NDArray[np.int64], epoch: int, out: NDArray[np.int32]) -> None:
         """Write what is drawn for the samples of these rows, (n,): (n, COUNT), by `COLUMNS`."""
         [seed] = self._fill.parameters["seed"]
-        draw(rows, seed, np.uint64(epoch), self.transform.draws, out)
+        draw(rows, np.zeros_like(rows), seed, np.uint64(epoch), self.transform.draws, out)
 
 
 class Reading(Unique):

@@ -111,6 +111,17 @@ def _look_up(t: Any, start: Any, places: NDArray[np.uint64], out_rows: NDArray[n
         out_rows[i] = rows[sample]
 
 
+@register_jitable
+def _number_uses(t: Any, start: Any, count: Any) -> Any:
+    """Number the use of its row that each sample is, see `draws`."""
+    uses = np.full(count, np.int64(t.view))
+    if t.occurrences:
+        occurrences = array_at(t.occurrences + _u64(8) * start, count, np.int64)
+        for i in range(count):
+            uses[i] += occurrences[i] << 16
+    return uses
+
+
 @jit
 def _cut_out(
     out: Any, start: Any, height: int, width: int, cutout: int, cy: int, cx: int, filler: Any,
@@ -239,7 +250,7 @@ def _make_fill(
         places, drawn = np.empty(count, np.uint64), np.empty((count, draws.COUNT), np.int32)
         rows = array_at(t.out_rows + _u64(8) * start, count, np.int64)
         _look_up(t, start, places, rows)
-        draw(rows, p.seed, t.epoch, p.draws, drawn)
+        draw(rows, _number_uses(t, start, count), p.seed, t.epoch, p.draws, drawn)
         ruler = _make_ruler(width)
         scratch = np.empty(3 * height * width + 2 * width, np.uint8)
         step = _u64(lanes * item) if channels_last else plane * _u64(item)

@@ -91,6 +91,7 @@ def shuffle(address: Any, _piece: Any) -> int:
 @jit(inlines=(draws,))
 def draw(
     index: NDArray[np.int64],
+    uses: NDArray[np.int64],
     seed: np.uint64,
     epoch: np.uint64,
     plan: NDArray[np.int64],
@@ -100,6 +101,7 @@ def draw(
 
     Args:
         index: rows of the samples, below 2**32; at least n.
+        uses: which use of its row each sample is: view + 2**16 * occurrence; at least n.
         seed: any 64 bits.
         epoch: below 2**32.
         plan: (COUNT, 3), what `draws.plan_draws` gives.
@@ -109,12 +111,13 @@ def draw(
     for start in range(_u64(0), _u64(len(out)), _u64(_COUNTERS)):
         count = min(_u64(_COUNTERS), _u64(len(out)) - start)
         samples, rows = index[start : start + count], out[start : start + count]
+        use = uses[start : start + count]
         made = np.int64(-1)
         for column in range(draws.COUNT):
             purpose, word, values = plan[column, 0], _u64(plan[column, 1]), plan[column, 2]
             alternates = purpose == draws.FLIP
             if values and purpose != made:
-                _make_words(samples, _u64(0) if alternates else epoch, purpose, seed, words)
+                _make_words(samples, use, _u64(0) if alternates else epoch, purpose, seed, words)
                 made = purpose
             turned = epoch & _u64(1) if alternates else _u64(0)
             for i in range(count):
@@ -123,9 +126,14 @@ def draw(
 
 @jit
 def _make_words(
-    samples: NDArray[np.int64], epoch: Any, purpose: int, seed: Any, words: NDArray[np.uint64]
+    samples: NDArray[np.int64],
+    uses: NDArray[np.int64],
+    epoch: Any,
+    purpose: int,
+    seed: Any,
+    words: NDArray[np.uint64],
 ) -> None:
     for i in range(_u64(len(samples))):
         words[0, i], words[1, i] = samples[i], epoch
-        words[2, i], words[3, i] = purpose, 0
+        words[2, i], words[3, i] = purpose, uses[i]
     _philox(words, len(samples), seed)

@@ -28,18 +28,20 @@ _u64 = np.uint64
 #:     labels       of int64 (N,)
 #:     parameters   of a record       what `to_parameters` gives
 #:     epoch                          below 2**32
+#:     view                           below 2**16
 #:     piece                          how many samples are made at a time
 #:     out_labels   of int64 (n,)     where labels and rows are written
 #:     out_rows     of int64 (n,)
 #:     samples      of int64 (n,)     positions in the tables of N
+#:     occurrences  of int64 (n,)     how often the row of each came before in the epoch; 0: never
 #:     out          of the pixels     where they are written: n * 3 * H * W, and no more
 #:     count                          n
 TASK: Final = np.dtype(
     [
         (name, "u8")
         for name in (
-            "images", "addresses", "rows", "labels", "parameters", "epoch", "piece", "out_labels",
-            "out_rows", "samples", "out", "count",
+            "images", "addresses", "rows", "labels", "parameters", "epoch", "view", "piece",
+            "out_labels", "out_rows", "samples", "occurrences", "out", "count",
         )
     ]
 )  # fmt: skip
@@ -110,7 +112,7 @@ class Tasks(Unique):
         self.function = address_of(kernel)
         known = (
             len(tables.rows), *(table.ctypes.data for table in tables), parameters.ctypes.data,
-            epoch, piece,
+            epoch, 0, piece,
         )  # fmt: skip
         # Numbers, and not records, which take four times as long to write.
         fields = np.zeros((places, len(TASK)), np.uint64)
