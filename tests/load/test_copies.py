@@ -1,11 +1,13 @@
 """What copies, pickles and forks of loaders do, and of what they consist of."""
 
 import copy
+import ctypes
 import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,9 +19,11 @@ from hypothesis import strategies as st
 
 import cinicpack
 from cinicpack import Augment, Loader, LoaderError, PackError
-from cinicpack.load.host import HostMaker
-from cinicpack.load.memory import Pool, allocate_aligned
-from tests.load.threads import threads
+from benchmarks.gpu.images import make_noise, write_pack
+from cinicpack.cinic10 import CLASSES
+from cinicpack.load.engine import monitor
+from cinicpack.load.engine.threads import Queue
+from tests.load.pieces import Late
 
 
 def pass_through_pickle(thing: Any, protocol: int = pickle.DEFAULT_PROTOCOL) -> Any:
@@ -142,7 +146,6 @@ def test_neither_a_copy_nor_its_original_minds_what_becomes_of_the_other(pack, w
     loader.close()
     list(other)
     other.close()
-    assert not threads()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -242,14 +245,10 @@ def test_what_has_memory_or_threads_of_this_process_is_not_copied(pack, way, opt
     next(iterator)
     with pytest.raises(TypeError, match=r"cannot copy or pickle Epoch.*copy or pickle the Loader"):
         way(iterator)
-    pool = Pool(partial(allocate_aligned, 100), 1)
-    for thing in (loader._samples, loader._maker, iterator._pipeline, pool, pool.lend()):
+    things = [loader._samples, loader._maker, iterator._feed, iterator._feed._queue]
+    for thing in (*things, loader._stream, loader._stream._orders):
         with pytest.raises(TypeError, match=f"cannot copy or pickle {type(thing).__name__}"):
             way(thing)
-    maker = HostMaker(loader._samples, loader._maker._format, 8, 1)
-    memory = maker._images.lend().lent
-    with pytest.raises(TypeError, match="cannot copy or pickle _Memory"):
-        way(memory)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -275,6 +274,18 @@ def run_in_fork(function: Callable[[], None]) -> int:
         finally:
             os._exit(status)
     return os.waitpid(child, 0)[1]
+
+
+@contextmanager
+def held_mutex(queue: Queue) -> Iterator[None]:
+    """Hold the mutex of a queue's engine."""
+    fields: Any = monitor.ENGINE.fields
+    mutex, library = ctypes.c_void_p(queue.engine + fields["mutex"][1]), ctypes.CDLL(None)
+    library.pthread_mutex_lock(mutex)
+    try:
+        yield
+    finally:
+        library.pthread_mutex_unlock(mutex)
 
 
 forks = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -306,48 +317,80 @@ def test_an_iterator_from_before_a_fork_goes_on_or_says_why_not(pack, num_worker
 
 
 @forks
-def test_a_fork_while_another_thread_takes_a_batch_leaves_no_lock(pack, monkeypatch):
-    loader = load(pack, num_workers=0, return_index=True)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_fork_while_another_thread_takes_a_batch_leaves_no_lock(pack, num_workers):
+    loader = load(pack, num_workers=num_workers, return_index=True)
     expected = rows_of(loader)
     loader.set_epoch(0)
-    iterator = iter(loader)
-    waiting, forked = threading.Event(), threading.Event()
-    make = HostMaker.make
-
-    def make_late(self, *work):
-        waiting.set()
-        forked.wait()
-        return make(self, *work)
-
-    monkeypatch.setattr(HostMaker, "make", make_late)
-    got: list[Any] = []
-    consumer = threading.Thread(target=lambda: got.extend(rows_of(iterator)))
-    consumer.start()
-    waiting.wait()
+    with pytest.MonkeyPatch.context() as patched:
+        late = Late(patched)
+        iterator = iter(loader)
+        got: list[Any] = []
+        consumer = threading.Thread(target=lambda: got.extend(rows_of(iterator)))
+        consumer.start()
+        late.begun.wait(30)
 
     def go_on():
-        monkeypatch.undo()
-        with pytest.raises(LoaderError, match="fork"):
-            next(iterator)
+        for _ in range(2):
+            with pytest.raises(LoaderError, match="fork"):
+                next(iterator)
         loader.set_epoch(0)
         assert rows_of(loader) == expected
         loader.close()
 
     status = run_in_fork(go_on)
-    forked.set()
+    late.end.set()
     consumer.join(10)
     assert (status, got) == (0, expected)
 
 
 @forks
-@pytest.mark.parametrize("owner", ["_stream", "_maker"])
-def test_a_fork_while_another_thread_has_a_lock_leaves_a_loader_that_goes_on(pack, owner):
-    loader: Any = load(pack, num_workers=1, augment_on="device", return_index=True)
+@pytest.mark.parametrize("options", [{}, {"augment_on": "device"}, {"num_workers": 0}])
+def test_a_fork_while_the_engine_is_locked_leaves_a_loader_that_goes_on(pack, options):
+    """As it may be at any time, by a thread that the forked process does not have."""
+    loader: Any = load(pack, **{"num_workers": 2, "return_index": True, **options})
+    expected = rows_of(loader)
+    loader.set_epoch(0)
+    iterator = iter(loader)
+    next(iterator)
+
+    def go_on():
+        with pytest.raises(LoaderError, match="fork"):
+            next(iterator)
+        iterator.close()
+        loader.set_epoch(0)
+        assert rows_of(loader) == expected
+        loader.close()
+
+    with held_mutex(iterator._feed._queue):
+        status = run_in_fork(go_on)
+    assert status == 0
+    assert rows_of(iterator) == expected[1:]
+
+
+@forks
+def test_an_order_that_the_engine_was_drawing_at_a_fork_is_drawn_again(tmp_path):
+    path = write_pack(tmp_path / "many.pack", CLASSES, {"train": make_noise(1001, (1, 1))})
+    loader = Loader(path, batch_size=1000, num_workers=1, dtype="uint8", return_index=True)
+    epochs = [rows_of(loader) for _ in range(3)]
+    loader.set_epoch(0)
+    iter(loader)
+
+    def go_on():
+        assert [rows_of(loader) for _ in range(2)] == epochs[1:]
+
+    assert run_in_fork(go_on) == 0
+    assert [rows_of(loader) for _ in range(2)] == epochs[1:]
+
+
+@forks
+def test_a_fork_while_another_thread_has_a_lock_leaves_a_loader_that_goes_on(pack):
+    loader: Any = load(pack, num_workers=1, return_index=True)
     expected = rows_of(loader)
     has, forked = threading.Event(), threading.Event()
 
     def hold():
-        with getattr(loader, owner)._lock:
+        with loader._stream._lock:
             has.set()
             forked.wait()
 
