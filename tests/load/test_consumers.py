@@ -93,9 +93,8 @@ def test_closing_ends_the_wait_of_a_consumer(pack, monkeypatch, options, what):
 def test_a_consumer_that_only_waits_is_told_at_once(pack, monkeypatch, options):
     """While the engine is amid the piece, for which who closes has to wait."""
     late = Late(monkeypatch)
-    loader = Loader(pack, batch_size=90, **{**options, "num_workers": 1})
-    iterator = iter(loader)
-    late.begun.wait(30)
+    iterator = iter(Loader(pack, batch_size=4, **{**options, "num_workers": 1}))
+    assert late.begun.wait(30)
 
     def close_or_consume(number):
         if not number:

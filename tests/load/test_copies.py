@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cinicpack
-from cinicpack import Augment, Loader, LoaderError, PackError
 from benchmarks.gpu.images import make_noise, write_pack
+from cinicpack import Augment, Loader, LoaderError, PackError
 from cinicpack.cinic10 import CLASSES
 from cinicpack.load.engine import monitor
 from cinicpack.load.engine.threads import Queue
