@@ -59,7 +59,7 @@ def let_engine(counting, dice, posted, waited, places, num_workers, patience):
 def test_every_piece_is_done_once_and_none_after_its_queue_was_closed(cores):
     others = [None] * 4
     with engine_for(cores):
-        for finished in run_at_once(lambda number: use_queues(number, 3000, others)):
+        for finished in run_at_once(lambda number: use_queues(number, 20_000, others)):
             if isinstance(finished, Exception):
                 raise finished
             for counting, num_workers, at_close in finished:
