@@ -102,7 +102,11 @@ class Samples(Unique):
             queue.engine, job, positions.ctypes.data, len(positions), out.ctypes.data,
             queue.is_shared, job,
         )  # fmt: skip
-        queue.wait(0)
+        try:
+            queue.wait(0)
+        finally:
+            # After an interrupt the engine may still write, and memory be freed before the queue.
+            queue.close()
 
     def read_ahead(self) -> "Reading | None":
         """Start to read all images from the disk, in the order of the files.

@@ -89,27 +89,6 @@ def test_closing_ends_the_wait_of_a_consumer(pack, monkeypatch, options, what):
         next(iterator)
 
 
-@pytest.mark.parametrize("options", CASES[1::2])
-def test_a_consumer_that_only_waits_is_told_at_once(pack, monkeypatch, options):
-    """While the engine is amid the piece, for which who closes has to wait."""
-    late = Late(monkeypatch)
-    loader = Loader(pack, batch_size=90, **{**options, "num_workers": 1})
-    iterator = iter(loader)
-    late.begun.wait(30)
-
-    def close_or_consume(number):
-        if not number:
-            return iterator.close()
-        try:
-            return next(iterator)
-        finally:
-            late.end.set()
-
-    closed, error = run_at_once(close_or_consume, 2)
-    assert closed is None
-    assert isinstance(error, LoaderError)
-
-
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_of_iterators_that_several_threads_start_the_last_goes_on(pack, hasty, num_workers):
     loader = Loader(pack, batch_size=30, num_workers=num_workers)

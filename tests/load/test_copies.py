@@ -1,13 +1,9 @@
 """What copies, pickles and forks of loaders do, and of what they consist of."""
 
 import copy
-import ctypes
-import os
 import pickle
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,11 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cinicpack
-from cinicpack import Augment, Loader, LoaderError, PackError
 from benchmarks.gpu.images import make_noise, write_pack
+from cinicpack import Augment, Loader, LoaderError, PackError
 from cinicpack.cinic10 import CLASSES
-from cinicpack.load.engine import monitor
-from cinicpack.load.engine.threads import Queue
+from tests.load.forks import held_mutex, run_in_fork
 from tests.load.pieces import Late
 
 
@@ -261,33 +256,6 @@ def test_a_copied_batch_is_the_users_own(pack, way, output):
     assert_same(copies, loader)
 
 
-def run_in_fork(function: Callable[[], None]) -> int:
-    """Return the status of a forked process that calls it; it ends by a signal if that hangs."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(20)
-            function()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitpid(child, 0)[1]
-
-
-@contextmanager
-def held_mutex(queue: Queue) -> Iterator[None]:
-    """Hold the mutex of a queue's engine."""
-    fields: Any = monitor.ENGINE.fields
-    mutex, library = ctypes.c_void_p(queue.engine + fields["mutex"][1]), ctypes.CDLL(None)
-    library.pthread_mutex_lock(mutex)
-    try:
-        yield
-    finally:
-        library.pthread_mutex_unlock(mutex)
-
-
 forks = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
 
@@ -344,9 +312,18 @@ def test_a_fork_while_another_thread_takes_a_batch_leaves_no_lock(pack, num_work
     assert (status, got) == (0, expected)
 
 
+@pytest.fixture
+def alone():
+    """Let torch use one thread: a fork of a thread that has used others would wait for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @forks
 @pytest.mark.parametrize("options", [{}, {"augment_on": "device"}, {"num_workers": 0}])
-def test_a_fork_while_the_engine_is_locked_leaves_a_loader_that_goes_on(pack, options):
+def test_a_fork_while_the_engine_is_locked_leaves_a_loader_that_goes_on(pack, alone, options):
     """As it may be at any time, by a thread that the forked process does not have."""
     loader: Any = load(pack, **{"num_workers": 2, "return_index": True, **options})
     expected = rows_of(loader)

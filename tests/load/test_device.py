@@ -131,6 +131,8 @@ class LateCopies:
     def __init__(self):
         self.sources = set()
         self.queue: SimpleQueue[Any] = SimpleQueue()
+        self.goes_on = Event()
+        self.goes_on.set()
         self.thread = Thread(target=self.work, daemon=True)
         self.thread.start()
 
@@ -139,6 +141,7 @@ class LateCopies:
             if isinstance(item, Event):
                 item.set()
             else:
+                self.goes_on.wait(30)
                 time.sleep(0.002)
                 target, address = item
                 memmove(target.data_ptr(), address, target.numel())
@@ -176,7 +179,8 @@ def send_late(loader: Loader, engine: LateCopies, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(transfers, "receive", lambda event, batch: None)
     monkeypatch.setattr("cinicpack.load.transfers._ignoring_captures", nullcontext)
     monkeypatch.setattr(
-        "cinicpack.load.transfers._allocate_pinned", lambda n: torch.empty(n, dtype=torch.uint8).numpy()
+        "cinicpack.load.transfers._allocate_pinned",
+        lambda n: torch.empty(n, dtype=torch.uint8).numpy(),
     )
     monkeypatch.setattr(torch.Tensor, "to", lambda *args, **options: engine.copy(*args, **options))
     return maker._slabs
@@ -206,10 +210,12 @@ def test_memory_is_not_refilled_under_a_copy_where_a_launch_fails(pack, late_cop
         raise RuntimeError("no kernel")
 
     monkeypatch.setattr(slabs, "_augment_pixels", fail)
+    late_copies.goes_on.clear()
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no kernel"):
             next(iter(loader))
     assert len(late_copies.sources) == 2
+    late_copies.goes_on.set()
     loader.close()
     assert not slabs.transfers._transit
 

@@ -264,10 +264,10 @@ def test_close_gives_much_memory_back(pack, num_workers):
     for batch_size, returns in ((90, True), (9, False)):
         clear_shelves()
         loader: Any = Loader(pack, batch_size=batch_size, num_workers=num_workers, output="numpy")
-        memory, held = set(), None
+        memory, held = [], None
         for _ in range(3):
             for images, _ in loader:
-                memory.add(weakref.ref(images.base))
+                memory.append(weakref.ref(images.base))
                 held = images
         del images
         loader.close()

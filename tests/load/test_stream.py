@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from cinicpack import ArgumentError, Augment, Loader, LoaderError
-from cinicpack.load.batches import BatchFormat
-from cinicpack.load.host import HostFeed
+from cinicpack.load.engine.memory import Shelf
 from tests.load.pieces import Late, count_pieces, engine_for, make_pieces_fail
 from tests.load.threads import threads
 
@@ -129,7 +128,7 @@ def test_an_error_in_taking_a_batch_keeps_its_traceback(pack, monkeypatch, num_w
     def fail(self, *arguments):
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(BatchFormat, "batch", fail)
+    monkeypatch.setattr(Shelf, "hand_over", fail)
     iterator = iter(Loader(pack, num_workers=num_workers))
     with pytest.raises(OSError, match="the disk is gone") as caught:
         next(iterator)
@@ -139,7 +138,7 @@ def test_an_error_in_taking_a_batch_keeps_its_traceback(pack, monkeypatch, num_w
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("amid", [(HostFeed, "take"), (BatchFormat, "batch")])
+@pytest.mark.parametrize("amid", ["lend", "hand_over"])
 def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, num_workers, amid):
     loader = Loader(pack, batch_size=4, num_workers=num_workers, return_index=True)
     expected = [index.tolist() for epoch in range(2) for _, _, index in loader]
@@ -151,7 +150,7 @@ def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(*amid, interrupt)
+        patched.setattr(Shelf, amid, interrupt)
         with pytest.raises(KeyboardInterrupt):
             next(iterator)
     with pytest.raises(LoaderError, match="interrupt"):
@@ -163,9 +162,8 @@ def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, 
 
 def test_a_signal_is_seen_while_next_waits(pack, monkeypatch):
     late = Late(monkeypatch)
-    loader = Loader(pack, batch_size=90, num_workers=1)
-    iterator = iter(loader)
-    late.begun.wait(30)
+    iterator = iter(Loader(pack, batch_size=4, num_workers=1))
+    assert late.begun.wait(30)
     seen: list[float] = []
 
     def interrupt(*_):
