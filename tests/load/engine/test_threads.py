@@ -36,6 +36,7 @@ def hold(begun, end):
 
 
 def count_sleeping():
+    assert engine._engine is not None
     return engine._engine._memory.view(monitor.ENGINE)["sleeping"][0]
 
 
