@@ -1,12 +1,13 @@
 """Order: which samples an epoch gives, in which sequence, and on which rank."""
 
 import math
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.load.engine.threads import Queue
+from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.random import SHUFFLE
 from cinicpack.load.kernels.random import shuffle as shuffle_kernel
 from cinicpack.load.kernels.task import address_of
@@ -102,9 +103,12 @@ class Orders(Unique):
     def take(self, share: Share, epoch: int, consumed: int) -> Work:
         """Return what a rank makes batches of, after ``consumed`` samples of an epoch."""
         drawing, self._next = self._next, None
+        order = None
         if drawing is not None and drawing.epoch == epoch:
-            order = drawing.wait()
-        else:
+            # A fork has left the drawing to its parent.
+            with suppress(ClosedQueueError):
+                order = drawing.wait()
+        if order is None:
             order = epoch_order(self._count, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
         return Work(share.take(order[consumed:]), share.batches(self._count - consumed), epoch)
 

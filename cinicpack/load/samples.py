@@ -63,6 +63,10 @@ class Samples(Unique):
         plain = make_transform(None, shape, (0,) * 3, (1,) * 3, normalized=False, dtype="uint8")
         return _Prepared(plain, 0, "uint8", False)
 
+    def check_unchanged(self) -> None:
+        """Raise ``PackError`` if a file of the pack was written to since it was opened."""
+        self._split.pack.check_unchanged()
+
     def reseed(self, seed: int) -> None:
         """Draw from another seed from now on."""
         self._fill.parameters["seed"] = seed
@@ -102,7 +106,11 @@ class Samples(Unique):
             queue.engine, job, positions.ctypes.data, len(positions), out.ctypes.data,
             queue.is_shared, job,
         )  # fmt: skip
-        queue.wait(0)
+        try:
+            queue.wait(0)
+        finally:
+            # After an interrupt the engine may still write, and memory be freed before the queue.
+            queue.close()
 
     def read_ahead(self) -> "Reading | None":
         """Start to read all images from the disk, in the order of the files.

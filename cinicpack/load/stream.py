@@ -111,9 +111,10 @@ class Stream(Locked):
             share: what this rank takes of the epoch.
             repeat: the hash by which `repeats` counts the loader; None: the loader is not counted.
 
-        Raises ``LoaderError`` after `close`.
+        Raises ``LoaderError`` after `close`, and ``PackError`` if the pack's files were written to.
         """
         self._check_open()
+        self._samples.check_unchanged()
         with self._lock:
             if running := self.running():
                 running.close()

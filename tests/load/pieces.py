@@ -25,7 +25,7 @@ _functions: Final[list[Any]] = []
 
 
 def address_of_python(piece: Piece) -> int:
-    """Return the address of a C function that calls ``piece``, which fails where it returns False."""
+    """Return the address of a C function that calls ``piece``, and fails if that returns False."""
     function = _FUNCTION(lambda argument, number: piece(argument, number) is not False)
     _functions.append(function)
     return ctypes.cast(function, ctypes.c_void_p).value or 0

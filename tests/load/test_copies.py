@@ -1,9 +1,7 @@
 """What copies, pickles and forks of loaders do, and of what they consist of."""
 
 import copy
-import os
 import pickle
-import signal
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -16,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import cinicpack
+from benchmarks.gpu.images import make_noise
 from cinicpack import Augment, Loader, LoaderError, PackError
-from cinicpack.load.host import HostMaker
-from cinicpack.load.memory import Pool, allocate_aligned
-from tests.load.threads import threads
+from cinicpack.cinic10 import CLASSES
+from tests.load.forks import held_mutex, run_in_fork
+from tests.load.pieces import Late
 
 
 def pass_through_pickle(thing: Any, protocol: int = pickle.DEFAULT_PROTOCOL) -> Any:
@@ -142,7 +141,6 @@ def test_neither_a_copy_nor_its_original_minds_what_becomes_of_the_other(pack, w
     loader.close()
     list(other)
     other.close()
-    assert not threads()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -242,14 +240,10 @@ def test_what_has_memory_or_threads_of_this_process_is_not_copied(pack, way, opt
     next(iterator)
     with pytest.raises(TypeError, match=r"cannot copy or pickle Epoch.*copy or pickle the Loader"):
         way(iterator)
-    pool = Pool(partial(allocate_aligned, 100), 1)
-    for thing in (loader._samples, loader._maker, iterator._pipeline, pool, pool.lend()):
+    things = [loader._samples, loader._maker, iterator._feed, iterator._feed._queue]
+    for thing in (*things, loader._stream, loader._stream._orders):
         with pytest.raises(TypeError, match=f"cannot copy or pickle {type(thing).__name__}"):
             way(thing)
-    maker = HostMaker(loader._samples, loader._maker._format, 8, 1)
-    memory = maker._images.lend().lent
-    with pytest.raises(TypeError, match="cannot copy or pickle _Memory"):
-        way(memory)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -260,21 +254,6 @@ def test_a_copied_batch_is_the_users_own(pack, way, output):
     list(loader)
     loader.set_epoch(0)
     assert_same(copies, loader)
-
-
-def run_in_fork(function: Callable[[], None]) -> int:
-    """Return the status of a forked process that calls it; it ends by a signal if that hangs."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(20)
-            function()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitpid(child, 0)[1]
 
 
 forks = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -306,48 +285,90 @@ def test_an_iterator_from_before_a_fork_goes_on_or_says_why_not(pack, num_worker
 
 
 @forks
-def test_a_fork_while_another_thread_takes_a_batch_leaves_no_lock(pack, monkeypatch):
-    loader = load(pack, num_workers=0, return_index=True)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_fork_while_another_thread_takes_a_batch_leaves_no_lock(pack, num_workers):
+    loader = load(pack, num_workers=num_workers, return_index=True)
     expected = rows_of(loader)
     loader.set_epoch(0)
-    iterator = iter(loader)
-    waiting, forked = threading.Event(), threading.Event()
-    make = HostMaker.make
-
-    def make_late(self, *work):
-        waiting.set()
-        forked.wait()
-        return make(self, *work)
-
-    monkeypatch.setattr(HostMaker, "make", make_late)
-    got: list[Any] = []
-    consumer = threading.Thread(target=lambda: got.extend(rows_of(iterator)))
-    consumer.start()
-    waiting.wait()
+    with pytest.MonkeyPatch.context() as patched:
+        late = Late(patched)
+        iterator = iter(loader)
+        got: list[Any] = []
+        consumer = threading.Thread(target=lambda: got.extend(rows_of(iterator)))
+        consumer.start()
+        late.begun.wait(30)
 
     def go_on():
-        monkeypatch.undo()
-        with pytest.raises(LoaderError, match="fork"):
-            next(iterator)
+        for _ in range(2):
+            with pytest.raises(LoaderError, match="fork"):
+                next(iterator)
         loader.set_epoch(0)
         assert rows_of(loader) == expected
         loader.close()
 
     status = run_in_fork(go_on)
-    forked.set()
+    late.end.set()
     consumer.join(10)
     assert (status, got) == (0, expected)
 
 
+@pytest.fixture
+def alone():
+    """Let torch use one thread: a fork of a thread that has used others would wait for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @forks
-@pytest.mark.parametrize("owner", ["_stream", "_maker"])
-def test_a_fork_while_another_thread_has_a_lock_leaves_a_loader_that_goes_on(pack, owner):
-    loader: Any = load(pack, num_workers=1, augment_on="device", return_index=True)
+@pytest.mark.parametrize("options", [{}, {"augment_on": "device"}, {"num_workers": 0}])
+def test_a_fork_while_the_engine_is_locked_leaves_a_loader_that_goes_on(pack, alone, options):
+    """As it may be at any time, by a thread that the forked process does not have."""
+    loader: Any = load(pack, **{"num_workers": 2, "return_index": True, **options})
+    expected = rows_of(loader)
+    loader.set_epoch(0)
+    iterator = iter(loader)
+    next(iterator)
+
+    def go_on():
+        with pytest.raises(LoaderError, match="fork"):
+            next(iterator)
+        iterator.close()
+        loader.set_epoch(0)
+        assert rows_of(loader) == expected
+        loader.close()
+
+    with held_mutex(iterator._feed._queue):
+        status = run_in_fork(go_on)
+    assert status == 0
+    assert rows_of(iterator) == expected[1:]
+
+
+@forks
+def test_an_order_that_the_engine_was_drawing_at_a_fork_is_drawn_again(tmp_path):
+    many = {"train": make_noise(1001, (1, 1))}
+    path = cinicpack.pack_arrays(many, tmp_path / "many.pack", classes=CLASSES).path
+    loader = Loader(path, batch_size=1000, num_workers=1, dtype="uint8", return_index=True)
+    epochs = [rows_of(loader) for _ in range(3)]
+    loader.set_epoch(0)
+    iter(loader)
+
+    def go_on():
+        assert [rows_of(loader) for _ in range(2)] == epochs[1:]
+
+    assert run_in_fork(go_on) == 0
+    assert [rows_of(loader) for _ in range(2)] == epochs[1:]
+
+
+@forks
+def test_a_fork_while_another_thread_has_a_lock_leaves_a_loader_that_goes_on(pack):
+    loader: Any = load(pack, num_workers=1, return_index=True)
     expected = rows_of(loader)
     has, forked = threading.Event(), threading.Event()
 
     def hold():
-        with getattr(loader, owner)._lock:
+        with loader._stream._lock:
             has.set()
             forked.wait()
 

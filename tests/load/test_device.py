@@ -20,7 +20,7 @@ import torch
 import cinicpack
 from cinicpack import ArgumentError, Augment, Loader
 from cinicpack.load import on_torch
-from cinicpack.load.device import DeviceMaker
+from cinicpack.load.device import _AHEAD, DeviceMaker
 
 AUGMENTS = [
     None,
@@ -112,14 +112,14 @@ def test_a_gpu_where_there_is_none_is_refused(pack):
 
 
 def test_memory_that_cannot_be_pinned_is_one_clear_error(monkeypatch):
-    from cinicpack.load import device
+    from cinicpack.load import transfers
 
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
     monkeypatch.setattr(torch, "empty", fail)
     with pytest.raises(cinicpack.LoaderError, match=r"1,234,567 bytes.*out of memory"):
-        device._allocate_pinned(1_234_567)
+        transfers._allocate_pinned(1_234_567)
 
 
 class LateCopies:
@@ -131,6 +131,8 @@ class LateCopies:
     def __init__(self):
         self.sources = set()
         self.queue: SimpleQueue[Any] = SimpleQueue()
+        self.goes_on = Event()
+        self.goes_on.set()
         self.thread = Thread(target=self.work, daemon=True)
         self.thread.start()
 
@@ -139,6 +141,7 @@ class LateCopies:
             if isinstance(item, Event):
                 item.set()
             else:
+                self.goes_on.wait(30)
                 time.sleep(0.002)
                 target, address = item
                 memmove(target.data_ptr(), address, target.numel())
@@ -159,7 +162,7 @@ class LateCopies:
 
 @pytest.fixture
 def late_copies(monkeypatch):
-    monkeypatch.setattr("cinicpack.load.makers._DEVICE_SLAB_BYTES", 1)
+    monkeypatch.setattr("cinicpack.load.slabs._SLAB_BYTES", 1)
     engine = LateCopies()
     yield engine
     engine.queue.put(None)
@@ -169,12 +172,18 @@ def late_copies(monkeypatch):
 def send_late(loader: Loader, engine: LateCopies, monkeypatch: pytest.MonkeyPatch) -> Any:
     maker: Any = loader._maker
     assert isinstance(maker, DeviceMaker)
-    monkeypatch.setattr(maker, "_stream", engine)
-    monkeypatch.setattr(maker, "_on_stream", nullcontext)
-    monkeypatch.setattr(maker, "_record", engine.record)
-    monkeypatch.setattr(maker, "_receive", lambda event, batch: None)
+    transfers: Any = maker._slabs.transfers
+    monkeypatch.setattr(transfers, "stream", engine)
+    monkeypatch.setattr(transfers, "on_stream", nullcontext)
+    monkeypatch.setattr(transfers, "record", engine.record)
+    monkeypatch.setattr(transfers, "receive", lambda event, batch: None)
+    monkeypatch.setattr("cinicpack.load.transfers._ignoring_captures", nullcontext)
+    monkeypatch.setattr(
+        "cinicpack.load.transfers._allocate_pinned",
+        lambda n: torch.empty(n, dtype=torch.uint8).numpy(),
+    )
     monkeypatch.setattr(torch.Tensor, "to", lambda *args, **options: engine.copy(*args, **options))
-    return maker
+    return maker._slabs
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
@@ -183,29 +192,32 @@ def test_memory_is_not_refilled_before_it_was_copied(pack, late_copies, monkeypa
     expected = [images.clone() for images, _ in Loader(pack, **options)]
     # Not "cpu" itself, which needs no copies.
     loader = Loader(pack, device="cpu:0", **options)
-    maker = send_late(loader, late_copies, monkeypatch)
+    slabs = send_late(loader, late_copies, monkeypatch)
     received = [images for images, _ in loader]
-    # Nor is more and more memory taken, where copies are what holds things up.
-    assert len(late_copies.sources) <= maker._ahead + 1 + num_workers
+    # Nor is more and more memory taken, where copies are what holds things up: what is copied, and
+    # what is being written.
+    assert len(late_copies.sources) <= 2 * _AHEAD + 1
     loader.close()
-    assert not maker._transit
+    assert not slabs.transfers._transit
     assert all(map(torch.equal, received, expected))
 
 
 def test_memory_is_not_refilled_under_a_copy_where_a_launch_fails(pack, late_copies, monkeypatch):
     loader = Loader(pack, augment_on="device", batch_size=3, num_workers=0)
-    maker = send_late(loader, late_copies, monkeypatch)
+    slabs = send_late(loader, late_copies, monkeypatch)
 
     def fail(*arguments: object) -> None:
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(maker, "_augment_pixels", fail)
+    monkeypatch.setattr(slabs, "_augment_pixels", fail)
+    late_copies.goes_on.clear()
     for _ in range(2):
         with pytest.raises(RuntimeError, match="no kernel"):
             next(iter(loader))
     assert len(late_copies.sources) == 2
+    late_copies.goes_on.set()
     loader.close()
-    assert not maker._transit
+    assert not slabs.transfers._transit
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -237,7 +249,7 @@ def test_labels_and_index_keep_no_images(pack, path):
 def test_a_closed_loader_gives_its_pixels_back(pack):
     loader = Loader(pack, resident=True)
     maker: Any = loader._maker
-    pixels = weakref.ref(maker._resident)
+    pixels = weakref.ref(maker._slabs._resident)
     batch = next(iter(loader))
     loader.close()
     assert pixels() is None
@@ -265,7 +277,7 @@ import torch
 import cinicpack
 from cinicpack import Augment
 from cinicpack.load.batches import BatchFormat
-from cinicpack.load.device import _DTYPES
+from cinicpack.load.slabs import _DTYPES
 from cinicpack.load.on_torch import augment_with_torch, place_constants
 from cinicpack.load.draws import COUNT
 from cinicpack.load.samples import Samples

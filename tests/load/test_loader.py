@@ -9,6 +9,7 @@ import torch
 
 import cinicpack
 from cinicpack import ArgumentError, Augment, Loader, StateError
+from cinicpack.load.host import _find_shelf
 from cinicpack.synthetic import write_tree
 from tests.load.digests import digest
 
@@ -213,6 +214,7 @@ def test_held_batches_keep_their_values(pack, num_workers, batch_size):
 def test_labels_and_index_keep_no_images(pack):
     loader = Loader(pack, batch_size=10, num_workers=0, return_index=True)
     places, kept = set(), []
+    clear_shelves()
     for images, *rest in loader:
         places.add(images.data_ptr())
         kept.append((rest, [tensor.clone() for tensor in rest]))
@@ -230,25 +232,51 @@ def test_a_batch_may_be_larger_than_the_split(pack):
     assert len(images) == len(labels) == len(pack["train"])
 
 
-def test_dropped_batches_are_recycled(pack):
-    loader = Loader(pack, batch_size=10, num_workers=2, augment=Augment())
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("output", ["torch", "numpy"])
+@pytest.mark.parametrize("options", [{}, {"return_index": True}, {"dtype": "uint8"}])
+def test_dropped_batches_are_recycled(pack, num_workers, output, options):
+    """Those that are made ahead, 8 at most, the one that is there, and the next."""
+    clear_shelves()
+    options = {"batch_size": 10, "num_workers": num_workers, "output": output, **options}
     places = set()
-    for _ in range(50):
-        for images, _ in loader:
-            places.add(images.data_ptr())
+    # All loaders of a kind share their memory.
+    for seed in range(10):
+        loader = Loader(pack, seed=seed, augment=Augment(), **options)
+        for _ in range(5):
+            for images, *_ in loader:
+                places.add(place_of(images))
+            del images
+    assert len(places) <= (10 if num_workers else 2)
+
+
+def place_of(images):
+    return images.data_ptr() if isinstance(images, torch.Tensor) else images.ctypes.data
+
+
+def clear_shelves():
+    _find_shelf.cache_clear()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_close_gives_much_memory_back(pack, num_workers):
+    """And what is dropped later, too. Where it is little, the next loader uses it again."""
+    for batch_size, returns in ((90, True), (9, False)):
+        clear_shelves()
+        loader: Any = Loader(pack, batch_size=batch_size, num_workers=num_workers, output="numpy")
+        memory, held = [], None
+        for _ in range(3):
+            for images, _ in loader:
+                memory.append(weakref.ref(images.base))
+                held = images
         del images
-    # A slab of one batch for each that is under way or waiting, and two more.
-    assert len(places) <= loader.num_workers + 1 + 2
-
-
-def test_close_gives_the_memory_back(pack):
-    loader = Loader(pack, batch_size=10, num_workers=2)
-    list(loader)
-    maker: Any = loader._maker
-    memory = [weakref.ref(spare) for spare in [*maker._images._spares, *maker._columns._spares]]
-    assert memory
-    loader.close()
-    assert not [spare for spare in memory if spare() is not None]
+        loader.close()
+        assert held is not None
+        kept = held.base
+        assert [one() for one in memory if one() is not kept and one() is not None] == [] or (
+            not returns
+        )
+        assert held.any()
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

@@ -104,7 +104,7 @@ def test_nothing_left_is_no_batch():
 @given(
     count=st.integers(0, 40),
     share=st.builds(
-        lambda batch_size, ranks, drop_last: Share(batch_size, *ranks, drop_last),
+        lambda size, ranks, drop_last: Share(size, ranks[0], ranks[1], drop_last),
         st.integers(1, 7),
         st.sampled_from([(0, 1), (0, 2), (1, 2), (2, 3)]),
         st.booleans(),

@@ -9,11 +9,11 @@ import weakref
 import pytest
 import torch
 
-from cinicpack import ArgumentError, Augment, Loader, LoaderError
-from cinicpack.load.batches import BatchFormat
-from cinicpack.load.host import HostFeed
+from cinicpack import ArgumentError, Augment, Loader, LoaderError, PackError
+from cinicpack.load.engine.memory import Shelf
 from tests.load.pieces import Late, count_pieces, engine_for, make_pieces_fail
 from tests.load.threads import threads
+from tests.packs import copy_pack
 
 
 def test_a_loader_is_closed_at_the_end_of_its_block(pack):
@@ -129,7 +129,7 @@ def test_an_error_in_taking_a_batch_keeps_its_traceback(pack, monkeypatch, num_w
     def fail(self, *arguments):
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(BatchFormat, "batch", fail)
+    monkeypatch.setattr(Shelf, "hand_over", fail)
     iterator = iter(Loader(pack, num_workers=num_workers))
     with pytest.raises(OSError, match="the disk is gone") as caught:
         next(iterator)
@@ -139,7 +139,7 @@ def test_an_error_in_taking_a_batch_keeps_its_traceback(pack, monkeypatch, num_w
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("amid", [(HostFeed, "take"), (BatchFormat, "batch")])
+@pytest.mark.parametrize("amid", ["lend", "hand_over"])
 def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, num_workers, amid):
     loader = Loader(pack, batch_size=4, num_workers=num_workers, return_index=True)
     expected = [index.tolist() for epoch in range(2) for _, _, index in loader]
@@ -151,7 +151,7 @@ def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(*amid, interrupt)
+        patched.setattr(Shelf, amid, interrupt)
         with pytest.raises(KeyboardInterrupt):
             next(iterator)
     with pytest.raises(LoaderError, match="interrupt"):
@@ -163,9 +163,8 @@ def test_an_interrupt_closes_the_iterator_and_loses_no_place(pack, monkeypatch, 
 
 def test_a_signal_is_seen_while_next_waits(pack, monkeypatch):
     late = Late(monkeypatch)
-    loader = Loader(pack, batch_size=90, num_workers=1)
-    iterator = iter(loader)
-    late.begun.wait(30)
+    iterator = iter(Loader(pack, batch_size=4, num_workers=1))
+    assert late.begun.wait(30)
     seen: list[float] = []
 
     def interrupt(*_):
@@ -314,3 +313,13 @@ def test_every_epoch_is_divided_among_the_ranks_that_are_there_when_it_starts(pa
         share = [row for _, _, index in loader for row in index.tolist()]
         assert share == [row for batch in alone[1] for row in batch][1::3]
     assert [index.tolist() for _, _, index in loader] == alone[2]
+
+
+def test_an_epoch_of_a_pack_that_was_written_to_is_refused(npy_pack, tmp_path):
+    path = copy_pack(npy_pack, tmp_path / "a.pack")
+    loader = Loader(path, batch_size=4)
+    assert len(list(loader)) == 3
+    with open(path / "train" / "images-00000.npy", "rb+") as file:
+        file.truncate(200)
+    with pytest.raises(PackError, match="images-00000"):
+        iter(loader)

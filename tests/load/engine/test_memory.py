@@ -145,9 +145,8 @@ def test_threads_that_lend_and_put_at_once_never_share_a_slot(shelf):
             array = give(shelf)
             array[:8] = number
             held.append(array)
-            if len(held) > turn % 5:
-                if (held.pop(0)[:8] != number).any():
-                    wrong.append(number)
+            if len(held) > turn % 5 and (held.pop(0)[:8] != number).any():
+                wrong.append(number)
             del array
 
     workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]

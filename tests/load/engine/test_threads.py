@@ -1,7 +1,5 @@
 import copy
-import ctypes
 import gc
-import os
 import pickle
 import signal
 import subprocess
@@ -9,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,13 +18,25 @@ from cinicpack.load.engine import threads as engine
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.task import address_of
 from tests.load.counting import Counting
+from tests.load.forks import held_mutex, run_in_fork
 from tests.load.pieces import address_of_python, engine_for, make_queue, run_at_once
 from tests.load.threads import count_switches, threads, time_on_cores, wait_until
 
 LONG = 30
 
 
+def hold(begun, end):
+    """Make a queue whose pieces wait for ``end``."""
+
+    def piece(*_):
+        begun.set()
+        return end.wait(LONG)
+
+    return make_queue(piece)
+
+
 def count_sleeping():
+    assert engine._engine is not None
     return engine._engine._memory.view(monitor.ENGINE)["sleeping"][0]
 
 
@@ -132,8 +143,7 @@ def test_a_consumer_that_waits_takes_pieces_of_the_job_or_of_those_behind_it(one
 
 def test_the_engine_goes_on_with_another_queue_where_one_has_its_threads(four_threads):
     first, second = threading.Event(), threading.Event()
-    slow = make_queue(lambda *_: first.set() or second.wait(LONG), 1, 1)
-    quick = make_queue(lambda *_: second.set(), 1, 1)
+    slow, quick = hold(first, second), make_queue(lambda *_: second.set())
     slow.post(0, 2)
     first.wait(LONG)
     quick.post(0, 1)
@@ -143,9 +153,11 @@ def test_the_engine_goes_on_with_another_queue_where_one_has_its_threads(four_th
 
 def test_queues_take_turns_by_the_age_of_their_jobs(one_thread):
     order, hold = [], threading.Event()
-    queues = [
-        make_queue(lambda place, _, queue=queue: order.append((place, queue)), 3) for queue in "ab"
-    ]
+
+    def note(name):
+        return lambda place, _: order.append((place, name))
+
+    queues = [make_queue(note(name), 3) for name in "ab"]
     before = make_queue(lambda *_: hold.wait(LONG))
     before.post(0, 1)
     for place in range(3):
@@ -210,7 +222,9 @@ def test_closing_takes_back_what_is_not_begun_and_waits_for_what_is(one_thread, 
         elif how == "drop":
             held.clear()
         else:
-            held[0].itself = held[0]
+            cycle: Any = held[0]
+            cycle.itself = cycle
+            del cycle
             held.clear()
             gc.collect()
         closed.set()
@@ -245,7 +259,7 @@ def test_a_closed_queue_stays_closed():
 
 def test_closing_ends_the_wait_of_another_thread_before_a_piece_ends(one_thread):
     begun, end, told = threading.Event(), threading.Event(), threading.Event()
-    queue = make_queue(lambda *_: begun.set() or end.wait(LONG))
+    queue = hold(begun, end)
     queue.post(0, 1)
     begun.wait(LONG)
 
@@ -270,13 +284,12 @@ def test_a_signal_is_seen_while_one_waits(one_thread, is_begun):
     """Within 0.3 s, whether it waits for a thread of the engine, or works itself."""
     begun, end = threading.Event(), threading.Event()
     counting = Counting(1, num_workers=1 if is_begun else 0)
-    queue = make_queue(lambda *_: begun.set() or end.wait(LONG)) if is_begun else counting.queue
+    queue = hold(begun, end) if is_begun else counting.queue
     if is_begun:
         queue.post(0, 1)
         begun.wait(LONG)
     else:
         # Hours of pieces that take some 10 µs each.
-        counting.counts.append(None)
         counting.post(0, 10_000_000, looks=400)
     seen = []
 
@@ -404,26 +417,11 @@ def test_threads_without_work_sleep(four_threads):
     assert time_on_cores() - spent < 0.002
 
 
-def run_in_fork(function):
-    """Return the status of a forked process that calls it; it ends by a signal if that hangs."""
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(20)
-            function()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitpid(child, 0)[1]
-
-
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_fork_has_an_engine_of_its_own_whatever_the_first_one_did(one_thread):
     """At the time of the fork the engine is at work, and its mutex is held."""
     begun, end = threading.Event(), threading.Event()
-    queue = make_queue(lambda *_: begun.set() or end.wait(LONG), 2)
+    queue = hold(begun, end)
     queue.post(0, 1)
     begun.wait(LONG)
 
@@ -440,13 +438,8 @@ def test_a_fork_has_an_engine_of_its_own_whatever_the_first_one_did(one_thread):
         assert len(done) == 4
         other.close()
 
-    mutex = ctypes.c_void_p(queue.engine + monitor.ENGINE.fields["mutex"][1])
-    library = ctypes.CDLL(None)
-    assert library.pthread_mutex_lock(mutex) == 0
-    try:
+    with held_mutex(queue):
         status = run_in_fork(go_on)
-    finally:
-        library.pthread_mutex_unlock(mutex)
     end.set()
     queue.wait(0)
     assert status == 0
