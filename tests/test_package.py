@@ -34,7 +34,7 @@ GRAPH = {
     "lightning": FACTS | {"store", "load"},
     "synthetic": FACTS,
     "limit": FACTS | {"load"},
-    "bench": FACTS | {"store", "convert", "load", "synthetic", "limit"},
+    "bench": FACTS | {"store", "convert", "load", "limit", "synthetic"},
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
 }
 # These show everything, and import it when it is used.

@@ -119,7 +119,6 @@ def _look_up(t: Any, start: Any, places: NDArray[np.uint64]) -> Any:
 @register_jitable
 def _number_uses(t: Any, start: Any, count: Any) -> Any:
     """Number the use of its row that each sample is, see `draws`."""
-    # Numba takes t.view for the method of an array.
     uses = np.full(count, np.int64(t["view"]))
     if t.occurrences:
         occurrences = array_at(t.occurrences + _u64(8) * start, count, np.int64)
