@@ -193,6 +193,9 @@ class DeviceFeed(Unique):
         """Queue the work of the device for the oldest slab that was not sent."""
         slabs = self._slabs
         if not self._written:
+            if self._begun == self._count:
+                # Another thread has closed the feed, and taken back what was under way.
+                raise ClosedQueueError
             slabs.transfers.catch_up()
             self._begin()
         number = self._first
