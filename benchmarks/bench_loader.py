@@ -1,4 +1,4 @@
-"""The loader against the machine's bounds, and what it costs besides time.
+"""The loader against the limit of its kernel, and what it costs besides time.
 
 python -m benchmarks.bench_loader      # results/loader.json
 """
@@ -12,18 +12,21 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import cinicpack
 from benchmarks.data import Places, add_arguments, make_data
 from benchmarks.machine import describe_machine, use_cores
 from benchmarks.race import Case, measure_rates, race
 from benchmarks.report import format_json, say
-from cinicpack.bench import make_bound
+from cinicpack.limit import Limit, find_limit, is_large, make_plain, name_cache
 from cinicpack.store.split import Split
 
 _ROOT = Path(__file__).parents[1]
@@ -38,21 +41,29 @@ def main() -> None:
     places = make_data(options)
     packs = make_packs(places)
     split = cinicpack.open_pack(packs["npy"])["train"]
+    cases = list_cases(packs, split, threads)
     report: dict[str, Any] = {
         "machine": describe_machine(),
         "threads": threads,
         "rounds": options.rounds,
-        "rates": race(list_cases(packs, split, threads), options.rounds, options.seconds),
+        "rates": race(cases, options.rounds, options.seconds),
+        "limits": {
+            case.name: f"{limit}, in {name_cache(limit.nbytes, threads)}"
+            for case in cases
+            if isinstance(limit := getattr(case.run, "__self__", None), Limit)
+        },
     }
     # Unmap the file: it could otherwise not be dropped from the page cache.
-    del split
+    del split, cases
     gc.collect()
     plain = str(packs["npy"])
     for name, arguments, repeats in (
         ("import", (), 5),
         ("first batch", (plain, threads), 5),
         ("first batch without a cache", (plain, threads), 1),
-        ("consumer thread", (plain, threads), 5),
+        ("next() of a finished batch", (plain, threads), 3),
+        ("a consumer that is slower", (plain, threads), 3),
+        ("1,000 loaders", (plain, threads), 3),
         ("training thread", (plain, 512), 3),
         ("memory", (plain, threads, 10 if options.quick else 200), 1),
         ("cold page cache", (plain, threads), 3),
@@ -102,40 +113,47 @@ def make_packs(places: Places) -> dict[str, Path]:
 
 
 def list_cases(packs: dict[str, Path], split: Split, threads: int) -> list[Case]:
-    """List what is measured; the bounds read ``split``, which must stay open."""
+    """List what is measured, first each type and size of batch beside the limit of its kernel."""
     turn = 2 * len(split)
 
-    def load(form: str = "npy", split: str = "train", **options: Any) -> Callable[[], int]:
+    def make(form: str = "npy", split: str = "train", **options: Any) -> cinicpack.Loader:
         options = {"batch_size": 512, "num_workers": threads, **options}
-        augment = cinicpack.Augment()
-        return partial(
-            _load, cinicpack.Loader(packs[form], split, augment=augment, **options), turn
-        )
+        return cinicpack.Loader(packs[form], split, augment=cinicpack.Augment(), **options)
 
-    classes = cinicpack.cinic10.CLASSES[::2]
-    plain = "float32"
+    def load(form: str = "npy", split: str = "train", **options: Any) -> Callable[[], int]:
+        return partial(_load, make(form, split, **options), turn)
+
+    cases: list[Case] = []
+    for dtype in ("float32", "bfloat16", "uint8"):
+        for size in (64, 128, 512, 2048):
+            loader = make(dtype=dtype, batch_size=size)
+            name = f"limit: {dtype}"
+            if is_large(loader):
+                name += f", batches of {size}"
+            if all(case.name != name for case in cases):
+                cases.append(Case(name, find_limit(loader, threads).run))
+            wanted = 0.85 if size == 64 else 0.9
+            cases.append(Case(f"{dtype}, batch {size}", partial(_load, loader, turn), name, wanted))
+    # What bounds float32 most is the memory that batches live in: the same kernel, round as many
+    # whole batches as there are at once, the user's among them.
+    for size, alive in ((64, 8), (128, 5), (512, 4)):
+        limit = Limit(make(batch_size=size), threads, -(-size // threads), alive)
+        name = f"float32, kernel alone round {alive} batches of {size}"
+        cases.append(Case(name, limit.run, "limit: float32"))
+    cases.append(Case("float32, gather and multiply-add alone", make_plain(make(), threads).run))
+    plain, classes = "float32, batch 512", cinicpack.cinic10.CLASSES[::2]
     return [
-        Case("bound: gather and convert", make_bound(split, 512, threads)),
-        Case(plain, load(), "bound: gather and convert", 0.9),
-        Case("bound: gather and convert, batch 128", make_bound(split, 128, threads)),
-        Case(
-            "float32, batch 128",
-            load(batch_size=128),
-            "bound: gather and convert, batch 128",
-            0.8,
-        ),
+        *cases,
         Case("one thread", load(num_workers=1), plain),
-        Case("bfloat16", load(dtype="bfloat16"), plain, 1.4),
         Case("float16", load(dtype="float16"), plain, 1.2),
-        Case("uint8", load(dtype="uint8"), plain, 2.0),
         Case("channels_last", load(channels_last=True), plain, 0.9),
         Case("64x64, in 32x32 images' bytes", load("64x64"), plain, 0.8, weight=4),
-        Case("train+valid", load(split="train+valid"), plain, 0.95),
-        Case("source=imagenet", load(source="imagenet"), plain, 0.95),
-        Case("source=cifar10", load(source="cifar10"), plain, 0.95),
-        Case("five classes", load(classes=classes), plain, 0.95),
-        Case("HDF5", load("hdf5"), plain, 0.95),
-        Case("sharded", load("sharded"), plain, 0.95),
+        Case("train+valid", load(split="train+valid"), plain, 0.97),
+        Case("source=imagenet", load(source="imagenet"), plain, 0.97),
+        Case("source=cifar10", load(source="cifar10"), plain, 0.97),
+        Case("five classes", load(classes=classes), plain, 0.97),
+        Case("HDF5", load("hdf5"), plain, 0.97),
+        Case("sharded", load("sharded"), plain, 0.97),
     ]
 
 
@@ -196,18 +214,76 @@ def measure_first_batch(pack: str, threads: str) -> dict[str, Any]:
     return {"constructed_s": made - start, "first_batch_s": end - start}
 
 
-def measure_consumer_thread(pack: str, threads: str) -> dict[str, Any]:
-    """Find what the training thread spends on getting a batch of 32."""
+def measure_next(pack: str, threads: str) -> dict[str, Any]:
+    """Time ``next()`` where the batch is there: the consumer works longer than the loader does.
+
+    The mean has the wakes of sleeping threads in it, one for every second batch.
+    """
+    result = {}
+    for size in (32, 128, 512, 2048):
+        loader = cinicpack.Loader(
+            pack, batch_size=size, augment=cinicpack.Augment(), num_workers=int(threads)
+        )
+        _count(loader)
+        iterator, times = iter(loader), []
+        for _ in range(min(300, len(loader))):
+            _work(2e-4 + 2e-6 * size)
+            start = time.perf_counter()
+            next(iterator)
+            times.append(time.perf_counter() - start)
+        result[f"batch_{size}_mean_us"] = 1e6 * statistics.mean(times[3:])
+        result[f"batch_{size}_median_us"] = 1e6 * statistics.median(times[3:])
+    return result
+
+
+def measure_slow_consumer(pack: str, threads: str) -> dict[str, Any]:
+    """Let the consumer sleep 10 ms a batch: what the threads take beside what batches take."""
     loader = cinicpack.Loader(
-        pack, batch_size=32, augment=cinicpack.Augment(), num_workers=int(threads)
+        pack, batch_size=128, augment=cinicpack.Augment(), num_workers=int(threads)
     )
     _count(loader)
-    used = []
-    for _ in range(5):
-        start = time.thread_time()
+    start = time.process_time()
+    an_image = (time.process_time() - start) / _count(loader)
+    iterator, batches = iter(loader), 200
+    next(iterator)
+    switches, start, used = _read_switches(), time.perf_counter(), time.process_time()
+    for _ in range(batches):
+        time.sleep(0.01)
+        next(iterator)
+    seconds = time.perf_counter() - start
+    used = time.process_time() - used - 128 * batches * an_image
+    switches = _read_switches() - switches
+    return {"core_beside_batches": used / seconds, "switches_a_batch": switches / batches}
+
+
+def measure_thousand(pack: str, threads: str) -> dict[str, Any]:
+    """Use 1,000 loaders of 250 rows in turn, for two epochs each, beside one of all these rows."""
+    split = cinicpack.open_pack(pack)["train"]
+    rows = np.random.default_rng(0).permutation(len(split))
+    parts = [split.select(indices=np.roll(rows, -250 * number)[:250]) for number in range(1000)]
+    options: Any = {"batch_size": 20, "augment": cinicpack.Augment(), "seed": 1, "epoch": 0}
+    options["num_workers"] = int(threads)
+    one = cinicpack.Loader(split.pack, split, **options)
+    small = cinicpack.Loader(split.pack, parts[0], **options)
+    rates = []
+    for loader, epochs in ((one, 3), (small, 300)):
         _count(loader)
-        used.append((time.thread_time() - start) / len(loader))
-    return {"microseconds_a_batch": 1e6 * statistics.median(used)}
+        start = time.perf_counter()
+        images = sum(_count(loader) for _ in range(epochs))
+        rates.append(images / (time.perf_counter() - start))
+    before, start = _read_anonymous(), time.perf_counter()
+    loaders = [cinicpack.Loader(split.pack, part, **options) for part in parts]
+    made, start = time.perf_counter() - start, time.perf_counter()
+    images = sum(_count(loader) + _count(loader) for loader in loaders)
+    rate = images / (time.perf_counter() - start)
+    return {
+        "images_s": rate,
+        "of_one_loader_over_all_rows": rate / rates[0],
+        "of_one_loader_over_250_rows": rate / rates[1],
+        "make_one_us": 1e3 * made,
+        "anonymous_mb_more": _read_anonymous() - before,
+        "threads": threading.active_count(),
+    }
 
 
 def measure_training_thread(pack: str, size: str) -> dict[str, Any]:
@@ -291,7 +367,9 @@ _MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "import": measure_import,
     "first batch": measure_first_batch,
     "first batch without a cache": measure_first_batch,
-    "consumer thread": measure_consumer_thread,
+    "next() of a finished batch": measure_next,
+    "a consumer that is slower": measure_slow_consumer,
+    "1,000 loaders": measure_thousand,
     "training thread": measure_training_thread,
     "memory": measure_memory,
     "cold page cache": measure_cold,
@@ -303,15 +381,23 @@ def _count(loader: cinicpack.Loader) -> int:
 
 
 def _load(loader: cinicpack.Loader, images: int) -> int:
-    """Load whole epochs of that many images or more, and drop what was made ahead.
-
-    Else a turn would begin with batches from another's time, and end with work in the next one's.
-    """
+    """Load whole epochs of that many images or more."""
     count = 0
     while count < images:
         count += _count(loader)
-    iter(loader).close()
     return count
+
+
+def _work(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def _read_switches() -> int:
+    """Count how often threads of this process have gone to sleep."""
+    texts = [path.read_text() for path in Path("/proc/self/task").glob("*/status")]
+    return sum(int(text.split("\nvoluntary_ctxt_switches:")[1].split()[0]) for text in texts)
 
 
 def _read_anonymous() -> float:

@@ -33,7 +33,7 @@ text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f232
 line { stroke: #d1d9e0; }
 rect.rival { fill: #8c959f; }
 rect.cinicpack { fill: #0969da; }
-rect.bound { fill: none; stroke: #0969da; stroke-dasharray: 4 3; }
+rect.limit { fill: none; stroke: #0969da; stroke-dasharray: 4 3; }
 @media (prefers-color-scheme: dark) {
   svg { background: #0d1117; }
   text { fill: #e6edf3; }
@@ -41,7 +41,7 @@ rect.bound { fill: none; stroke: #0969da; stroke-dasharray: 4 3; }
   line { stroke: #3d444d; }
   rect.rival { fill: #6e7681; }
   rect.cinicpack { fill: #4493f8; }
-  rect.bound { stroke: #4493f8; }
+  rect.limit { stroke: #4493f8; }
 }
 """
 

@@ -1,7 +1,7 @@
-"""The runner: every rival, cinicpack and the bounds, side by side in one run.
+"""The runner: every rival, cinicpack and the limits, side by side in one run.
 
 python -m benchmarks.run                  # all; results/throughput.json
-python -m benchmarks.run ffcv_raw         # one rival beside cinicpack and the bounds
+python -m benchmarks.run ffcv_raw         # one rival beside cinicpack and the limits
 python -m benchmarks.run --quick          # all on few images: does everything work?
 """
 
@@ -61,7 +61,7 @@ def main() -> None:
     cores = use_cores(options.cores)
     files = sorted((_HERE / "rivals").glob("*.py"))
     rivals = [rival for path in files if (rival := read_rival(path)).rows]
-    # cinicpack and the bounds always run, because rivals are compared with both.
+    # cinicpack and the limits always run, because rivals are compared with both.
     names = options.names or [rival.name for rival in rivals]
     chosen = [rival for rival in rivals if rival.kind != "rival" or rival.name in names]
     places = make_data(options)
@@ -173,7 +173,7 @@ def start_row(rival: Rival, about: dict[str, Any], data: dict[str, Any], work: P
     process = Process(rival, python)
     try:
         wall = process.ask(do="open", data=data, **arguments)["wall"]
-        if rival.kind != "bound":
+        if rival.kind != "limit":
             first, check = check_row(process, data, facts["dtype"])
             facts |= {"first_batch_s": round(wall + first, 2), "check": check}
             say(f"  {check}")

@@ -22,7 +22,7 @@ from cinicpack.load.kernels.task import TASK, Tasks
 from cinicpack.load.loader import Loader
 from cinicpack.load.transform import parameters_dtype
 
-__all__ = ["Limit", "find_limit", "make_plain", "name_cache"]
+__all__ = ["Limit", "find_limit", "is_large", "make_plain", "name_cache"]
 
 _u64 = np.uint64
 _TASK_BYTES: Final = _u64(TASK.itemsize)
@@ -98,13 +98,17 @@ def find_limit(loader: Loader, threads: int, *, seconds: float = 0.05) -> Limit:
         threads: how many write.
         seconds: for how long each way is tried, twice.
     """
-    size = loader.batch_size
-    if loader._samples.batch_bytes(size) > _LARGE:
-        return Limit(loader, threads, -(-size // threads), 2)
+    if is_large(loader):
+        return Limit(loader, threads, -(-loader.batch_size // threads), 2)
     limits = [Limit(loader, threads, images, buffers) for images in _IMAGES for buffers in _BUFFERS]
     rates = [[_measure(limit, seconds) for limit in limits] for _ in range(2)]
     best = np.argmax([first + second for first, second in zip(*rates, strict=True)])
     return limits[int(best)]
+
+
+def is_large(loader: Loader) -> bool:
+    """Say whether batches are over 8 MiB."""
+    return loader._samples.batch_bytes(loader.batch_size) > _LARGE
 
 
 def make_plain(loader: Loader, threads: int, images: int = 64, buffers: int = 2) -> Limit:

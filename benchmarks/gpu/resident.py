@@ -163,13 +163,12 @@ def _make_launches(
 ) -> Callable[[], int]:
     """Make a function that augments a whole epoch in one launch, without a loader."""
     loader = setting.load(resident=True, dtype=dtype, channels_last=channels_last)
-    maker: Any = loader._maker
-    samples = maker._samples
+    slabs, samples = loader._maker._slabs, loader._samples
     positions = np.random.default_rng(0).permutation(len(samples))
     draws = np.empty((len(positions), COUNT), np.int32)
     samples.draw(positions, 0, draws)
     arguments = (
-        maker._resident,
+        slabs._resident,
         torch.from_numpy(positions).to(setting.device),
         torch.from_numpy(draws).to(setting.device),
         place_constants(samples.transform, setting.device),

@@ -40,14 +40,12 @@ class Loader:
     with the same options, and each of the others gave more than a first batch of epoch 0, no other
     epoch, and had no ``epoch``, `set_epoch` or loaded state.
 
-    Threads make batches ahead in slabs: one batch, or several that together take 8 MiB (32 MiB for
-    a device, 64 MiB with resident pixels). At most ``num_workers + 1`` slabs are being made or
-    waiting (3 with resident pixels); at the end of an epoch these are the first of the next epoch.
-    The threads end with `close`, or when nothing refers to the loader and its iterators any longer.
-    The memory of a slab is used again when nothing refers to the images of its batches any longer;
-    labels and index have memory of their own. In the first epoch one more thread reads the images
-    ahead, in the order of the files. On a device the batches of a slab share a storage: ``clone()``
-    a batch to save it alone.
+    Threads that all loaders of the process share make batches ahead: 4 MiB of them, but 1 to 9, or
+    3 slabs of 32 MiB for a device (64 MiB with resident pixels). A thread that iterates and finds
+    its batch not ready works on it too. The memory of a batch is used again when nothing refers to
+    its images any longer; labels and index have memory of their own. In the first epoch images are
+    also read ahead, in the order of the files. On a device the batches of a slab share a storage:
+    ``clone()`` a batch to save it alone.
 
     Several threads may take batches from one iterator: each batch goes to one of them.
 
@@ -77,9 +75,9 @@ class Loader:
             another; where torch.distributed is initialised, rank 0 draws for all ranks, so that
             each of them must make the loader.
         epoch: number of the first epoch, below 2**32; None: 0, which may be warned of, see above.
-        num_workers: number of threads that make batches; None: one for each usable core, divided
-            among the ranks that torchrun started on this machine; 0: batches are made by the
-            thread that iterates.
+        num_workers: the most threads that work on this loader's batches at once, the one that
+            iterates included while it waits; None: one for each usable core, divided among the
+            ranks that torchrun started on this machine; 0: only the one that iterates.
         device: torch device of the batches: "cpu", "cuda", "cuda:1", or a `torch.device`.
         augment_on: where images are augmented and normalised: "cpu", or "device".
         resident: keep all pixels of the split on the device, which then augments.
@@ -277,7 +275,7 @@ class Loader:
         self._vary()
 
     def close(self) -> None:
-        """End the running iterator and all threads, and free the memory of slabs.
+        """End the running iterator, and free memory that no batch needs.
 
         Batches that were received stay as they are. ``iter()`` raises `LoaderError` from now on.
         """

@@ -55,10 +55,11 @@ def test_words_never_change():
     assert draw_words(1, 2, FLIP, 3).tolist() == [349503999, 3263813007, 2973215849, 3272845702]
 
 
-def draw_rows(index, seed, epoch, augment, height, width):
+def draw_rows(index, seed, epoch, augment, height, width, uses=None):
     out = np.full((len(index), COUNT), -1, np.int32)
     plan = plan_draws(augment, height, width)
-    draw(np.asarray(index, np.int64), np.uint64(seed), np.uint64(epoch), plan, out)
+    uses = np.zeros(len(index), np.int64) if uses is None else uses
+    draw(np.asarray(index, np.int64), uses, np.uint64(seed), np.uint64(epoch), plan, out)
     return out
 
 
@@ -73,6 +74,14 @@ def test_draws_are_those_of_the_twin(
     augment = Augment(padding, flip=flip, cutout=cutout, vertical_flip=vertical)
     expected = twins.draw(index, seed, epoch, augment, height, width)
     np.testing.assert_array_equal(draw_rows(index, seed, epoch, augment, height, width), expected)
+
+
+def test_the_last_word_of_the_counter_is_the_use_of_the_row():
+    uses = np.array([0, 1, 5 << 16, (7 << 16) + 3])
+    drawn = draw_rows([9] * 4, 2, 3, Augment(2**29, flip=None), 8, 8, uses)
+    words = philox([[9, 3, CROP, use] for use in uses], [2, 0])
+    offsets = words[:, :2].astype(np.uint64) * np.uint64(2**30 + 1) >> np.uint64(32)
+    np.testing.assert_array_equal(drawn[:, :2], offsets)
 
 
 def test_more_samples_than_words_are_made_at_once():
