@@ -131,16 +131,17 @@ def test_verify_counts_what_differs(npy_pack, tmp_path, capsys):
 def test_bench(npy_pack, tree, monkeypatch, capsys):
     def run_bench(pack: cinicpack.Pack, files: str | None, *, batch_size: int) -> Bench:
         assert str(pack.path) == str(npy_pack)
-        return Bench("train", 12, batch_size, 2, 1e6, 2e6, None if files is None else 5e3)
+        return Bench("train", 12, batch_size, 2, 1e6, 2e6, "X", None if files is None else 5e3)
 
     monkeypatch.setattr("cinicpack.bench.run_bench", run_bench)
     assert main(["bench", str(npy_pack)]) == 0
     assert (
-        capsys.readouterr().out == format_bench(Bench("train", 12, 128, 2, 1e6, 2e6, None)) + "\n"
+        capsys.readouterr().out
+        == format_bench(Bench("train", 12, 128, 2, 1e6, 2e6, "X", None)) + "\n"
     )
     assert main(["bench", str(npy_pack), "--tree", str(tree), "--batch-size", "5", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == Bench("train", 12, 5, 2, 1e6, 2e6, 5e3)._asdict()
+    assert found == Bench("train", 12, 5, 2, 1e6, 2e6, "X", 5e3)._asdict()
 
 
 # What Python 3.12 and later say when a DataLoader starts its processes.

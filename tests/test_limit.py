@@ -42,8 +42,7 @@ def test_the_plain_way_multiplies_and_adds(npy_pack):
     # It reads in an order of its own, without labels.
     pixels = np.asarray(loader.split.images, np.float32).transpose(0, 3, 1, 2)
     expected = pixels * np.float32(0.016) + np.float32(-1.9)
-    both = [np.sort(each.view(np.float32).ravel()) for each in (found, expected)]
-    np.testing.assert_array_equal(*both)
+    np.testing.assert_array_equal(np.sort(found.view(np.float32)), np.sort(expected.ravel()))
 
 
 def test_the_fastest_buffers_are_found_and_large_batches_are_written_whole(npy_pack):

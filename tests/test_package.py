@@ -31,7 +31,8 @@ GRAPH = {
     "study": FACTS | {"formats", "store", "convert", "load"},
     "lightning": FACTS | {"store", "load"},
     "synthetic": FACTS,
-    "bench": FACTS | {"store", "convert", "load", "synthetic"},
+    "limit": FACTS | {"load"},
+    "bench": FACTS | {"store", "convert", "load", "limit", "synthetic"},
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
 }
 # These show everything, and import it when it is used.

@@ -38,8 +38,8 @@ def list_rows(setting: Setting) -> list[Row]:
 def _load_idle(setting: Setting) -> Any:
     """Make a loader that leaves its memory as it is, and only sends it."""
     loader = setting.load()
-    slabs: Any = loader._maker._slabs
-    slabs.make_tasks = partial(loader._samples.make_tasks, kernel=_leave)
+    maker: Any = loader._maker
+    maker._slabs.make_tasks = partial(loader._samples.make_tasks, kernel=_leave)
     return loader
 
 

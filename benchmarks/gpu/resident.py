@@ -163,7 +163,8 @@ def _make_launches(
 ) -> Callable[[], int]:
     """Make a function that augments a whole epoch in one launch, without a loader."""
     loader = setting.load(resident=True, dtype=dtype, channels_last=channels_last)
-    slabs, samples = loader._maker._slabs, loader._samples
+    maker: Any = loader._maker
+    slabs, samples = maker._slabs, loader._samples
     positions = np.random.default_rng(0).permutation(len(samples))
     draws = np.empty((len(positions), COUNT), np.int32)
     samples.draw(positions, 0, draws)

@@ -22,17 +22,18 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import cinicpack
 from benchmarks.rivals.protocol import Data, serve
 from cinicpack.limit import Limit, find_limit, make_plain
 
 
-class Epochs(NamedTuple):
+class Epochs:
     """All images as a loader of one batch, whose labels are as many as the images."""
 
-    limit: Limit
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
 
     def __iter__(self) -> Iterator[tuple[None, range]]:
         yield None, range(self.limit.run())

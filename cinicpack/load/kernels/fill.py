@@ -97,18 +97,23 @@ def _make_ruler(width: int) -> NDArray[np.uint8]:
 
 
 @register_jitable
-def _look_up(t: Any, start: Any, places: NDArray[np.uint64], out_rows: NDArray[np.int64]) -> None:
-    """Look up all samples before any image is made, so that the cache misses overlap."""
+def _look_up(t: Any, start: Any, places: NDArray[np.uint64]) -> Any:
+    """Look up all samples before any image is made, so that the cache misses overlap.
+
+    Addresses are written to ``places``, labels and rows to where the task says. Returns the rows.
+    """
     count = _u64(len(places))
     samples = array_at(t.samples + _u64(8) * start, count, np.int64)
     addresses = array_at(t.addresses, t.images, np.uint64)
     labels, rows = array_at(t.labels, t.images, np.int64), array_at(t.rows, t.images, np.int64)
     out_labels = array_at(t.out_labels + _u64(8) * start, count, np.int64)
+    out_rows = array_at(t.out_rows + _u64(8) * start, count, np.int64)
     for i in range(count):
         sample = _u64(samples[i])
         places[i] = addresses[sample]
         out_labels[i] = labels[sample]
         out_rows[i] = rows[sample]
+    return out_rows
 
 
 @register_jitable
@@ -120,6 +125,11 @@ def _number_uses(t: Any, start: Any, count: Any) -> Any:
         for i in range(count):
             uses[i] += occurrences[i] << 16
     return uses
+
+
+@register_jitable
+def _join(scale: Any, shift: Any) -> Any:
+    return scale[0], scale[1], scale[2], shift[0], shift[1], shift[2]
 
 
 @jit
@@ -241,15 +251,10 @@ def _make_fill(
         height, width, crop_padding, reflect = p.height, p.width, p.crop_padding, p.reflect != 0
         if own_width:
             height, width = own_height, own_width
-        plane, w = _u64(height * width), _u64(width)
-        image = _u64(3) * plane
-        coefficients = (
-            p.scale[0], p.scale[1], p.scale[2], p.shift[0], p.shift[1], p.shift[2],
-        )  # fmt: skip
-        filler = (p.filler[0], p.filler[1], p.filler[2])
+        plane, w, image = _u64(height * width), _u64(width), _u64(3 * height * width)
+        coefficients = _join(p.scale, p.shift)
         places, drawn = np.empty(count, np.uint64), np.empty((count, draws.COUNT), np.int32)
-        rows = array_at(t.out_rows + _u64(8) * start, count, np.int64)
-        _look_up(t, start, places, rows)
+        rows = _look_up(t, start, places)
         draw(rows, _number_uses(t, start, count), p.seed, t.epoch, p.draws, drawn)
         ruler = _make_ruler(width)
         scratch = np.empty(3 * height * width + 2 * width, np.uint8)
@@ -284,7 +289,7 @@ def _make_fill(
             if p.cutout:
                 _cut_out(
                     out, i * image, height, width, p.cutout, np.int64(row[draws.CY]),
-                    np.int64(row[draws.CX]), filler, channels_last,
+                    np.int64(row[draws.CX]), p.filler, channels_last,
                 )  # fmt: skip
             target += image * _u64(item)
         return 1
