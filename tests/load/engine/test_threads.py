@@ -36,13 +36,8 @@ def hold(begun, end):
 
 
 def count_sleeping():
-<<<<<<< HEAD
     memory: Any = engine._get_engine()._memory
     return memory.view(monitor.ENGINE)["sleeping"][0]
-=======
-    assert engine._engine is not None
-    return engine._engine._memory.view(monitor.ENGINE)["sleeping"][0]
->>>>>>> engine
 
 
 @pytest.fixture
