@@ -121,7 +121,8 @@ class DeviceFeed(Unique):
         self._work = work
         self._makes_ahead = num_workers > 0
         self._count = math.ceil(work.batches / slabs.batches)
-        self._begun = 0
+        # How many slabs were begun, and how many of these were sent.
+        self._begun = self._sent = 0
         # Slabs that the engine writes, and slabs that were sent, oldest first.
         self._written: deque[Slab] = deque()
         self._made: deque[_Made] = deque()
@@ -182,12 +183,7 @@ class DeviceFeed(Unique):
             )  # fmt: skip
 
     def _is_first_done(self) -> bool:
-        return self._slabs.is_resident or self._queue.is_done(self._first % _AHEAD)
-
-    @property
-    def _first(self) -> int:
-        """Number of the oldest slab that was not sent."""
-        return self._begun - len(self._written)
+        return self._slabs.is_resident or self._queue.is_done(self._sent % _AHEAD)
 
     def _send_first(self) -> None:
         """Queue the work of the device for the oldest slab that was not sent."""
@@ -198,7 +194,7 @@ class DeviceFeed(Unique):
                 raise ClosedQueueError
             slabs.transfers.catch_up()
             self._begin()
-        number = self._first
+        number = self._sent
         if not slabs.is_resident:
             self._queue.wait(number % _AHEAD)
         # Whatever fails from here on, the memory may be under way.
@@ -207,6 +203,7 @@ class DeviceFeed(Unique):
         except IndexError:
             # Another thread has closed the feed since the slab was done.
             raise ClosedQueueError from None
+        self._sent += 1
         with slabs.transfers.on_stream():
             columns = slabs.send(slab, self._work.epoch)
             event = slabs.transfers.record()

@@ -21,6 +21,7 @@ import cinicpack
 from cinicpack import ArgumentError, Augment, Loader
 from cinicpack.load import on_torch
 from cinicpack.load.device import _AHEAD, DeviceMaker
+from cinicpack.load.engine.threads import ClosedQueueError, Queue
 
 AUGMENTS = [
     None,
@@ -254,6 +255,22 @@ def test_a_closed_loader_gives_its_pixels_back(pack):
     loader.close()
     assert pixels() is None
     assert batch[0].isfinite().all()
+
+
+def test_an_interrupt_while_pixels_are_copied_leaves_nobody_who_writes(pack, monkeypatch):
+    """Into memory that is freed then."""
+    queues = []
+
+    def interrupt(queue, _place):
+        queues.append(queue)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Queue, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Loader(pack, resident=True)
+    [queue] = queues
+    with pytest.raises(ClosedQueueError):
+        queue.check_open()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

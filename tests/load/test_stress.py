@@ -14,7 +14,7 @@ def test_loaders_that_are_used_in_every_way_at_once_give_exactly_what_they_have_
     try:
         with engine_for(cores):
             stress = Stress(pack, cores)
-            stress.run(300)
+            stress.run(1500)
     finally:
         sys.setswitchinterval(before)
-    assert stress.batches > 1000
+    assert stress.batches > 5000

@@ -36,8 +36,8 @@ def hold(begun, end):
 
 
 def count_sleeping():
-    assert engine._engine is not None
-    return engine._engine._memory.view(monitor.ENGINE)["sleeping"][0]
+    memory: Any = engine._get_engine()._memory
+    return memory.view(monitor.ENGINE)["sleeping"][0]
 
 
 @pytest.fixture
