@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.rivals.protocol import Data
 
-__all__ = ["augment_pictures", "augment_tensors", "datasets"]
+__all__ = ["augment_pictures", "augment_tensors", "datasets", "transforms"]
 
 try:
     import torchvision
