@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import shutil
 import statistics
 import subprocess
@@ -30,7 +29,7 @@ from benchmarks.machine import describe_machine, use_cores
 from benchmarks.report import format_json, say
 from cinicpack import cinic10
 
-__all__ = ["draw_page"]
+__all__ = ["KINDS", "draw_page"]
 
 _HERE = Path(__file__).parent
 _PAGE = _HERE.parent / "docs" / "sources.md"
@@ -139,13 +138,17 @@ class Bench:
     def arrays(self) -> Pair:
         images, labels = draw(1000 if self.quick else 90_000, 0)
         images = images.reshape(-1, 32, 32, 3)
-        train, copy = {"train": (images, labels)}, self.work / "copy.npy"
+        train = {"train": (images, labels)}
 
         def pack() -> None:
             cinicpack.pack_arrays(train, self.place, classes=cinic10.CLASSES, progress=False)
 
+        def save() -> None:
+            self.extracted.mkdir(exist_ok=True)
+            np.save(self.extracted / "copy.npy", images)
+
         call = 'pack_arrays({"train": (images, labels)}, ...)'
-        return Pair(call, len(labels), pack, "`numpy.save`", lambda: np.save(copy, images))
+        return Pair(call, len(labels), pack, "`numpy.save`", save)
 
     def dataset(self) -> Pair:
         archive, root = self._make_cifar10(), self.work / "torchvision"
@@ -376,13 +379,15 @@ def draw_page(page: str, report: dict[str, Any]) -> str:
         f"{machine['python']}; all files in the page cache "
         "([sources.json](../benchmarks/results/sources.json)).",
     ]
-    start, end = "<!-- sources: python -m benchmarks.bench_sources -->\n", "<!-- /sources -->"
-    pattern = f"(?<={re.escape(start)}).*(?={re.escape(end)})"
-    table = "\n".join(lines) + "\n"
-    filled, count = re.subn(pattern, lambda _: table, page, flags=re.DOTALL)
-    if count != 1:
-        raise SystemExit(f"expected the lines {start.strip()} and {end} in the page, found none")
-    return filled
+    begin, end = "<!-- sources: python -m benchmarks.bench_sources -->\n", "<!-- /sources -->\n"
+    before, mark, rest = page.partition(begin)
+    _, closing, after = rest.partition(end)
+    if not (mark and closing):
+        raise SystemExit(
+            f"docs/sources.md: expected the lines {begin.strip()} and {end.strip()}, "
+            "found not both; put them back around the table"
+        )
+    return before + begin + "\n".join(lines) + "\n" + end + after
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import bench_gpu
+from benchmarks.bench_sources import KINDS, draw_page
 from benchmarks.check import Sample, check_samples
 from benchmarks.draw import draw_chart, draw_gpu, draw_sentence, draw_table, fill_readme
 from benchmarks.report import format_json
@@ -128,7 +129,7 @@ def test_what_is_between_the_readmes_marks_is_replaced_and_nothing_else():
         fill_readme(filled.replace("<!-- /convert -->", ""), report, conversion)
 
 
-@pytest.mark.parametrize("name", ["throughput", "loader", "convert", "gpu"])
+@pytest.mark.parametrize("name", ["throughput", "loader", "convert", "sources", "gpu"])
 def test_committed_results_are_what_the_runner_writes(name):
     path = RESULTS / f"{name}.json"
     if not path.exists():
@@ -169,6 +170,33 @@ def test_the_readme_says_what_the_committed_results_say():
     results = [json.loads(path.read_text()) for path in [*paths, gpu] if path.exists()]
     # Where they differ: python -m benchmarks.draw
     assert readme == fill_readme(readme, *results)
+
+
+def test_the_page_of_sources_says_what_the_committed_results_say():
+    report = json.loads((RESULTS / "sources.json").read_text())
+    assert [row["kind"] for row in report["rows"]] == list(KINDS.values())
+    page = (BENCHMARKS.parent / "docs" / "sources.md").read_text("utf-8")
+    # Where they differ: python -m benchmarks.bench_sources
+    assert page == draw_page(page, report)
+    with pytest.raises(SystemExit, match="expected the lines <!-- sources:"):
+        draw_page("no marks", report)
+
+
+def test_sources_are_measured_one_by_one_and_what_is_missing_is_named(tmp_path):
+    work = ["--quick", "--rounds", "1", "--work", str(tmp_path)]
+
+    def measure(*kinds):
+        command = [sys.executable, "-m", "benchmarks.bench_sources", *kinds, *work]
+        subprocess.run(command, cwd=BENCHMARKS.parent, check=True, capture_output=True)
+        return json.loads((tmp_path / "sources.json").read_text())["rows"]
+
+    (arrays,) = measure("arrays")
+    assert arrays["images"] == 1000
+    assert min(arrays["pack_s"], arrays["usual_s"]) > 0
+    jpegs, pickles, same = measure("imagenet32", "tar_xz")
+    assert "no archive of JPEG files was given (--jpegs)" in jpegs["not_measured"]
+    assert (pickles["images"], same) == (1000, arrays)
+    assert {path.name for path in tmp_path.iterdir()} == {"sources.json", "imagenet32"}
 
 
 def augment(originals, rng, *, crop="image", flip=True, normalise=True):
