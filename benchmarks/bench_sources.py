@@ -118,7 +118,7 @@ class Bench:
 
     def imagenet32(self) -> Pair:
         folder = self.work / "imagenet32"
-        files, rows = (2, 500) if self.quick else (5, 100_000)
+        files, rows = (2, 500) if self.quick else (2, 100_000)
         if not folder.exists():
             with making(folder) as unfinished:
                 unfinished.mkdir()
