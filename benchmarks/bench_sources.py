@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -372,13 +373,13 @@ def draw_page(page: str, report: dict[str, Any]) -> str:
             f"| {row['usual']} | {row['usual_s']:.2f} | {row['times_as_fast']:.1f} |"
         )
     machine = report["machine"]
-    lines += [
-        "",
+    note = (
         f"Medians of {report['rounds']} interleaved rounds on {machine['cores_used']} cores of "
         f"{machine['processor']}, {machine['memory_gb']} GB, {machine['system']}, Python "
         f"{machine['python']}; all files in the page cache "
-        "([sources.json](../benchmarks/results/sources.json)).",
-    ]
+        "([sources.json](../benchmarks/results/sources.json))."
+    )
+    lines += ["", textwrap.fill(note, 100)]
     begin, end = "<!-- sources: python -m benchmarks.bench_sources -->\n", "<!-- /sources -->\n"
     before, mark, rest = page.partition(begin)
     _, closing, after = rest.partition(end)
