@@ -176,6 +176,7 @@ def _plan_piece(images: int, num_workers: int) -> int:
     return max(16, min(64, images // max(1, 2 * num_workers)))
 
 
-@lru_cache(maxsize=4)
+# As many kinds of batches as a program may have in turn; of others the memory is allocated anew.
+@lru_cache(maxsize=16)
 def _find_shelf(form: BatchFormat, size: int) -> Shelf:
     return Shelf(form.image_bytes * size, form.describe(size))
