@@ -83,10 +83,11 @@ class Shelf(Unique):
         slots = self._slots
         try:
             for _ in range(len(slots)):
-                slot = slots.popleft()
+                # The one that came back last is the likeliest to be in the processor's cache.
+                slot = slots.pop()
                 if slot.is_unused():
                     return slot
-                slots.append(slot)
+                slots.appendleft(slot)
         except IndexError:
             # Another thread has taken the last one.
             pass
