@@ -115,7 +115,9 @@ def work(rank: int, path: Path, large: Path, folder: Path) -> None:
         result["states"] = states
         if sys.platform == "linux":
             result["memory"] = measure_mappings(path)
-            result["growth"] = measure_growth(large)
+            if world_size == max(WORLD_SIZES):
+                # Once: the process keeps memory of this kind of batches for its next loader.
+                result["growth"] = measure_growth(large)
         (folder / f"{world_size}-{rank}.pickle").write_bytes(pickle.dumps(result))
         distributed.destroy_process_group()
 
