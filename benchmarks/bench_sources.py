@@ -39,7 +39,7 @@ _MEMORY = Path("/dev/shm")
 
 
 class MissingError(Exception):
-    """What a kind needs is not there."""
+    """A package or a file that a kind of source needs is not there."""
 
 
 class Pair(NamedTuple):

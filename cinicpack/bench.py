@@ -4,7 +4,6 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from cinicpack.convert.layout import arrange
 from cinicpack.convert.source import open_source
 from cinicpack.cores import usable_cores
-from cinicpack.limit import find_limit, name_cache
+from cinicpack.limit import find_limit, measure_rate, name_cache
 from cinicpack.load.augment import Augment
 from cinicpack.load.loader import Loader
 from cinicpack.store.pack import Pack
@@ -85,7 +84,7 @@ def run_bench(
     runs = {"loader": lambda: _count(loader), "limit": limit.run}
     for _ in range(rounds):
         for kind, run in runs.items():
-            rates[kind].append(_rate(run, round_seconds))
+            rates[kind].append(measure_rate(run, round_seconds))
     files = None
     if tree is not None:
         files = _measure_files(Path(tree), name, pack, batch_size, threads, file_seconds)
@@ -176,14 +175,6 @@ def _measure_files(
 
 def _count(loader: Loader) -> int:
     return sum(len(labels) for _, labels in loader)
-
-
-def _rate(run: Callable[[], int], seconds: float) -> float:
-    """Run whole epochs for a while; return images per second."""
-    count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        count += run()
-    return count / elapsed
 
 
 def _name_bottleneck(bench: Bench) -> str:

@@ -5,7 +5,7 @@ the same batches with the same kernel can be faster on the same cores.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from cinicpack.load.kernels.task import TASK, Tasks
 from cinicpack.load.loader import Loader
 from cinicpack.load.transform import parameters_dtype
 
-__all__ = ["Limit", "find_limit", "is_large", "make_plain", "name_cache"]
+__all__ = ["Limit", "find_limit", "is_large", "make_plain", "measure_rate", "name_cache"]
 
 _u64 = np.uint64
 _TASK_BYTES: Final = _u64(TASK.itemsize)
@@ -101,7 +101,7 @@ def find_limit(loader: Loader, threads: int, *, seconds: float = 0.05) -> Limit:
     if is_large(loader):
         return Limit(loader, threads, -(-loader.batch_size // threads), 2)
     limits = [Limit(loader, threads, images, buffers) for images in _IMAGES for buffers in _BUFFERS]
-    rates = [[_measure(limit, seconds) for limit in limits] for _ in range(2)]
+    rates = [[measure_rate(limit.run, seconds) for limit in limits] for _ in range(2)]
     best = np.argmax([first + second for first, second in zip(*rates, strict=True)])
     return limits[int(best)]
 
@@ -147,10 +147,11 @@ def _count_cores(text: str) -> int:
     return sum(int(end[-1]) - int(end[0]) + 1 for end in ends)
 
 
-def _measure(limit: Limit, seconds: float) -> float:
+def measure_rate(run: Callable[[], int], seconds: float) -> float:
+    """Run whole epochs for a while; return images per second."""
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
-        count += limit.run()
+        count += run()
     return count / elapsed
 
 

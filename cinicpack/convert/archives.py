@@ -24,12 +24,12 @@ from cinicpack.errors import SourceError
 from cinicpack.formats import tar
 from cinicpack.formats.compression import Decompress, find_decompression
 from cinicpack.shortage import is_shortage
+from cinicpack.store.format import NAME_BYTES
 
 __all__ = ["Archive", "recognise"]
 
-# The longest name of a file or folder, and as many characters as never take more bytes in UTF-8.
-_NAME_BYTES: Final = 255
-_ALWAYS_SHORT: Final = _NAME_BYTES // 4
+# So many characters never take more bytes in UTF-8 than a name can have.
+_ALWAYS_SHORT: Final = NAME_BYTES // 4
 
 # The exceptions of readers for damage, besides ValueError. Any, since zlib-ng's stub declares its
 # exception as an object.
@@ -173,9 +173,9 @@ def _image_path(name: str) -> str | None:
 def _check_lengths(name: str) -> None:
     """Refuse a name with a part that no file can have: each row of a pack would be as wide."""
     longest = max(map(os.fsencode, name.split("/")), key=len)
-    if len(longest) > _NAME_BYTES:
+    if len(longest) > NAME_BYTES:
         raise ValueError(
-            f"expected names of files and folders of at most {_NAME_BYTES} bytes, found one of "
+            f"expected names of files and folders of at most {NAME_BYTES} bytes, found one of "
             f"{len(longest):,}: {os.fsdecode(longest[:_ALWAYS_SHORT])!r}..."
         )
 

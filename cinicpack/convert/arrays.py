@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cinicpack.convert.files import Content, Read, Remarks
+from cinicpack.convert.files import Content, Read, Remarks, row_name
 from cinicpack.convert.packer import build, check_options, open_made
 from cinicpack.convert.plan import Wanted
 from cinicpack.errors import ArgumentError
@@ -18,7 +18,7 @@ from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
 from cinicpack.text import some
 
-__all__ = ["Arrays", "check_names", "pack_arrays", "put_channels_last", "row_name"]
+__all__ = ["Arrays", "check_names", "pack_arrays", "put_channels_last"]
 
 _EXPECTED: Final = 'expected {"train": (images, labels), ...}'
 
@@ -122,15 +122,6 @@ class Arrays:
         for path in paths:
             split, _, name = path.split("/")
             yield self._splits[split].images[int(name.partition(".")[0])]
-
-
-def row_name(row: int) -> str:
-    """Name an image that has no name by its row.
-
-    >>> row_name(12)
-    '00000012.png'
-    """
-    return f"{row:08d}.png"
 
 
 def check_names(splits: Mapping[str, object], classes: Sequence[str]) -> tuple[str, ...]:

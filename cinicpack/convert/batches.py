@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.convert.files import Content, Read, Remarks, explain_unreadable
+from cinicpack.convert.layout import check_declared
 from cinicpack.errors import SourceError
 from cinicpack.formats.batches import Batch
 from cinicpack.formats.bundles import Bundle, Entry, open_bundle, reporting_damage
-from cinicpack.store.format import is_folder_name
 from cinicpack.text import some
 
 __all__ = ["Batches", "DataSet", "Find", "Part", "require_files"]
@@ -132,13 +132,7 @@ class Batches:
 
     def _list(self, bundle: Bundle) -> DataSet:
         found = self._find(bundle)
-        names = found.classes
-        for number, name in enumerate(names):
-            if not is_folder_name(name) or name in names[:number]:
-                raise SourceError(
-                    f"{self.path}: expected a name for every class, each another one and as a "
-                    f"folder can have it, found {name!r}; correct the list of names"
-                )
+        check_declared(found.classes, self.path, "the list of names")
         return found
 
     @contextmanager

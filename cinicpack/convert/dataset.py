@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from PIL import Image
 
-from cinicpack.convert.arrays import check_names, put_channels_last, row_name
-from cinicpack.convert.files import Content, Read, Remarks
+from cinicpack.convert.arrays import check_names, put_channels_last
+from cinicpack.convert.files import Content, Read, Remarks, row_name
 from cinicpack.convert.packer import build, check_options, open_made
 from cinicpack.convert.plan import Wanted
 from cinicpack.errors import ArgumentError, SourceError

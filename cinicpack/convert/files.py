@@ -22,6 +22,7 @@ __all__ = [
     "count_bytes",
     "explain_unreadable",
     "read_files",
+    "row_name",
     "too_large",
 ]
 
@@ -67,6 +68,15 @@ def count_bytes(content: Content) -> int:
     if isinstance(content, bytes):
         return len(content)
     return content.nbytes if isinstance(content, np.ndarray) else 0
+
+
+def row_name(row: int) -> str:
+    """Name an image that has no name by its row.
+
+    >>> row_name(12)
+    '00000012.png'
+    """
+    return f"{row:08d}.png"
 
 
 def read_files(root: str | os.PathLike[str], paths: Iterable[str]) -> Iterator[bytes | OSError]:

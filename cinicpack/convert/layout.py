@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import CLASSES, SPLITS, parse_names
 from cinicpack.errors import SelectionError, SourceError
-from cinicpack.store.format import is_folder_name, is_split_name
+from cinicpack.store.format import NAME_BYTES, is_folder_name, is_split_name
 from cinicpack.text import some
 
-__all__ = ["Layout", "arrange", "file_names"]
+__all__ = ["Layout", "arrange", "check_declared", "file_names"]
 
 _EXPECTED: Final = (
     "expected all images at SPLIT/CLASS/NAME.png (or .jpg, ...), or all at CLASS/NAME.png, if need "
@@ -184,8 +184,18 @@ def _check_names(layout: Layout) -> None:
         if not is_folder_name(name):
             # Archives can have names that no file system takes.
             raise SourceError(
-                f"expected classes with names of at most 255 bytes, found {name[:40]!r} and so "
-                "on; rename it"
+                f"expected classes with names of at most {NAME_BYTES} bytes, found {name[:40]!r} "
+                "and so on; rename it"
+            )
+
+
+def check_declared(classes: Sequence[str], where: object, what: str) -> None:
+    """Raise `SourceError`, to correct ``what``, unless declared classes can be those of folders."""
+    for number, name in enumerate(classes):
+        if not is_folder_name(name) or name in classes[:number]:
+            raise SourceError(
+                f"{where}: expected a name for every class, each another one and as a folder can "
+                f"have it, found {name!r}; correct {what}"
             )
 
 

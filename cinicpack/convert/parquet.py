@@ -17,8 +17,10 @@ from cinicpack.convert.files import (
     Read,
     Remarks,
     explain_unreadable,
+    row_name,
     too_large,
 )
+from cinicpack.convert.layout import check_declared
 from cinicpack.errors import ArgumentError, SourceError
 from cinicpack.formats.parquet import MAGIC, Table, find_columns, read_rows
 from cinicpack.store.format import is_folder_name
@@ -108,12 +110,7 @@ class Parquet:
     def classes(self) -> tuple[str, ...] | None:
         """Class names in the order of their labels."""
         first, *others = (table for tables in self._splits.values() for table in tables)
-        for number, name in enumerate(first.classes):
-            if not is_folder_name(name) or name in first.classes[:number]:
-                raise SourceError(
-                    f"{first.path}: expected a name for every class, each another one and as a "
-                    f"folder can have it, found {name!r}; correct the names of the labels"
-                )
+        check_declared(first.classes, first.path, "the names of the labels")
         for other in others:
             if other.classes != first.classes:
                 raise SourceError(
@@ -193,7 +190,7 @@ def _explaining(path: Path) -> Iterator[None]:
 
 def _name(path: str | None, number: int, table: Table, row: int) -> str:
     """Name an image by its path, or by its number in the split."""
-    name = (path or "").rpartition("/")[2] or f"{number:08d}.png"
+    name = (path or "").rpartition("/")[2] or row_name(number)
     if not is_folder_name(name):
         raise SourceError(
             f"{table.path}: expected a path that ends in the name of a file, found {path!r} in row "

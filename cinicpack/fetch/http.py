@@ -22,7 +22,7 @@ _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)")
 _SHA256: Final = re.compile(r'(?:W/)?"?([0-9a-f]{64})"?')
 # Statuses of HTTP after which another try may succeed.
 _PASSING: Final = (408, 429, 500, 502, 503, 504)
-# What the hub says of a file while it leads to the server that has it.
+# Headers in which the hub describes a file while it leads to the server that has the file.
 _LINKED: Final = ("X-Linked-Size", "X-Linked-ETag")
 
 
@@ -50,7 +50,7 @@ def ask_size(url: str, timeout: float) -> tuple[int, str | None]:
 
     Raises `SourceError` if the server does not say the size.
     """
-    # Not by HEAD: the hub leads to addresses that are signed for GET alone.
+    # The request is a GET, since the hub leads to addresses that are signed for GET alone.
     redirects = _Redirects()
     with _open(url, {}, timeout, redirects) as response:
         said = {name: response.headers[name] or redirects.said.get(name) for name in _LINKED}

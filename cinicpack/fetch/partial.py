@@ -144,7 +144,7 @@ def opening(destination: Path, remote: RemoteFile) -> Iterator[PartialFile]:
 
 
 def _digest(file: object, remote: RemoteFile) -> dict[str, "hashlib._Hash"]:
-    # Not for security: the published digests show a damaged file.
+    # The published digests show a damaged file; nobody's security rests on them.
     digests = {name: hashlib.new(name, usedforsecurity=False) for name, _ in remote.digests}
     while block := file.read(_BLOCK):  # type: ignore[attr-defined]
         for digest in digests.values():

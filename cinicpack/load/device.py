@@ -3,23 +3,19 @@
 import math
 from collections import deque
 from itertools import pairwise
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from cinicpack.errors import ArgumentError
-from cinicpack.load.batches import Batch, BatchFormat
+from cinicpack.load.batches import Batch
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
-from cinicpack.load.kernels.task import begin
+from cinicpack.load.kernels.task import begin_at
 from cinicpack.load.order import Work
-from cinicpack.load.samples import Samples
-from cinicpack.load.slabs import Slab, Slabs
+from cinicpack.load.slabs import AHEAD, Slab, Slabs
 from cinicpack.load.unique import Unique
 
 __all__ = ["DeviceMaker", "check_device"]
-
-# Slabs that are written, sent or augmented while the one before is handed out.
-_AHEAD: Final = 3
 
 
 def check_device(device: Any) -> torch.device:
@@ -56,43 +52,15 @@ class DeviceMaker(Unique):
     it queues the work of the device a few slabs ahead, and waits for none of it.
 
     Args:
-        samples: what batches are made of.
-        batch_format: dtype and layout of the batches.
-        device: where they are to be.
-        augment_on: "cpu" or "device".
-        resident: keep all pixels on the device.
-        batch_size: samples in a batch.
-        num_workers: how many threads of the host may work at once.
-
-    Raises ``LoaderError`` if memory cannot be pinned.
+        slabs: what makes them.
     """
 
-    def __init__(
-        self,
-        samples: Samples,
-        batch_format: BatchFormat,
-        device: torch.device,
-        *,
-        augment_on: str,
-        resident: bool,
-        batch_size: int,
-        num_workers: int,
-    ) -> None:
-        self._num_workers = num_workers
-        self._slabs = Slabs(
-            samples,
-            batch_format,
-            device,
-            augment_on=augment_on,
-            resident=resident,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            ahead=_AHEAD,
-        )
+    def __init__(self, slabs: Slabs) -> None:
+        self._slabs = slabs
 
     def open(self, work: Work) -> "DeviceFeed":
         """Begin to make the batches of an epoch."""
-        return DeviceFeed(self._slabs, work, self._num_workers)
+        return DeviceFeed(self._slabs, work)
 
     def clear(self) -> None:
         """Let go of all memory that no batch needs; nothing can be made any more."""
@@ -112,14 +80,12 @@ class DeviceFeed(Unique):
     Args:
         slabs: what makes them.
         work: what they are made of.
-        num_workers: how many threads of the host may work at once; 0: none, and nothing is made
-            ahead.
     """
 
-    def __init__(self, slabs: Slabs, work: Work, num_workers: int) -> None:
+    def __init__(self, slabs: Slabs, work: Work) -> None:
         self._slabs = slabs
         self._work = work
-        self._makes_ahead = num_workers > 0
+        self._makes_ahead = slabs.num_workers > 0
         self._count = math.ceil(work.batches / slabs.batches)
         # How many slabs were begun, and how many of these were sent.
         self._begun = self._sent = 0
@@ -127,8 +93,8 @@ class DeviceFeed(Unique):
         self._written: deque[Slab] = deque()
         self._made: deque[_Made] = deque()
         self._current = _Made([], None)
-        self._tasks = slabs.make_tasks(_AHEAD, work.epoch)
-        self._queue = Queue(self._tasks.function, self._tasks.addresses, num_workers)
+        self._tasks = slabs.make_tasks(AHEAD, work.epoch)
+        self._queue = Queue(self._tasks.function, self._tasks.addresses, slabs.num_workers)
         if self._makes_ahead:
             self._advance()
 
@@ -163,27 +129,24 @@ class DeviceFeed(Unique):
         """Send what is written, and begin what there is room for."""
         if self._written and self._is_first_done():
             self._send_first()
-        while self._begun < self._count and len(self._written) + len(self._made) < _AHEAD:
+        while self._begun < self._count and len(self._written) + len(self._made) < AHEAD:
             if self._slabs.transfers.lags():
                 break
             self._begin()
 
     def _begin(self) -> None:
         """Let the engine write the next slab."""
-        queue, place = self._queue, self._begun % _AHEAD
+        place = self._begun % AHEAD
         step = self._slabs.images
         slab = self._slabs.lend(self._work.positions[self._begun * step :][:step])
         self._begun += 1
         self._written.append(slab)
         if not self._slabs.is_resident:
             self._tasks.aim(place, slab.labels, slab.rows)
-            begin(
-                queue.engine, queue.jobs[place], slab.positions.ctypes.data, len(slab.positions),
-                slab.head.ctypes.data, queue.is_shared, queue.jobs[place],
-            )  # fmt: skip
+            begin_at(self._queue, place, slab.positions, slab.head)
 
     def _is_first_done(self) -> bool:
-        return self._slabs.is_resident or self._queue.is_done(self._sent % _AHEAD)
+        return self._slabs.is_resident or self._queue.is_done(self._sent % AHEAD)
 
     def _send_first(self) -> None:
         """Queue the work of the device for the oldest slab that was not sent."""
@@ -196,7 +159,7 @@ class DeviceFeed(Unique):
             self._begin()
         number = self._sent
         if not slabs.is_resident:
-            self._queue.wait(number % _AHEAD)
+            self._queue.wait(number % AHEAD)
         # Whatever fails from here on, the memory may be under way.
         try:
             slab = self._written.popleft()

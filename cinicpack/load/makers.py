@@ -55,8 +55,9 @@ def make_maker(options: Options, samples: Samples) -> Maker:
     if _is_on_host(options):
         return HostMaker(samples, form, size, num_workers)
     from cinicpack.load.device import DeviceMaker, check_device
+    from cinicpack.load.slabs import Slabs
 
-    return DeviceMaker(
+    slabs = Slabs(
         samples,
         form,
         check_device(options.device),
@@ -65,6 +66,7 @@ def make_maker(options: Options, samples: Samples) -> Maker:
         batch_size=size,
         num_workers=num_workers,
     )
+    return DeviceMaker(slabs)
 
 
 def _is_on_host(options: Options) -> bool:

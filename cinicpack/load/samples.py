@@ -10,7 +10,7 @@ from cinicpack.load.batches import BatchFormat
 from cinicpack.load.engine.threads import Queue
 from cinicpack.load.kernels.fill import fill_kernel
 from cinicpack.load.kernels.random import draw
-from cinicpack.load.kernels.task import Tables, Tasks, address_of, begin
+from cinicpack.load.kernels.task import Tables, Tasks, address_of, begin_at
 from cinicpack.load.kernels.vectors import TOUCH, touch
 from cinicpack.load.transform import Transform, make_transform, to_parameters
 from cinicpack.load.unique import Unique
@@ -101,11 +101,7 @@ class Samples(Unique):
         tasks, columns = self.make_copies(1), np.empty((2, len(positions)), np.int64)
         tasks.aim(0, *columns)
         queue = Queue(tasks.function, tasks.addresses, num_workers)
-        [job] = queue.jobs
-        begin(
-            queue.engine, job, positions.ctypes.data, len(positions), out.ctypes.data,
-            queue.is_shared, job,
-        )  # fmt: skip
+        begin_at(queue, 0, positions, out)
         try:
             queue.wait(0)
         finally:

@@ -1,6 +1,6 @@
 """Slabs: several batches that are sent to a device and augmented there at once."""
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from cinicpack.load.samples import Samples
 from cinicpack.load.transfers import Transfers
 from cinicpack.load.unique import Unique
 
-__all__ = ["Slab", "Slabs"]
+__all__ = ["AHEAD", "Slab", "Slabs"]
+
+#: Slabs that are written, sent or augmented while the one before is handed out.
+AHEAD: Final = 3
 
 _DTYPES = {
     "float32": torch.float32,
@@ -70,13 +73,14 @@ class Slabs(Unique):
         augment_on: "cpu" or "device".
         resident: keep all pixels on the device.
         batch_size: samples in a batch.
-        num_workers: how many threads of the host may work at once.
-        ahead: slabs that can be under way.
+        num_workers: how many threads of the host may work at once; 0: none, and nothing is made
+            ahead.
 
     Attributes:
         batches: how many batches a slab has.
         images: how many samples that is.
         batch_size: samples in a batch.
+        num_workers: as given.
         is_resident: whether pixels are on the device.
         transfers: the device's stream, and the memory that it reads.
 
@@ -93,11 +97,10 @@ class Slabs(Unique):
         resident: bool,
         batch_size: int,
         num_workers: int,
-        ahead: int,
     ) -> None:
         self._samples = samples
         self._format = batch_format
-        self._num_workers = num_workers
+        self.num_workers = num_workers
         self.batch_size = min(batch_size, len(samples))
         self.is_resident = resident
         self._augments = resident or augment_on == "device"
@@ -108,7 +111,7 @@ class Slabs(Unique):
         # Bytes of a sample in the first part of what is sent.
         self._head = 8 if resident else raw if self._augments else batch_format.image_bytes
         _, nbytes = self._lay_out(min(self.images, len(samples)))
-        self.transfers = Transfers(device, nbytes, ahead)
+        self.transfers = Transfers(device, nbytes, AHEAD)
         if self._augments:
             self._augment_pixels = choose_augment(device)
         # These tensors are allocated on the maker's own stream: torch's allocator then gives their
@@ -205,7 +208,7 @@ class Slabs(Unique):
         for start in range(0, count, _UPLOAD_IMAGES):
             positions = np.arange(start, min(start + _UPLOAD_IMAGES, count))
             part = memory[: len(positions) * image_bytes]
-            self._samples.copy(positions, part, self._num_workers)
+            self._samples.copy(positions, part, self.num_workers)
             # copy_ from memory that is not pinned returns after the copy, so that the memory may be
             # filled again.
             there = pixels[start : start + len(positions)]

@@ -120,15 +120,15 @@ class Stream(Locked):
                 running.close()
             start = self.following
             progress = Progress(*start)
-            batches = share.batches(len(self._samples) - start.samples)
-            feed = self._maker.open(self._orders.take(share, *start))
+            work = self._orders.take(share, *start)
+            feed = self._maker.open(work)
             self._orders.prepare(start.epoch + 1)
             # Images are read ahead in one epoch only: afterwards they are in the page cache, or it
             # has no room for them.
             reading = self._samples.read_ahead() if self._is_cold else None
             self._is_cold = False
             finish = partial(self._finish, progress)
-            epoch = Epoch(progress, share.step, batches, feed, reading, finish, repeat)
+            epoch = Epoch(progress, share.step, work.batches, feed, reading, finish, repeat)
             # `_start` is cleared last, since another thread may be in `position`.
             self._progress = progress
             self._current = weakref.ref(epoch)

@@ -90,6 +90,7 @@ __all__ = [
     "HDF5_VERSION",
     "MANIFEST_NAME",
     "MAX_MANIFEST_BYTES",
+    "NAME_BYTES",
     "PIECE_BYTES",
     "PROVENANCE_DTYPE",
     "VERSION",
@@ -110,7 +111,8 @@ CHANNELS: Final = 3
 #: Ways to give images one size.
 FILTERS: Final = ("box", "bilinear", "bicubic", "lanczos")
 FITS: Final = ("squash", "crop")
-_NAME_BYTES: Final = 255
+#: What a file system gives a name at most.
+NAME_BYTES: Final = 255
 
 
 class ArraySpec(NamedTuple):
@@ -149,7 +151,7 @@ def is_folder_name(name: str) -> bool:
     return (
         name not in ("", ".", "..")
         and not set(name) & set("/\0")
-        and len(encoded) <= _NAME_BYTES
+        and len(encoded) <= NAME_BYTES
         and encoded.decode(errors="surrogateescape") == name
     )
 

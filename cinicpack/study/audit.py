@@ -79,10 +79,6 @@ def audit_pack(pack: Pack, *, flat_below: float = FLAT_BELOW) -> Audit:
     split: 121 airplane, 12 automobile, 24 bird, 27 cat, 139 deer, 25 dog, 319 frog, 80 horse, 22
     ship, 26 truck. ``split.select(exclude=FILE)`` leaves out what `format_findings` writes.
 
-    In CINIC-10's train split there are duplicates of so many images, as an open issue of its
-    repository (BayesWatch/cinic-10, number 5) counts them, to compare with: 121 airplane,
-    12 automobile, 24 bird, 27 cat, 139 deer, 25 dog, 319 frog, 80 horse, 22 ship and 26 truck.
-
     Args:
         pack: an open pack.
         flat_below: images are near-constant if no channel has a standard deviation, of pixels in

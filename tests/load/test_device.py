@@ -20,8 +20,9 @@ import torch
 import cinicpack
 from cinicpack import ArgumentError, Augment, Loader
 from cinicpack.load import on_torch
-from cinicpack.load.device import _AHEAD, DeviceMaker
+from cinicpack.load.device import DeviceMaker
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
+from cinicpack.load.slabs import AHEAD
 
 AUGMENTS = [
     None,
@@ -197,7 +198,7 @@ def test_memory_is_not_refilled_before_it_was_copied(pack, late_copies, monkeypa
     received = [images for images, _ in loader]
     # Nor is more and more memory taken, where copies are what holds things up: what is copied, and
     # what is being written.
-    assert len(late_copies.sources) <= 2 * _AHEAD + 1
+    assert len(late_copies.sources) <= 2 * AHEAD + 1
     loader.close()
     assert not slabs.transfers._transit
     assert all(map(torch.equal, received, expected))

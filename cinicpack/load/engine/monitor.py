@@ -122,9 +122,7 @@ def exchange(engine: Any, job: Any, pieces: Any, shared: Any, awaited: Any) -> A
         q.untouched += 1
         wakes = q.untouched >= q.patience and _is_short(e)
     done = _is_done(awaited)
-    posix.unlock(engine + _MUTEX)
-    if wakes:
-        posix.wake_one(engine + _WORK)
+    _unlock(engine, wakes)
     return done
 
 
@@ -154,10 +152,7 @@ def wait(address: int, awaited: int) -> int:
     if status == DONE and j.failed:
         status = FAILED
     # The queue may allow another thread again, now that this one leaves.
-    wakes = _find(engine) != _u64(0) and _is_short(e)
-    posix.unlock(engine + _MUTEX)
-    if wakes:
-        posix.wake_one(engine + _WORK)
+    _unlock(engine, _find(engine) != _u64(0) and _is_short(e))
     return status
 
 
@@ -260,10 +255,7 @@ def _do_piece(engine: Any, job: Any) -> None:
         q.untouched -= 1
     if j.taken == j.pieces:
         _unlink(job)
-    wakes = _find(engine) != _u64(0) and _is_short(e)
-    posix.unlock(engine + _MUTEX)
-    if wakes:
-        posix.wake_one(engine + _WORK)
+    _unlock(engine, _find(engine) != _u64(0) and _is_short(e))
     succeeded = posix.call(j.run, j.argument, piece)
     posix.lock(engine + _MUTEX)
     j.done += 1
@@ -272,6 +264,14 @@ def _do_piece(engine: Any, job: Any) -> None:
         j.failed = 1
     if q.cancelled:
         posix.wake_all(j.queue + _CHANGED)
+
+
+@register_jitable
+def _unlock(engine: Any, wakes: Any) -> None:
+    """Leave the mutex, and wake a thread only then, which would otherwise have to wait for it."""
+    posix.unlock(engine + _MUTEX)
+    if wakes:
+        posix.wake_one(engine + _WORK)
 
 
 @register_jitable

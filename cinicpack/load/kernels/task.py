@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from cinicpack.jit import jit
 from cinicpack.load.engine import monitor, posix
 from cinicpack.load.engine.posix import record_at
+from cinicpack.load.engine.threads import Queue
 from cinicpack.load.unique import Unique
 
-__all__ = ["TASK", "Tables", "Tasks", "address_of", "begin"]
+__all__ = ["TASK", "Tables", "Tasks", "address_of", "begin", "begin_at"]
 
 _u64 = np.uint64
 
@@ -67,6 +68,16 @@ def begin(
     pieces = (_u64(count) + task.piece - _u64(1)) // task.piece
     done: bool = monitor.exchange(_u64(engine), _u64(job), pieces, shared, _u64(awaited))
     return done
+
+
+def begin_at(
+    queue: Queue, place: int, positions: NDArray[np.int64], out: NDArray[np.generic]
+) -> None:
+    """Post the task at a place of a queue, for samples at ``positions`` and pixels into ``out``."""
+    begin(
+        queue.engine, queue.jobs[place], positions.ctypes.data, len(positions), out.ctypes.data,
+        queue.is_shared, queue.jobs[place],
+    )  # fmt: skip
 
 
 class Tables(NamedTuple):
