@@ -114,7 +114,7 @@ def draw_histograms(
         handles = [*panel.get_legend_handles_labels()[0], dashed]
         figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
         if title is not None:
-            # A file's name may have signs that the font lacks, and dollar signs that mean no formula.
+            # A pack's name may have signs that the font lacks, and dollar signs without formulas.
             plain = title.encode("ascii", "backslashreplace").decode()
             figure.suptitle(plain, x=0.01, ha="left", fontsize=11, parse_math=False)
         figure.supxlabel(
