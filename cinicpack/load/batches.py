@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.load.engine.memory import Interface
+from cinicpack.load.labels import Labels
 
 __all__ = ["DTYPES", "Batch", "BatchFormat", "Builder"]
 
 Batch: TypeAlias = tuple[Any, ...]
-Builder: TypeAlias = Callable[[NDArray[Any], NDArray[np.int64], NDArray[np.int64]], Batch]
+Builder: TypeAlias = Callable[[NDArray[Any], NDArray[Any], NDArray[np.int64]], Batch]
 
 # How the kernels see each dtype: NumPy has no bfloat16, and numba no float16.
 DTYPES: Final = {"float32": "f4", "float16": "u2", "bfloat16": "u2", "uint8": "u1"}
@@ -49,11 +50,21 @@ class BatchFormat(NamedTuple):
         typestr = np.dtype("f2").str if self.dtype == "float16" else kind.str
         return {"version": 3, "typestr": typestr, "shape": shape, "strides": strides}
 
-    def builder(self) -> Builder:
+    def builder(self, looked_up: Labels | None = None) -> Builder:
         """Return what makes a batch of its images and, copied, of its labels and rows.
 
-        Every tensor has a storage of its own, so that saving one batch saves nothing else.
+        Every tensor has a storage of its own, so that saving one batch saves nothing else. Where
+        labels are ``looked_up``, they are those at the positions that come in their place.
         """
+        if looked_up is not None:
+            build, table = self.builder(), looked_up
+
+            def build_with(
+                images: NDArray[Any], positions: NDArray[np.int64], rows: NDArray[np.int64]
+            ) -> Batch:
+                return build(images, table.take(positions, axis=0), rows)
+
+            return build_with
         indexed = self.return_index
         if self.output == "numpy":
             # A view, which the user may not make another dtype or shape of.

@@ -42,7 +42,7 @@ class HostMaker(Unique):
         self._format = batch_format
         self._size = min(batch_size, len(samples))
         self._num_workers = num_workers
-        self._build = batch_format.builder()
+        self._build = batch_format.builder(samples.looked_up)
 
     def open(self, work: Work) -> "HostFeed":
         """Begin to make the batches of an epoch."""

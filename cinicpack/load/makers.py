@@ -31,7 +31,7 @@ def make_samples(options: Options) -> Samples:
         ArgumentError: a std is not above 0, or the augmentation does not fit the size of images.
     """
     pack, split, normalize = options.pack, options.split, options.normalize
-    rows = split.where(source=options.source, classes=options.classes)
+    rows = split.where(source=options.source, classes=options.classes, unique=options.unique)
     if not len(rows):
         raise SelectionError(
             f"{split!r} has no images with source={options.source!r}, classes={options.classes!r}"
@@ -41,7 +41,8 @@ def make_samples(options: Options) -> Samples:
     transform = make_transform(
         options.augment, pack.image_shape, mean, std, normalized=normalized, dtype=options.dtype
     )
-    return Samples(split, rows, transform, options.seed, options.batch_format)
+    form = options.batch_format
+    return Samples(split, rows, transform, options.seed, form, options.labels)
 
 
 def make_maker(options: Options, samples: Samples) -> Maker:

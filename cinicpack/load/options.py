@@ -15,6 +15,7 @@ from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, LoaderError, SelectionError
 from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat
+from cinicpack.load.labels import Labels, check_labels
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.split import Split
 
@@ -41,6 +42,8 @@ class Options:
     channels_last: bool
     source: str | None
     classes: list[str] | None
+    unique: bool
+    labels: Labels | None
     drop_last: bool
     seed: int
     epoch: int | None
@@ -80,7 +83,7 @@ def check_options(given: Mapping[str, Any]) -> Options:
     checked["pack"] = pack = pack if isinstance(pack, Pack) else open_pack(pack)
     checked["split"] = _check_split(pack, given["split"])
     checked["batch_size"] = check_int("batch_size", given["batch_size"], 1)
-    for name in ("shuffle", "channels_last", "drop_last", "resident", "return_index"):
+    for name in ("shuffle", "channels_last", "drop_last", "resident", "return_index", "unique"):
         checked[name] = bool(given[name])
     if not isinstance(given["augment"], Augment | None):
         raise ArgumentError(
@@ -88,6 +91,8 @@ def check_options(given: Mapping[str, Any]) -> Options:
         )
     if (classes := given["classes"]) is not None:
         checked["classes"] = [classes] if isinstance(classes, str) else list(classes)
+    if given["labels"] is not None:
+        checked["labels"] = check_labels(given["labels"], len(checked["split"]))
     if given["seed"] is not None:
         checked["seed"] = check_int("seed", given["seed"], 0, 2**64)
     if given["epoch"] is not None:

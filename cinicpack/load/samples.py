@@ -12,6 +12,7 @@ from cinicpack.load.kernels.fill import fill_kernel
 from cinicpack.load.kernels.random import draw
 from cinicpack.load.kernels.task import Tables, Tasks, address_of, begin_at
 from cinicpack.load.kernels.vectors import TOUCH, touch
+from cinicpack.load.labels import Labels
 from cinicpack.load.transform import Transform, make_transform, to_parameters
 from cinicpack.load.unique import Unique
 from cinicpack.store.split import Split
@@ -33,6 +34,12 @@ class Samples(Unique):
         transform: what happens to them.
         seed: of what is drawn, below 2**64.
         batch_format: dtype and layout of batches; the dtype is the one the transform was made for.
+        labels: by row of the split, see `check_labels`; None: those of the pack.
+
+    Attributes:
+        transform: what happens to the samples.
+        looked_up: where a label is not one int64: labels by position, (N,) or (N, K); the kernels
+            then write positions in place of labels. Else None.
     """
 
     def __init__(
@@ -42,12 +49,16 @@ class Samples(Unique):
         transform: Transform,
         seed: int,
         batch_format: BatchFormat,
+        labels: Labels | None = None,
     ) -> None:
         # The split keeps the files mapped, without which the addresses mean nothing: threads that
         # read there must refer to this object, not to the addresses alone.
         self._split = split
-        labels = split.labels[rows].astype(np.int64)
-        self._tables = Tables(split.addresses(rows), rows.copy(), labels)
+        chosen: Any = split.labels[rows].astype(np.int64) if labels is None else labels[rows]
+        self.looked_up: Labels | None = None
+        if chosen.ndim > 1 or chosen.dtype != np.int64:
+            self.looked_up, chosen = chosen, np.arange(len(rows))
+        self._tables = Tables(split.addresses(rows), rows.copy(), chosen)
         self.transform = transform
         self._fill = _Prepared(transform, seed, batch_format.dtype, batch_format.channels_last)
         self._format = batch_format
@@ -121,7 +132,7 @@ class Samples(Unique):
     def look_up(
         self, positions: NDArray[np.int64], labels: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> None:
-        """Write label and row of the samples."""
+        """Write label, or the position where labels are looked up, and row of the samples."""
         np.take(self._tables.labels, positions, out=labels)
         np.take(self._tables.rows, positions, out=rows)
 

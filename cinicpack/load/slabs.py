@@ -118,6 +118,9 @@ class Slabs(Unique):
         # memory to nobody who could write there before the maker's last kernel has read it.
         with self.transfers.on_stream():
             self._constants = place_constants(samples.transform, device)
+            self._looked_up: torch.Tensor | None = None
+            if samples.looked_up is not None:
+                self._looked_up = torch.from_numpy(samples.looked_up).to(device)
             self._resident = self._upload(device, raw) if resident else None
 
     def clear(self) -> None:
@@ -163,6 +166,8 @@ class Slabs(Unique):
             # Labels and indices get memory of their own: a user who keeps the labels of a whole
             # epoch must not keep its pixels with them.
             labels, rows = torch.stack((labels, rows)).unbind()
+        if self._looked_up is not None:
+            labels = self._looked_up.index_select(0, labels)
         return (images, labels, rows) if self._format.return_index else (images, labels)
 
     def _view(self, slab: Slab, sent: torch.Tensor) -> torch.Tensor:

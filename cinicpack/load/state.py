@@ -11,7 +11,8 @@ Keys, in version 2:
     options      16 digits of the SHA-256 of fingerprint, split and all keys below
 
 Options follow that differ from their default: shuffle (true), drop_last (false), source (null),
-classes (null), augment (null; else an object with the fields that differ from ``Augment()``).
+classes (null), unique (false), labels (null; else 16 digits of the SHA-256 of their dtype, shape
+and bytes), augment (null; else an object with the fields that differ from ``Augment()``).
 
 A value whose JSON is longer than 60 characters is replaced by 16 digits of the SHA-256 of its JSON.
 A callable is "callable", since callables cannot be compared.
@@ -28,6 +29,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from cinicpack.arguments import check_int
 from cinicpack.errors import ArgumentError, StateError
 from cinicpack.load.augment import Augment
@@ -43,8 +46,12 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "drop_last": False,
     "source": None,
     "classes": None,
+    "unique": False,
+    "labels": None,
     "augment": None,
 }
+# Those that version 1 had.
+_FIRST: Final = ("shuffle", "drop_last", "source", "classes", "augment")
 _ALWAYS: Final = {"version", "epoch", "samples", "fingerprint", "split", "seed", "options"}
 
 
@@ -142,7 +149,7 @@ def _upgrade(state: Any) -> dict[str, Any]:
 
 def _upgrade_1(state: dict[str, Any]) -> dict[str, Any]:
     """Make a state of version 2 of one of version 1, which held all options."""
-    identity = {name: state[name] for name in ("fingerprint", "split", "seed", *_DEFAULTS)}
+    identity = {name: state[name] for name in ("fingerprint", "split", "seed", *_FIRST)}
     if identity["augment"] is not None:
         identity["augment"] = _leave_out_defaults(identity["augment"])
     position = Position(state["epoch"], state["samples"])
@@ -160,13 +167,15 @@ def _seal(identity: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _DEFAULTS or value != _DEFAULTS[name]
     }
     options = {name: value for name, value in kept.items() if name != "seed"}
-    return {**kept, "options": _digest(json.dumps(options, sort_keys=True))}
+    return {**kept, "options": _digest(json.dumps(options, sort_keys=True).encode())}
 
 
 def _describe(value: Any) -> Any:
     """Write the value of an option as JSON can hold it."""
     if isinstance(value, Augment):
         return _leave_out_defaults(dataclasses.asdict(value))
+    if isinstance(value, np.ndarray):
+        return _digest(f"{value.dtype.str} {value.shape} ".encode() + value.tobytes())
     return "callable" if callable(value) else value
 
 
@@ -184,11 +193,11 @@ def _describe_split(split: Split) -> str:
 
 def _abridge(value: Any) -> Any:
     text = json.dumps(value, sort_keys=True)
-    return value if len(text) <= _LONGEST else _digest(text)
+    return value if len(text) <= _LONGEST else _digest(text.encode())
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _shorten(value: Any) -> str:
