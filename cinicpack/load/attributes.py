@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from cinicpack.errors import ArgumentError
 from cinicpack.load.augment import Augment
+from cinicpack.load.choice import Order
 from cinicpack.load.labels import Labels
 from cinicpack.load.options import Normalize, Options
 from cinicpack.store.pack import Pack
@@ -23,6 +24,7 @@ class Attributes:
     batch_size: int
     shuffle: bool
     augment: Augment | None
+    views: list[Augment | None] | None
     normalize: Normalize
     dtype: str
     channels_last: bool
@@ -30,6 +32,7 @@ class Attributes:
     classes: list[str] | None
     unique: bool
     labels: Labels | None
+    order: Order | None
     drop_last: bool
     seed: int
     num_workers: int

@@ -1,6 +1,6 @@
 """Batches: what the kernels wrote, as tensors or arrays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from cinicpack.load.engine.memory import Interface
 from cinicpack.load.labels import Labels
 
-__all__ = ["DTYPES", "Batch", "BatchFormat", "Builder"]
+__all__ = ["DTYPES", "Batch", "BatchFormat", "Builder", "Wrapper"]
 
 Batch: TypeAlias = tuple[Any, ...]
+Wrapper: TypeAlias = Callable[[NDArray[Any]], Any]
 Builder: TypeAlias = Callable[[NDArray[Any], NDArray[Any], NDArray[np.int64]], Batch]
 
 # How the kernels see each dtype: NumPy has no bfloat16, and numba no float16.
@@ -85,6 +86,25 @@ class BatchFormat(NamedTuple):
                 from_numpy(images), from_numpy(labels.copy()), from_numpy(rows.copy()),
             )  # fmt: skip
         return lambda images, labels, _: (from_numpy(images), from_numpy(labels.copy()))
+
+    def wrap(self, images: NDArray[Any]) -> Any:
+        """Return images as they are in a batch, without a copy."""
+        if self.output == "numpy":
+            return images[:]
+        from torch import bfloat16, from_numpy
+
+        return from_numpy(images).view(bfloat16) if self.dtype == "bfloat16" else from_numpy(images)
+
+    def join(self, batches: Sequence[Batch]) -> Batch:
+        """Make one batch of several; one alone is returned as it is."""
+        if len(batches) == 1:
+            return batches[0]
+        columns = zip(*batches, strict=True)
+        if self.output == "numpy":
+            return tuple(map(np.concatenate, columns))
+        from torch import cat
+
+        return tuple(map(cat, columns))
 
     @property
     def image_bytes(self) -> int:

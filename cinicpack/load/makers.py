@@ -38,11 +38,14 @@ def make_samples(options: Options) -> Samples:
         )
     mean, std = (pack.mean, pack.std) if isinstance(normalize, bool) else normalize
     normalized = normalize is not False and options.dtype != "uint8"
-    transform = make_transform(
-        options.augment, pack.image_shape, mean, std, normalized=normalized, dtype=options.dtype
+    first, *more = (
+        make_transform(
+            augment, pack.image_shape, mean, std, normalized=normalized, dtype=options.dtype
+        )
+        for augment in options.views or [options.augment]
     )
     form = options.batch_format
-    return Samples(split, rows, transform, options.seed, form, options.labels)
+    return Samples(split, rows, first, options.seed, form, options.labels, more)
 
 
 def make_maker(options: Options, samples: Samples) -> Maker:

@@ -7,6 +7,8 @@ import warnings
 from collections import OrderedDict
 from typing import Any, Final
 
+import numpy as np
+
 from cinicpack.load.options import Options
 
 __all__ = ["Repeats", "find_repeat", "repeats"]
@@ -73,9 +75,10 @@ repeats: Final = Repeats()
 
 def find_repeat(options: Options, identity: dict[str, Any]) -> bytes | None:
     """Hash all that makes the batches of two loaders equal; None: epoch 0 is like any other."""
-    if not options.shuffle and options.augment is None:
+    varies = options.shuffle or not isinstance(options.order, np.ndarray | None)
+    if not varies and options.augment is None and options.views is None:
         return None
-    known = ("pack", "split", "epoch", "labels")
+    known = ("pack", "split", "epoch", "labels", "order")
     others = [str(value) for name, value in vars(options).items() if name not in known]
     return hashlib.sha256(repr((identity, others)).encode()).digest()
 

@@ -11,9 +11,11 @@ Keys, in version 2:
     options      16 digits of the SHA-256 of fingerprint, split and all keys below
 
 Options follow that differ from their default: shuffle (true), drop_last (false), source (null),
-classes (null), unique (false), labels (null; else 16 digits of the SHA-256 of their dtype, shape
-and bytes), augment (null; else an object with the fields that differ from ``Augment()``).
+classes (null), unique (false), labels (null; else their digest), order (null; else a word, the
+digest of rows, or an object with the fields of `Weighted` or `Repeated`), augment (null; else an
+object with the fields that differ from ``Augment()``), views (null; else a list of such).
 
+The digest of an array is 16 digits of the SHA-256 of its dtype, its shape and its bytes.
 A value whose JSON is longer than 60 characters is replaced by 16 digits of the SHA-256 of its JSON.
 A callable is "callable", since callables cannot be compared.
 
@@ -34,6 +36,7 @@ import numpy as np
 from cinicpack.arguments import check_int
 from cinicpack.errors import ArgumentError, StateError
 from cinicpack.load.augment import Augment
+from cinicpack.load.choice import Repeated, Weighted
 from cinicpack.load.options import Options
 from cinicpack.store.split import Split
 
@@ -48,7 +51,9 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "classes": None,
     "unique": False,
     "labels": None,
+    "order": None,
     "augment": None,
+    "views": None,
 }
 # Those that version 1 had.
 _FIRST: Final = ("shuffle", "drop_last", "source", "classes", "augment")
@@ -85,14 +90,18 @@ def write_state(identity: Mapping[str, Any], position: Position) -> dict[str, An
 
 
 def read_state(
-    state: Any, identity: Mapping[str, Any], *, rows: int, any_seed: bool = False
+    state: Any,
+    identity: Mapping[str, Any],
+    *,
+    count: Callable[[int], int],
+    any_seed: bool = False,
 ) -> tuple[Position, int]:
     """Return the position and the seed that a state holds.
 
     Args:
         state: what a loader saved, perhaps in an earlier version.
         identity: of the loader that is to go on from the state.
-        rows: number of samples of that loader.
+        count: counts the samples of that loader in an epoch.
         any_seed: whether the state may have another seed than the loader.
 
     Raises ``StateError`` where this is no state, or a damaged one, or one of another loader; what
@@ -118,7 +127,7 @@ def read_state(
         )
     try:
         epoch = check_int("epoch", state["epoch"], 0, 2**32)
-        samples = check_int("samples", state["samples"], 0, rows + 1)
+        samples = check_int("samples", state["samples"], 0, count(epoch) + 1)
         seed = check_int("seed", state["seed"], 0, 2**64)
     except ArgumentError as error:
         raise StateError(f"the state is damaged: {error}") from None
@@ -174,6 +183,10 @@ def _describe(value: Any) -> Any:
     """Write the value of an option as JSON can hold it."""
     if isinstance(value, Augment):
         return _leave_out_defaults(dataclasses.asdict(value))
+    if isinstance(value, Weighted | Repeated):
+        return {name: _describe(field) for name, field in vars(value).items()}
+    if isinstance(value, list):
+        return [_describe(each) for each in value]
     if isinstance(value, np.ndarray):
         return _digest(f"{value.dtype.str} {value.shape} ".encode() + value.tobytes())
     return "callable" if callable(value) else value
