@@ -73,5 +73,6 @@ def test_only_images_that_the_weak_view_is_sure_of_count():
     assert (guesses.tolist(), sure.tolist()) == ([0, 0], [True, False])
     assert loss.item() == pytest.approx(torch.tensor(3.0).log().item() / 2)
     assert weak.grad is None
+    assert strong.grad is not None
     assert strong.grad[0].any()
     assert not strong.grad[1].any()
