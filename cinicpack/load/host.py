@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.load.batches import Batch, BatchFormat, Builder
+from cinicpack.load.batches import Batch, BatchFormat, Builder, Wrapper
 from cinicpack.load.engine.memory import Shelf, Slot
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
-from cinicpack.load.kernels.task import begin
+from cinicpack.load.kernels.task import Tasks, begin
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
 from cinicpack.load.unique import Unique
@@ -40,19 +40,22 @@ class HostMaker(Unique):
     ) -> None:
         self._samples = samples
         self._format = batch_format
-        self._size = min(batch_size, len(samples))
+        self._batch_size = batch_size
+        self._latest: Shelf | None = None
         self._num_workers = num_workers
-        self._build = batch_format.builder()
+        self._build = batch_format.builder(samples.looked_up)
 
     def open(self, work: Work) -> "HostFeed":
         """Begin to make the batches of an epoch."""
-        shelf = _find_shelf(self._format, self._size)
-        return HostFeed(self._samples, shelf, self._build, self._size, self._num_workers, work)
+        size = max(1, min(self._batch_size, len(work.positions)))
+        self._latest = shelf = _find_shelf(self._format, size)
+        wrap = self._format.wrap
+        return HostFeed(self._samples, shelf, self._build, wrap, size, self._num_workers, work)
 
     def clear(self) -> None:
         """Free the memory that no batch needs, where it is much."""
-        if self._format.image_bytes * self._size >= _LARGE:
-            _find_shelf(self._format, self._size).clear()
+        if self._latest is not None and self._latest.nbytes >= _LARGE:
+            self._latest.clear()
 
 
 class HostFeed(Unique):
@@ -62,6 +65,7 @@ class HostFeed(Unique):
         samples: what batches are made of.
         shelf: the memory of batches.
         build: makes a batch of its arrays, see `BatchFormat.builder`.
+        wrap: makes the images of a batch of their array.
         size: samples in a batch.
         num_workers: how many threads may work at once; 0: only the one that takes the batches.
         work: which samples, in which order.
@@ -76,6 +80,7 @@ class HostFeed(Unique):
         samples: Samples,
         shelf: Shelf,
         build: Builder,
+        wrap: Wrapper,
         size: int,
         num_workers: int,
         work: Work,
@@ -89,16 +94,22 @@ class HostFeed(Unique):
         # takes one, threads are woken for two.
         ahead = -1
         if num_workers:
-            ahead = min(_plan_ahead(shelf.nbytes), max(0, work.batches - 2))
+            batch_bytes = shelf.nbytes * len(samples.transforms)
+            ahead = min(_plan_ahead(batch_bytes), max(0, work.batches - 2))
         columns = np.empty((ahead + 2, 2, size), np.int64)
         piece = _plan_piece(size * max(1, ahead + 1), num_workers)
-        self._tasks = samples.make_tasks(ahead + 2, work.epoch, piece=piece)
+        self._tasks = samples.make_tasks(ahead + 2, work.epoch, offset=work.offset, piece=piece)
         self._tasks.aim_all(columns)
         self._queue = Queue(
             self._tasks.function, self._tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
         )
         # The generator must not refer to the feed, which would then be a cycle.
-        batches = _make_batches(self._queue, shelf, self._slots, columns, build, size, work)
+        views = None
+        if len(samples.transforms) > 1:
+            views = _Views(
+                self._tasks, shelf, self._slots, build, wrap, len(samples.transforms) - 1
+            )
+        batches = _make_batches(self._queue, shelf, self._slots, columns, build, size, work, views)
         next(batches)
         self.take: Callable[[], Batch] = batches.__next__
 
@@ -114,6 +125,51 @@ class HostFeed(Unique):
                 self._shelf.put(self._slots.popleft())
 
 
+class _Views:
+    """The memory and the images of all views of a batch but the first, which is made as ever.
+
+    Args:
+        tasks: of the batches.
+        shelf: the memory of images.
+        slots: of batches under way: those of a batch lie one behind the other.
+        build: makes a batch of its first view.
+        wrap: makes the images of another view of their array.
+        count: how many other views there are.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        shelf: Shelf,
+        slots: deque[Slot],
+        build: Builder,
+        wrap: Wrapper,
+        count: int,
+    ) -> None:
+        self._tasks, self._shelf, self._slots = tasks, shelf, slots
+        self._build, self._wrap, self._count = build, wrap, count
+
+    def lend(self, place: int) -> None:
+        """Lend memory for the batch that comes to a place, behind that of its first view."""
+        for view in range(1, self._count + 1):
+            slot = self._shelf.lend()
+            self._slots.append(slot)
+            self._tasks.aim_view(place, view, slot.address)
+
+    def take(self) -> list[Slot]:
+        """Take the memory of the batch whose first view was taken before."""
+        return [self._slots.popleft() for _ in range(self._count)]
+
+    def give(self, slots: list[Slot], labels: NDArray[np.int64], rows: NDArray[np.int64]) -> Batch:
+        """Make a batch of all of its views, and look after their memory from now on."""
+        first, *others = (slot.array[: len(rows)] for slot in slots)
+        images, *rest = self._build(first, labels, rows)
+        batch = (images, *map(self._wrap, others), *rest)
+        for slot in slots:
+            self._shelf.put(slot)
+        return batch
+
+
 def _make_batches(
     queue: Queue,
     shelf: Shelf,
@@ -122,6 +178,7 @@ def _make_batches(
     build: Builder,
     size: int,
     work: Work,
+    views: _Views | None,
 ) -> Iterator[Batch]:
     """Post batches, wait for them and give them, one at a time and with little Python for each."""
     engine, jobs, shared = queue.engine, queue.jobs, queue.is_shared
@@ -139,6 +196,8 @@ def _make_batches(
         while posted < stop:
             slot = shelf.lend()
             slots.append(slot)
+            if views:
+                views.lend(posted % depth)
             start = min(posted * size, total)
             count = min(size, total - start)
             is_done = begin(
@@ -154,11 +213,15 @@ def _make_batches(
             queue.wait(place)
         try:
             slot = slots.popleft()
+            others = views.take() if views else []
         except IndexError:
             # Another thread has closed the feed since the batch was done.
             raise ClosedQueueError from None
         # No name may refer to the arrays of a batch: its memory could not be used again.
-        if number < full:
+        if views:
+            count = min(size, max(0, total - number * size))
+            yield views.give([slot, *others], labels[place][:count], rows[place][:count])
+        elif number < full:
             yield shelf.hand_over(slot, build(slot.array, labels[place], rows[place]))
         else:
             count = max(0, total - number * size)
