@@ -163,6 +163,10 @@ class Tasks(Unique):
         first, step = fields.ctypes.data, views * TASK.itemsize
         self.addresses = [first + step * place for place in range(places)]
 
+    def renew(self, epoch: int, occurrences: int) -> None:
+        """Make batches of another epoch from now on; the arguments are as when these were made."""
+        self._records["epoch"], self._records["occurrences"] = epoch, occurrences % 2**64
+
     def aim(
         self,
         place: int,
