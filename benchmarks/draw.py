@@ -19,7 +19,8 @@ _CHARTS = _ROOT / "docs"
 # The row that all other rows are compared with.
 _BASE = "image_folder"
 
-# The rows that the README's chart has: all of them do the same work, in batches of 512 in float32.
+# The rows that the README's chart has: all crop, mirror and normalise each image, and give batches
+# of 512 in float32.
 FEW = (
     "WebDataset, PNG in tar shards",
     "ImageFolder + DataLoader",
