@@ -127,7 +127,7 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(self, root: Path, split: str, pack: Pack) -> None:
         tree = open_source(root)
-        paths = tree.paths()
+        paths = list(tree.paths())
         layout = arrange(paths, folders=tree.remarks.folders, allow_missing=True)
         rows, labels = layout.rows[split].tolist(), layout.labels[split].tolist()
         self._files = [

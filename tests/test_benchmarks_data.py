@@ -162,7 +162,7 @@ def test_a_tree_that_is_made_by_half_is_not_taken_for_whole(work, monkeypatch):
     assert not list((work / "data-quick").iterdir())
     monkeypatch.setattr(data, "_run", make_tree)
     places = make_data(options)
-    assert len(Tree(places.tree).paths()) == 30
+    assert len(list(Tree(places.tree).paths())) == 30
     assert len(list_names(places.pack)) == 30
 
 

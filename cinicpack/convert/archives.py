@@ -59,8 +59,8 @@ class Archive:
 
     Paths are relative and without ``.`` components. Streaming raises ``SourceError``, which names
     the archive and the member, where the archive is damaged or incomplete, and for members that
-    are links or devices, that have an absolute path or one with ``..``, that are encrypted, or that
-    are there twice. A member that is too large has an ``OSError`` as its content.
+    are links or devices, that have an absolute path or one with ``..``, or that are encrypted. A
+    member that is too large has an ``OSError`` as its content.
 
     Args:
         path: the archive.
@@ -109,7 +109,6 @@ class Archive:
     def stream(self) -> Iterator[tuple[str, Content]]:
         """Give every image with the bytes of its file, in the archive's order."""
         self._forget()
-        seen = set()
         last = ""
         with io.FileIO(self.path) as self._file:
             try:
@@ -119,9 +118,6 @@ class Archive:
                     if path is None:
                         self._pass_over(name)
                         continue
-                    if path in seen:
-                        raise ValueError(f"expected every member once, found {path!r} again")
-                    seen.add(path)
                     yield path, too_large(path, size, self._limit) if data is None else data
             except ValueError as error:
                 raise SourceError(f"{self.path}: {error}") from error

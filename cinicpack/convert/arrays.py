@@ -104,18 +104,16 @@ class Arrays:
         """Tell that it is: there is nothing to decode, so other processes would only copy."""
         return True
 
-    def paths(self) -> list[str]:
+    def paths(self) -> Iterator[str]:
         """List the images, in the order of their rows."""
         assert self.classes is not None
-        return [
-            f"{split}/{self.classes[label]}/{row_name(row)}"
-            for split, (_, labels) in self._splits.items()
-            for row, label in enumerate(labels.tolist())
-        ]
+        for split, (_, labels) in self._splits.items():
+            for row, label in enumerate(labels):
+                yield f"{split}/{self.classes[label]}/{row_name(row)}"
 
     def stream(self) -> Iterator[tuple[str, Content]]:
         """Give the pixels of every image."""
-        paths = self.paths()
+        paths = list(self.paths())
         return zip(paths, self._read(paths), strict=True)
 
     def _read(self, paths: Sequence[str]) -> Iterator[Content]:

@@ -21,10 +21,11 @@ from cinicpack.convert.assembly import write_pack
 from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.files import Content, Read, count_bytes
 from cinicpack.convert.judge import drop_bad, judge, tell_remarks
+from cinicpack.convert.paths import Paths
 from cinicpack.convert.plan import Wanted, make_plan
 from cinicpack.convert.reservation import cut_tasks, reserve
 from cinicpack.convert.resize import check_resize
-from cinicpack.convert.results import join
+from cinicpack.convert.results import Results
 from cinicpack.convert.source import Source, open_source
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.cores import usable_cores
@@ -149,25 +150,29 @@ def build(
     """
     work = new.parent
     plan = reserved = None
+    paths = Paths()
     with start(
         _count_workers(source, wanted, pace), str(source.path), source.read, work
     ) as workers:
         if source.read is None:
-            tasks = group_stream(source.stream(), pace, wanted.resize)
+            tasks = group_stream(source.stream(), pace, wanted.resize, paths)
         else:
             # The workers are still starting, so listing and planning take no time of theirs.
-            plan = make_plan(source, source.paths(), wanted, work).in_order()
+            plan = make_plan(source, Paths(source.paths()), wanted, work).in_order()
             reserved = reserve(source.read, plan, work / "reserved", container)
             tasks = cut_tasks(plan, reserved, pace.task_images)
         total = None if plan is None else len(plan.paths)
-        with _showing_progress(source, total, shown=wanted.progress) as advance:
-            paths, results = convert(workers, tasks, advance)
+        with (
+            Results(work / "results") as results,
+            _showing_progress(source, total, shown=wanted.progress) as advance,
+        ):
+            convert(workers, tasks, results, advance)
     if plan is None:
         plan = make_plan(source, paths, wanted, work)
     if reserved is not None:
-        reserved.finish(results)
+        reserved.finish(results.held_back)
     tell_remarks(source)
-    images = join(results)
+    images = results.join()
     plan = drop_bad(plan, images, wanted)
     judge(plan, images, wanted)
     write_pack(plan, images, new, container, wanted.num_workers, reserved)
@@ -199,9 +204,9 @@ def _count_workers(source: Source, wanted: Wanted, pace: Pace) -> int:
 
 
 def group_stream(
-    images: Iterable[tuple[str, Content]], pace: Pace, resize: Resize | None
+    images: Iterable[tuple[str, Content]], pace: Pace, resize: Resize | None, given: Paths
 ) -> Iterator[Task]:
-    """Group the images of a stream into tasks."""
+    """Group the images of a stream into tasks, and add the paths of each to ``given``."""
     paths: list[str] = []
     contents: list[Content] = []
     nbytes = 0
@@ -210,9 +215,11 @@ def group_stream(
         contents.append(content)
         nbytes += count_bytes(content)
         if len(contents) == pace.task_images or nbytes >= pace.task_bytes:
+            given.extend(paths)
             yield Task(paths, contents, None, resize)
             paths, contents, nbytes = [], [], 0
     if contents:
+        given.extend(paths)
         yield Task(paths, contents, None, resize)
 
 
@@ -238,14 +245,15 @@ def _showing_progress(
 
 
 def convert(
-    workers: Sequence[Worker], tasks: Iterable[Task], advance: Callable[[int], None]
-) -> tuple[list[str], list[Converted]]:
-    """Convert tasks on all workers, a few ahead; return all paths, and the results, in order."""
+    workers: Sequence[Worker],
+    tasks: Iterable[Task],
+    results: Results,
+    advance: Callable[[int], None],
+) -> None:
+    """Convert tasks on all workers, a few ahead, and add their results in order."""
     idle: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
-    paths: list[str] = []
-    results: list[Converted] = []
     pending: deque[Future[Converted]] = deque()
 
     def run(task: Task) -> Converted:
@@ -256,13 +264,13 @@ def convert(
             idle.put(worker)
 
     def take() -> None:
-        results.append(pending.popleft().result())
-        advance(len(results[-1].offsets))
+        result = pending.popleft().result()
+        results.add(result)
+        advance(len(result.offsets))
 
     with ThreadPoolExecutor(len(workers)) as threads:
         try:
             for task in tasks:
-                paths += task.paths
                 pending.append(threads.submit(run, task))
                 if len(pending) > len(workers):
                     take()
@@ -270,4 +278,3 @@ def convert(
                 take()
         finally:
             threads.shutdown(cancel_futures=True)
-    return paths, results

@@ -8,15 +8,16 @@ they belong; else what they wrote is copied.
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cinicpack.convert.conversion import Converted, Target, Task
+from cinicpack.convert.conversion import Target, Task
 from cinicpack.convert.decode import measure_image
 from cinicpack.convert.files import Read
 from cinicpack.convert.plan import Plan
+from cinicpack.convert.results import HeldBack
 from cinicpack.store.container import Container
 from cinicpack.store.format import ArraySpec
 from cinicpack.store.region import HUGE_PAGE, Region, write_all
@@ -52,14 +53,11 @@ class Reservation(NamedTuple):
                 yield start, region
                 start += region.spec.shape[0]
 
-    def finish(self, results: Sequence[Converted]) -> None:
+    def finish(self, held_back: Iterable[HeldBack]) -> None:
         """Write the ends of tasks that workers held back."""
-        for result in results:
-            if result.held_back:
-                with open(result.scratch, "r+b", buffering=0) as stream:
-                    end = int(result.offsets[-1]) + 3 * math.prod(self.shape)
-                    place = end - len(result.held_back)
-                    write_all(stream.fileno(), memoryview(result.held_back), place)
+        for file, offset, data in held_back:
+            with open(file, "r+b", buffering=0) as stream:
+                write_all(stream.fileno(), memoryview(data), offset)
 
     def move(self, root: Path) -> list[Region]:
         """Give the pack its name, and return where its arrays are then."""
@@ -93,7 +91,7 @@ def cut_tasks(plan: Plan, reservation: Reservation | None, task_images: int) -> 
     paths = plan.paths
     if reservation is None:
         for start in range(0, len(paths), task_images):
-            yield Task(list(paths[start : start + task_images]), None, None, plan.resize)
+            yield Task(paths[start : start + task_images], None, None, plan.resize)
         return
     for start, region in reservation.images():
         row_bytes = math.prod(region.spec.shape[1:])
@@ -101,7 +99,7 @@ def cut_tasks(plan: Plan, reservation: Reservation | None, task_images: int) -> 
         for first, last, held_back in _cut_rows(region, task_images):
             offset = region.offset + first * row_bytes
             target = Target(str(region.file), offset, reservation.shape, padding, held_back)
-            yield Task(list(paths[start + first : start + last]), None, target, plan.resize)
+            yield Task(paths[start + first : start + last], None, target, plan.resize)
             padding = held_back
 
 

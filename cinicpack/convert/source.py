@@ -17,7 +17,7 @@ To add a kind: a module here with a class that has what `Source` asks for and a 
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
@@ -66,7 +66,7 @@ class Source(Protocol):
         A small source is converted before worker processes would have started.
         """
 
-    def paths(self) -> list[str]:
+    def paths(self) -> Iterable[str]:
         """List the paths of all images: in the order of rows if classes are declared, else any."""
 
     def stream(self) -> Iterator[tuple[str, Content]]:

@@ -15,6 +15,7 @@ import cinicpack
 from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.files import read_files
 from cinicpack.convert.packer import Pace
+from cinicpack.convert.paths import Paths
 from cinicpack.convert.plan import Plan, Wanted, make_plan
 from cinicpack.convert.reservation import cut_tasks, reserve
 from cinicpack.convert.tree import Tree
@@ -43,7 +44,7 @@ def tree(tmp_path_factory) -> Path:
 
 def plan_of(tree: Path, shard_rows: int | None = None) -> Plan:
     source = Tree(tree)
-    return make_plan(source, source.paths(), Wanted(shard_rows=shard_rows), tree).in_order()
+    return make_plan(source, Paths(source.paths()), Wanted(shard_rows=shard_rows), tree).in_order()
 
 
 @pytest.mark.parametrize("container", CONTAINERS.values())
@@ -56,7 +57,7 @@ def test_tasks_tile_the_arrays_at_huge_pages(
     assert reservation is not None
     assert reservation.shape == (512, 512)
     tasks = list(cut_tasks(plan, reservation, 2))
-    assert [path for task in tasks for path in task.paths] == plan.paths
+    assert [path for task in tasks for path in task.paths] == [*plan.paths]
     row_bytes = 3 * 512 * 512
     edges = 0
     for region in reservation.regions:
@@ -160,5 +161,5 @@ def test_nothing_is_reserved_if_the_images_are_bad(tree: Path, tmp_path: Path) -
     assert reserve(partial(read_files, tmp_path), plan, tmp_path / "r", Npy()) is None
     assert not (tmp_path / "r").exists()
     [task] = cut_tasks(plan, None, 2)
-    assert task.paths == plan.paths == ["cat/a.png"]
+    assert task.paths == [*plan.paths] == ["cat/a.png"]
     assert task.target is None
