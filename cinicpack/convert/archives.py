@@ -23,6 +23,7 @@ from cinicpack.convert.files import (
 from cinicpack.errors import SourceError
 from cinicpack.formats import tar
 from cinicpack.formats.compression import Decompress, find_decompression
+from cinicpack.formats.zips import STARTS
 from cinicpack.shortage import is_shortage
 from cinicpack.store.format import NAME_BYTES
 
@@ -47,7 +48,7 @@ def recognise(path: Path, start: bytes, limit: int = MAX_BYTES) -> "Archive | No
         raise SourceError(f"{path}: {error}") from error
     if decompress is not None:
         return Archive(path, partial(_read_compressed_tar, decompress), limit)
-    if start.startswith(zips.STARTS):
+    if start.startswith(STARTS):
         return Archive(path, _read_zip, limit)
     if tar.is_tar(start):
         return Archive(path, tar.read_members, limit)
