@@ -13,7 +13,7 @@ from cinicpack.errors import SelectionError, SourceError
 from cinicpack.store.format import NAME_BYTES, is_folder_name, is_split_name
 from cinicpack.text import some
 
-__all__ = ["Layout", "arrange", "check_declared"]
+__all__ = ["Layout", "arrange", "check_declared", "rank_split"]
 
 _EXPECTED: Final = (
     "expected all images at SPLIT/CLASS/NAME.png (or .jpg, ...), or all at CLASS/NAME.png, if need "
@@ -276,13 +276,14 @@ def _complete(classes: Sequence[str], paths: Paths, folders: _Folders) -> tuple[
 def _choose(found: Iterable[str], splits: str | Iterable[str] | None) -> list[str]:
     chosen = {splits} if isinstance(splits, str) else set(found if splits is None else splits)
     if not chosen or not chosen <= set(found):
-        there = ", ".join(sorted(found, key=_rank_split))
+        there = ", ".join(sorted(found, key=rank_split))
         named = ", ".join(sorted(chosen.difference(found))) or "none"
         raise SelectionError(f"expected splits out of {there}; found {named}")
-    return sorted(chosen, key=_rank_split)
+    return sorted(chosen, key=rank_split)
 
 
-def _rank_split(split: str) -> tuple[int, str]:
+def rank_split(split: str) -> tuple[int, str]:
+    """Return what sorts splits: CINIC-10's come first, in its order, then others by name."""
     return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
 
 

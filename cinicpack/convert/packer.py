@@ -11,10 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple, TypeAlias
 
+import numpy as np
 from tqdm import tqdm
 
 from cinicpack.convert.assembly import write_pack
@@ -22,14 +24,14 @@ from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.files import Content, Read, count_bytes
 from cinicpack.convert.judge import drop_bad, judge, tell_remarks
 from cinicpack.convert.paths import Paths
-from cinicpack.convert.plan import Wanted, make_plan
-from cinicpack.convert.reservation import cut_tasks, reserve
+from cinicpack.convert.plan import Plan, Wanted, make_plan
+from cinicpack.convert.reservation import cut_tasks, reserve, sample
 from cinicpack.convert.resize import check_resize
 from cinicpack.convert.results import Results
-from cinicpack.convert.source import Source, open_source
+from cinicpack.convert.source import ListsPaths, Source, open_source
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.cores import usable_cores
-from cinicpack.errors import ArgumentError
+from cinicpack.errors import ArgumentError, SourceError
 from cinicpack.store.container import Container, for_suffix, named
 from cinicpack.store.manifest import Resize
 from cinicpack.store.pack import Pack, open_pack
@@ -63,6 +65,8 @@ class Pace(NamedTuple):
 
 
 _PACE: Final = Pace()
+# Where the rows are known, a stream's tasks may have so many times the bytes of others.
+_WHOLE_TASKS: Final = 4
 
 
 def pack(
@@ -149,18 +153,20 @@ def build(
     Raises what `pack` does of a source and its images.
     """
     work = new.parent
-    plan = reserved = None
+    reserved = None
     paths = Paths()
     with start(
         _count_workers(source, wanted, pace), str(source.path), source.read, work
     ) as workers:
-        if source.read is None:
-            tasks = group_stream(source.stream(), pace, wanted.resize, paths)
+        # The workers are still starting, so listing and planning take no time of theirs.
+        plan = _plan_ahead(source, wanted, work)
+        if plan is None:
+            tasks = _note_paths(group_stream(source.stream(), pace, wanted.resize), paths)
         else:
-            # The workers are still starting, so listing and planning take no time of theirs.
-            plan = make_plan(source, Paths(source.paths()), wanted, work).in_order()
-            reserved = reserve(source.read, plan, work / "reserved", container)
+            reserved = reserve(sample(source, plan), plan, work / "reserved", container)
             tasks = cut_tasks(plan, reserved, pace.task_images)
+            if source.read is None:
+                tasks = fill_tasks(tasks, source, pace)
         total = None if plan is None else len(plan.paths)
         with (
             Results(work / "results") as results,
@@ -204,9 +210,9 @@ def _count_workers(source: Source, wanted: Wanted, pace: Pace) -> int:
 
 
 def group_stream(
-    images: Iterable[tuple[str, Content]], pace: Pace, resize: Resize | None, given: Paths
+    images: Iterable[tuple[str, Content]], pace: Pace, resize: Resize | None
 ) -> Iterator[Task]:
-    """Group the images of a stream into tasks, and add the paths of each to ``given``."""
+    """Group the images of a stream into tasks."""
     paths: list[str] = []
     contents: list[Content] = []
     nbytes = 0
@@ -215,12 +221,51 @@ def group_stream(
         contents.append(content)
         nbytes += count_bytes(content)
         if len(contents) == pace.task_images or nbytes >= pace.task_bytes:
-            given.extend(paths)
             yield Task(paths, contents, None, resize)
             paths, contents, nbytes = [], [], 0
     if contents:
-        given.extend(paths)
         yield Task(paths, contents, None, resize)
+
+
+def fill_tasks(tasks: Iterable[Task], source: Source, pace: Pace) -> Iterator[Task]:
+    """Give tasks the contents that a stream has for them, in its order.
+
+    Where these are too large for one task, they come in several, whose planes are copied later.
+    """
+    stream = source.stream()
+    for task in tasks:
+        count = len(task.paths)
+        whole = pace._replace(task_images=count, task_bytes=_WHOLE_TASKS * pace.task_bytes)
+        given = 0
+        for part in group_stream(islice(stream, count), whole, task.resize):
+            if part.paths != task.paths[given : given + len(part.paths)]:
+                raise SourceError(
+                    f"{source.path}: expected the images that it listed, found others; it was "
+                    "written to meanwhile, so run again"
+                )
+            given += len(part.paths)
+            yield part._replace(target=task.target if len(part.paths) == count else None)
+
+
+def _note_paths(tasks: Iterable[Task], paths: Paths) -> Iterator[Task]:
+    """Add the paths of tasks to others while the tasks are given."""
+    for task in tasks:
+        paths.extend(task.paths)
+        yield task
+
+
+def _plan_ahead(source: Source, wanted: Wanted, work: Path) -> Plan | None:
+    """Plan the rows before the images are read.
+
+    None where the images come as a stream whose paths are not known, or in another order.
+    """
+    if source.read is not None:
+        return make_plan(source, Paths(source.paths()), wanted, work).in_order()
+    if isinstance(source, ListsPaths):
+        plan = make_plan(source, Paths(source.list_paths()), wanted, work)
+        if np.array_equal(plan.rows, np.arange(len(plan.paths))):
+            return plan
+    return None
 
 
 @contextmanager

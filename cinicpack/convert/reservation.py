@@ -9,20 +9,21 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from cinicpack.convert.conversion import Target, Task
 from cinicpack.convert.decode import measure_image
-from cinicpack.convert.files import Read
+from cinicpack.convert.files import Content
 from cinicpack.convert.plan import Plan
 from cinicpack.convert.results import HeldBack
+from cinicpack.convert.source import Source
 from cinicpack.store.container import Container
 from cinicpack.store.format import ArraySpec
 from cinicpack.store.region import HUGE_PAGE, Region, write_all
 
-__all__ = ["Reservation", "cut_tasks", "reserve"]
+__all__ = ["Reservation", "cut_tasks", "reserve", "sample"]
 
 _MAX_TASK_BYTES: Final = 8 << 20
 _SAMPLES: Final = 16
@@ -68,14 +69,26 @@ class Reservation(NamedTuple):
         ]
 
 
-def reserve(read: Read, plan: Plan, root: Path, container: Container) -> Reservation | None:
+def sample(source: Source, plan: Plan) -> Iterator[Content]:
+    """Give some images from all over a source, for any may be odd; of a stream its first.
+
+    The paths of the plan are its rows in order.
+    """
+    if source.read is not None:
+        yield from source.read(plan.paths[:: -(-len(plan.paths) // _SAMPLES)])
+    else:
+        yield from (content for _, content in islice(source.stream(), 1))
+
+
+def reserve(
+    samples: Iterable[Content], plan: Plan, root: Path, container: Container
+) -> Reservation | None:
     """Make the arrays for the images of a plan, whose paths are its rows in order.
 
-    They have the shape that images are resized to, or else that of most of some images from all
-    over the source, for any single one may be odd. None if all of these are bad.
+    They have the shape that images are resized to, or else that of most samples. None if all of
+    these are bad.
     """
     if plan.resize is None:
-        samples = read(plan.paths[:: -(-len(plan.paths) // _SAMPLES)])
         shapes = Counter(shape for image in samples if (shape := measure_image(image)))
         if not shapes:
             return None
