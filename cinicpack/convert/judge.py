@@ -16,8 +16,9 @@ from cinicpack.errors import BadImagesError, SourceError
 __all__ = ["drop_bad", "judge", "tell_remarks"]
 
 _SHOWN: Final = 20
-# Warnings name the caller of `packer.pack`, which calls `packer.build`, which calls this module.
-_STACK_LEVEL: Final = 4
+# Warnings name the caller of `packer.pack` and of functions like it, which call `packer.make_pack`,
+# which calls `packer.build`, which calls this module.
+_STACK_LEVEL: Final = 5
 
 
 def tell_remarks(source: Source) -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -38,7 +39,7 @@ from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
 
-__all__ = ["Pace", "build", "check_options", "open_made", "pack"]
+__all__ = ["Pace", "build", "make_pack", "pack"]
 
 #: Starts workers as `starting_workers` does.
 StartWorkers: TypeAlias = Callable[
@@ -122,17 +123,22 @@ def pack(
     >>> pack("CINIC-10.tar.gz", "new.pack", progress=False)
     Pack('new.pack', train 90, valid 90, test 90, 32x32, 10 classes)
     """
-    destination = Path(destination)
     wanted = Wanted(splits, shard_rows, num_workers, skip_bad, allow_missing, expect, progress)
     wanted = wanted._replace(resize=check_resize(resize, filter, fit))
-    container = check_options(destination, format, wanted)
+    opening = partial(open_source, source, labels, columns)
+    return make_pack(opening, Path(destination), format, wanted, overwrite=overwrite)
+
+
+def make_pack(
+    opening: Callable[[], Source], destination: Path, name: str, wanted: Wanted, *, overwrite: bool
+) -> Pack:
+    """Make a pack of a source, which is opened once the pack can be made, and open that.
+
+    ``name`` is that of the pack's container. Raises what `pack` does.
+    """
+    container = _check_options(destination, name, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        build(open_source(source, labels, columns), new, container, wanted)
-    return open_made(destination)
-
-
-def open_made(destination: Path) -> Pack:
-    """Open a pack that was just made; where that fails, the error says that it was made."""
+        build(opening(), new, container, wanted)
     try:
         return open_pack(destination)
     except Exception as error:
@@ -184,7 +190,7 @@ def build(
     write_pack(plan, images, new, container, wanted.num_workers, reserved)
 
 
-def check_options(destination: Path, name: str, wanted: Wanted) -> Container:
+def _check_options(destination: Path, name: str, wanted: Wanted) -> Container:
     """Return the container of this name; raises `ArgumentError` for what cannot be wanted."""
     container = named(name)
     other = for_suffix(destination)
