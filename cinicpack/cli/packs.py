@@ -192,7 +192,7 @@ def bench(parser: argparse.ArgumentParser) -> Run:
       cinicpack bench cinic10.pack --tree CINIC-10
     """
     parser.add_argument("pack", metavar="PACK")
-    parser.add_argument("--tree", metavar="TREE", help="the tree of PNG files it was made from")
+    parser.add_argument("--tree", metavar="TREE", help="the tree of images it was made from")
     parser.add_argument(
         "--batch-size",
         type=whole_number(1),
