@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from cinicpack.load.batches import Batch, BatchFormat, Builder, Wrapper
 from cinicpack.load.engine.memory import Shelf, Slot
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.task import Tasks, begin
+from cinicpack.load.mixing import Mixing
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
 from cinicpack.load.unique import Unique
@@ -33,24 +34,34 @@ class HostMaker(Unique):
         batch_format: dtype, layout and kind of the batches.
         batch_size: samples in a batch.
         num_workers: how many threads may work at once; 0: only the one that takes the batches.
+        mixing: how batches are mixed; None: not at all.
     """
 
     def __init__(
-        self, samples: Samples, batch_format: BatchFormat, batch_size: int, num_workers: int
+        self,
+        samples: Samples,
+        batch_format: BatchFormat,
+        batch_size: int,
+        num_workers: int,
+        mixing: Mixing | None = None,
     ) -> None:
         self._samples = samples
         self._format = batch_format
         self._batch_size = batch_size
         self._latest: Shelf | None = None
         self._num_workers = num_workers
-        self._build = batch_format.builder(samples.looked_up)
+        self._mixing = mixing
+        # The kernel that mixes looks the labels up.
+        self._build = batch_format.builder(samples.looked_up if mixing is None else None)
 
     def open(self, work: Work) -> "HostFeed":
         """Begin to make the batches of an epoch."""
         size = max(1, min(self._batch_size, len(work.positions)))
         self._latest = shelf = _find_shelf(self._format, size)
-        wrap = self._format.wrap
-        return HostFeed(self._samples, shelf, self._build, wrap, size, self._num_workers, work)
+        return HostFeed(
+            self._samples, shelf, self._build, self._format.wrap, size, self._num_workers, work,
+            self._mixing,
+        )  # fmt: skip
 
     def clear(self) -> None:
         """Free the memory that no batch needs, where it is much."""
@@ -69,6 +80,7 @@ class HostFeed(Unique):
         size: samples in a batch.
         num_workers: how many threads may work at once; 0: only the one that takes the batches.
         work: which samples, in which order.
+        mixing: how batches are mixed; None: not at all.
 
     Attributes:
         take: returns the next batch, for which the caller works as well if it has to wait; raises
@@ -84,6 +96,7 @@ class HostFeed(Unique):
         size: int,
         num_workers: int,
         work: Work,
+        mixing: Mixing | None,
     ) -> None:
         # The samples keep the files mapped that the engine reads.
         self._samples = samples
@@ -100,6 +113,9 @@ class HostFeed(Unique):
         piece = _plan_piece(size * max(1, ahead + 1), num_workers)
         self._tasks = samples.make_tasks(ahead + 2, work.epoch, offset=work.offset, piece=piece)
         self._tasks.aim_all(columns)
+        labels: list[NDArray[Any]] = list(columns[:, 0])
+        if mixing is not None:
+            labels = list(mixing.prepare(self._tasks, ahead + 2, work, size))
         self._queue = Queue(
             self._tasks.function, self._tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
         )
@@ -109,7 +125,8 @@ class HostFeed(Unique):
             views = _Views(
                 self._tasks, shelf, self._slots, build, wrap, len(samples.transforms) - 1
             )
-        batches = _make_batches(self._queue, shelf, self._slots, columns, build, size, work, views)
+        given = labels, list(columns[:, 1])
+        batches = _make_batches(self._queue, shelf, self._slots, given, build, size, work, views)
         next(batches)
         self.take: Callable[[], Batch] = batches.__next__
 
@@ -160,7 +177,7 @@ class _Views:
         """Take the memory of the batch whose first view was taken before."""
         return [self._slots.popleft() for _ in range(self._count)]
 
-    def give(self, slots: list[Slot], labels: NDArray[np.int64], rows: NDArray[np.int64]) -> Batch:
+    def give(self, slots: list[Slot], labels: NDArray[Any], rows: NDArray[np.int64]) -> Batch:
         """Make a batch of all of its views, and look after their memory from now on."""
         first, *others = (slot.array[: len(rows)] for slot in slots)
         images, *rest = self._build(first, labels, rows)
@@ -174,7 +191,7 @@ def _make_batches(
     queue: Queue,
     shelf: Shelf,
     slots: deque[Slot],
-    columns: NDArray[np.int64],
+    given: tuple[list[NDArray[Any]], list[NDArray[np.int64]]],
     build: Builder,
     size: int,
     work: Work,
@@ -184,7 +201,7 @@ def _make_batches(
     engine, jobs, shared = queue.engine, queue.jobs, queue.is_shared
     depth, total, batches = len(jobs), len(work.positions), work.batches
     first, full = work.positions.ctypes.data, total // size
-    labels, rows = list(columns[:, 0]), list(columns[:, 1])
+    labels, rows = given
     posted, is_done = 0, False
     for number in range(-1, batches):
         # A fork may have come while the engine's mutex was held, which nobody frees here then.
