@@ -128,7 +128,7 @@ def _draw_share(counters: Any, words: Any, seed: Any, alpha: Any) -> Any:
 
 @register_jitable
 def _below(word: Any, stop: Any) -> Any:
-    return np.int64(word) * np.int64(stop) >> 32
+    return np.int64(_u64(word) * _u64(stop) >> _u64(32))
 
 
 @jit(inlines=(draws, random))
