@@ -1,9 +1,7 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import cinicpack
 from benchmarks.gpu.images import make_noise
@@ -12,12 +10,8 @@ from cinicpack.synthetic import write_tree
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread_of_torch() -> Iterator[None]:
-    """Torch's own threads wait for each other, for long where other programs run too."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def one_thread(one_thread_of_torch: None) -> None:
+    pass
 
 
 @pytest.fixture(scope="session")
