@@ -14,10 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cinicpack
-from cinicpack import ArgumentError, Augment, CutMix, Loader, MixUp, StateError, Weighted
-from cinicpack.load.kernels.mix import PLAN, draw_mixes
+from cinicpack import (
+    ArgumentError,
+    Augment,
+    CutMix,
+    Loader,
+    LoaderError,
+    MixUp,
+    StateError,
+    Weighted,
+)  # fmt: skip
+from cinicpack.load.kernels import task
+from cinicpack.load.kernels.mix import PLAN, draw_mixes, run_mixed
 from cinicpack.load.mix import Mix
 from tests.load import twins
+from tests.load.pieces import address_of_python
 from tests.torchvision_here import import_torchvision
 
 BOTH: list[Mix] = [MixUp(0.4), CutMix(), MixUp(3)]
@@ -252,6 +263,15 @@ def test_rows_that_are_asked_for_are_mixed_as_the_first_batches_of_an_epoch(pack
     again = loader.batch(rows, epoch=2)
     assert all(map(torch.equal, again, map(torch.cat, zip(*expected, strict=True))))
     assert equal(loader.batch(rows[:16], epoch=2), expected[0])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_batch_of_which_a_piece_failed_is_an_error(pack, monkeypatch, num_workers):
+    find, fails = task.address_of, address_of_python(lambda *_: False)
+    monkeypatch.setattr(task, "address_of", lambda one: find(one) if one is run_mixed else fails)
+    iterator = iter(load(pack, BOTH, num_workers=num_workers))
+    with pytest.raises(LoaderError, match="kernel failed"):
+        next(iterator)
 
 
 # ---- states -------------------------------------------------------------------------------------
