@@ -121,6 +121,10 @@ class DeviceFeed(Unique):
         self._slabs.transfers.receive(self._current.event, batch)
         return batch
 
+    def finish(self) -> None:
+        """Make no further batches: all were taken, and no thread is in `take`."""
+        self.close()
+
     def close(self) -> None:
         """Make no further batches."""
         if hasattr(self, "_queue"):

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from cinicpack.load.batches import Batch, BatchFormat, Builder, Wrapper
 from cinicpack.load.engine.memory import Shelf, Slot
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
-from cinicpack.load.kernels.task import Tasks, begin
-from cinicpack.load.mixing import Mixing
+from cinicpack.load.kernels.task import begin
+from cinicpack.load.mixing import Mixes, Mixing
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
 from cinicpack.load.unique import Unique
@@ -48,39 +48,114 @@ class HostMaker(Unique):
         self._samples = samples
         self._format = batch_format
         self._batch_size = batch_size
-        self._latest: Shelf | None = None
         self._num_workers = num_workers
         self._mixing = mixing
         # The kernel that mixes looks the labels up.
         self._build = batch_format.builder(samples.looked_up if mixing is None else None)
+        self._latest: Shelf | None = None
+        # What the latest epoch was made with, if it came to its end.
+        self._idle: deque[_Equipment] = deque(maxlen=1)
 
     def open(self, work: Work) -> "HostFeed":
         """Begin to make the batches of an epoch."""
         size = max(1, min(self._batch_size, len(work.positions)))
-        self._latest = shelf = _find_shelf(self._format, size)
-        return HostFeed(
-            self._samples, shelf, self._build, self._format.wrap, size, self._num_workers, work,
-            self._mixing,
-        )  # fmt: skip
+        ahead = -1
+        if self._num_workers:
+            batch_bytes = self._samples.batch_bytes(size) * len(self._samples.transforms)
+            ahead = min(_plan_ahead(batch_bytes), max(0, work.batches - 2))
+        equipment = self._take_idle()
+        if equipment is None or not equipment.suits(size, ahead):
+            self._latest = shelf = _find_shelf(self._format, size)
+            equipment = _Equipment(
+                self._samples, shelf, size, ahead, self._num_workers, self._mixing
+            )
+        equipment.renew(work)
+        return HostFeed(equipment, self._idle, self._build, self._format.wrap, work)
 
     def clear(self) -> None:
         """Free the memory that no batch needs, where it is much."""
+        self._idle.clear()
         if self._latest is not None and self._latest.nbytes >= _LARGE:
             self._latest.clear()
+
+    def _take_idle(self) -> "_Equipment | None":
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+
+class _Equipment(Unique):
+    """What batches are made with, in one epoch after the other, as making it takes 20 µs.
+
+    Args:
+        samples: what batches are made of.
+        shelf: the memory of batches.
+        size: samples in a batch.
+        ahead: how many batches are made while one is awaited; -1: not even that one.
+        num_workers: how many threads may work at once.
+        mixing: how batches are mixed; None: not at all.
+
+    Attributes:
+        samples: as given; they keep the files mapped that the engine reads.
+        shelf: as given.
+        size: as given.
+        slots: those of batches under way, in order.
+        labels: of the batch at each place: int64 (size,), or where it is mixed float32 (size, K).
+        rows: of the batch at each place: int64 (size,).
+        tasks: of the batches.
+        queue: where the engine gets them from.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        shelf: Shelf,
+        size: int,
+        ahead: int,
+        num_workers: int,
+        mixing: Mixing | None,
+    ) -> None:
+        self.samples = samples
+        self.shelf = shelf
+        self.size = size
+        self._kind = size, ahead
+        self.slots: deque[Slot] = deque()
+        # One more is made ahead of a consumer that finds its batches ready. Every second time it
+        # takes one, threads are woken for two.
+        columns = np.empty((ahead + 2, 2, size), np.int64)
+        self.labels: list[NDArray[Any]] = list(columns[:, 0])
+        self.rows = list(columns[:, 1])
+        piece = _plan_piece(size * max(1, ahead + 1), num_workers)
+        self.tasks = samples.make_tasks(ahead + 2, 0, piece=piece)
+        self.tasks.aim_all(columns)
+        self._mixes = None if mixing is None else Mixes(mixing, self.tasks, ahead + 2, size)
+        if self._mixes is not None:
+            self.labels = list(self._mixes.labels)
+        self.queue = Queue(
+            self.tasks.function, self.tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
+        )
+
+    def suits(self, size: int, ahead: int) -> bool:
+        """Say whether this is for such batches, and can be used in this process."""
+        return self._kind == (size, ahead) and self.queue.is_open
+
+    def renew(self, work: Work) -> None:
+        """Make the batches of another epoch from now on."""
+        self.tasks.renew(work.epoch, work.offset)
+        if self._mixes is not None:
+            self._mixes.renew(work)
 
 
 class HostFeed(Unique):
     """The batches of an epoch, made ahead in the order in which they are taken.
 
     Args:
-        samples: what batches are made of.
-        shelf: the memory of batches.
+        equipment: what they are made with.
+        idle: where the equipment is put after the last batch.
         build: makes a batch of its arrays, see `BatchFormat.builder`.
         wrap: makes the images of a batch of their array.
-        size: samples in a batch.
-        num_workers: how many threads may work at once; 0: only the one that takes the batches.
         work: which samples, in which order.
-        mixing: how batches are mixed; None: not at all.
 
     Attributes:
         take: returns the next batch, for which the caller works as well if it has to wait; raises
@@ -89,81 +164,58 @@ class HostFeed(Unique):
 
     def __init__(
         self,
-        samples: Samples,
-        shelf: Shelf,
+        equipment: _Equipment,
+        idle: "deque[_Equipment]",
         build: Builder,
         wrap: Wrapper,
-        size: int,
-        num_workers: int,
         work: Work,
-        mixing: Mixing | None,
     ) -> None:
-        # The samples keep the files mapped that the engine reads.
-        self._samples = samples
-        self._shelf = shelf
-        # The slots of batches under way, in order.
-        self._slots: deque[Slot] = deque()
-        # One more is made ahead of a consumer that finds its batches ready. Every second time it
-        # takes one, threads are woken for two.
-        ahead = -1
-        if num_workers:
-            batch_bytes = shelf.nbytes * len(samples.transforms)
-            ahead = min(_plan_ahead(batch_bytes), max(0, work.batches - 2))
-        columns = np.empty((ahead + 2, 2, size), np.int64)
-        piece = _plan_piece(size * max(1, ahead + 1), num_workers)
-        self._tasks = samples.make_tasks(ahead + 2, work.epoch, offset=work.offset, piece=piece)
-        self._tasks.aim_all(columns)
-        labels: list[NDArray[Any]] = list(columns[:, 0])
-        if mixing is not None:
-            labels = list(mixing.prepare(self._tasks, ahead + 2, work, size))
-        self._queue = Queue(
-            self._tasks.function, self._tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
-        )
+        self._idle = idle
+        # Whoever takes it out of here, `finish` or `close`, decides what becomes of it.
+        self._equipment = [equipment]
         # The generator must not refer to the feed, which would then be a cycle.
         views = None
-        if len(samples.transforms) > 1:
-            views = _Views(
-                self._tasks, shelf, self._slots, build, wrap, len(samples.transforms) - 1
-            )
-        given = labels, list(columns[:, 1])
-        batches = _make_batches(self._queue, shelf, self._slots, given, build, size, work, views)
+        if others := len(equipment.samples.transforms) - 1:
+            views = _Views(equipment, build, wrap, others)
+        batches = _make_batches(equipment, build, work, views)
         next(batches)
         self.take: Callable[[], Batch] = batches.__next__
 
     def __del__(self) -> None:
         self.close()
 
+    def finish(self) -> None:
+        """Make no further batches: all were taken, and no thread is in `take`."""
+        if equipment := self._let_go():
+            self._idle.append(equipment)
+
     def close(self) -> None:
         """Make no further batches."""
-        if hasattr(self, "_queue"):
-            self._queue.close()
+        if equipment := self._let_go():
+            equipment.queue.close()
             # No thread writes into these now.
-            while self._slots:
-                self._shelf.put(self._slots.popleft())
+            while equipment.slots:
+                equipment.shelf.put(equipment.slots.popleft())
+
+    def _let_go(self) -> _Equipment | None:
+        try:
+            return self._equipment.pop()
+        except (AttributeError, IndexError):
+            return None
 
 
 class _Views:
     """The memory and the images of all views of a batch but the first, which is made as ever.
 
     Args:
-        tasks: of the batches.
-        shelf: the memory of images.
-        slots: of batches under way: those of a batch lie one behind the other.
+        equipment: what batches are made with; the slots of a batch lie one behind the other.
         build: makes a batch of its first view.
         wrap: makes the images of another view of their array.
         count: how many other views there are.
     """
 
-    def __init__(
-        self,
-        tasks: Tasks,
-        shelf: Shelf,
-        slots: deque[Slot],
-        build: Builder,
-        wrap: Wrapper,
-        count: int,
-    ) -> None:
-        self._tasks, self._shelf, self._slots = tasks, shelf, slots
+    def __init__(self, equipment: _Equipment, build: Builder, wrap: Wrapper, count: int) -> None:
+        self._tasks, self._shelf, self._slots = equipment.tasks, equipment.shelf, equipment.slots
         self._build, self._wrap, self._count = build, wrap, count
 
     def lend(self, place: int) -> None:
@@ -188,20 +240,14 @@ class _Views:
 
 
 def _make_batches(
-    queue: Queue,
-    shelf: Shelf,
-    slots: deque[Slot],
-    given: tuple[list[NDArray[Any]], list[NDArray[np.int64]]],
-    build: Builder,
-    size: int,
-    work: Work,
-    views: _Views | None,
+    equipment: _Equipment, build: Builder, work: Work, views: _Views | None
 ) -> Iterator[Batch]:
     """Post batches, wait for them and give them, one at a time and with little Python for each."""
+    queue, shelf, slots = equipment.queue, equipment.shelf, equipment.slots
     engine, jobs, shared = queue.engine, queue.jobs, queue.is_shared
     depth, total, batches = len(jobs), len(work.positions), work.batches
+    size, labels, rows = equipment.size, equipment.labels, equipment.rows
     first, full = work.positions.ctypes.data, total // size
-    labels, rows = given
     posted, is_done = 0, False
     for number in range(-1, batches):
         # A fork may have come while the engine's mutex was held, which nobody frees here then.

@@ -154,9 +154,9 @@ class Orders(Unique):
 
     def prepare(self, epoch: int) -> None:
         """Draw the order of an epoch meanwhile, where that takes long."""
-        if self._ahead:
+        if self._ahead and self._samples >= _WORTHWHILE:
             plan = self._recipe.plan(self._seed, epoch)
-            if len(plan.tasks) and self._samples >= _WORTHWHILE:
+            if len(plan.tasks):
                 self._next = _Drawing(plan, epoch)
 
     def reseed(self, seed: int) -> None:

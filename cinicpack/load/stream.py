@@ -166,7 +166,7 @@ class Stream(Locked):
             before = None if occurrences is None else occurrences[part]
             feed = self._maker.open(Work(positions[part], 1, epoch, before, start))
             batches.append(feed.take())
-            feed.close()
+            feed.finish()
         return self._options.batch_format.join(batches)
 
     def close(self) -> None:

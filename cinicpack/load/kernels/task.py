@@ -148,7 +148,7 @@ class Tasks(Unique):
         piece: int,
         places: int,
     ) -> None:
-        self._read: tuple[Any, ...] = (parameters, tables)
+        self._read = (parameters, tables)
         run, views = address_of(kernel), len(parameters)
         self.function = run if views == 1 else address_of(run_views)
         addresses = [table.ctypes.data for table in tables]
@@ -164,15 +164,15 @@ class Tasks(Unique):
         first, step = fields.ctypes.data, views * TASK.itemsize
         self.addresses = [first + step * place for place in range(places)]
 
-    def mix(self, kernel: Any, records: NDArray[np.void], memory: Any) -> None:
-        """Let a kernel make the pieces that also mixes the batch of each place by its record.
-
-        ``memory`` is what the records name by its address.
-        """
-        self._read = (*self._read, records, memory)
+    def mix(self, kernel: Any, records: NDArray[np.void]) -> None:
+        """Call a kernel that also mixes the batch of each place, as the record of the place says."""
         self.function = address_of(kernel)
         places = np.arange(len(records), dtype=np.uint64)[:, None]
         self._records["mix"] = records.ctypes.data + places * np.uint64(records.itemsize)
+
+    def renew(self, epoch: int, occurrences: int) -> None:
+        """Make batches of another epoch from now on; the arguments are as when these were made."""
+        self._records["epoch"], self._records["occurrences"] = epoch, occurrences % 2**64
 
     def aim(
         self,
