@@ -165,7 +165,7 @@ class Tasks(Unique):
         self.addresses = [first + step * place for place in range(places)]
 
     def mix(self, kernel: Any, records: NDArray[np.void]) -> None:
-        """Call a kernel that also mixes the batch of each place, as the record of the place says."""
+        """Call a kernel that also mixes the batch of each place, as the place's record says."""
         self.function = address_of(kernel)
         places = np.arange(len(records), dtype=np.uint64)[:, None]
         self._records["mix"] = records.ctypes.data + places * np.uint64(records.itemsize)
