@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from cinicpack.load.choice import Repeated, Weighted
     from cinicpack.load.dataset import PackedDataset
     from cinicpack.load.loader import Loader
+    from cinicpack.load.mix import CutMix, MixUp
     from cinicpack.store.index_map import read_partition
     from cinicpack.store.pack import Pack, open_pack
     from cinicpack.store.split import Split
@@ -46,10 +47,12 @@ __all__ = [
     "Augment",
     "BadImagesError",
     "CinicPackError",
+    "CutMix",
     "DestinationError",
     "FormatVersionError",
     "Loader",
     "LoaderError",
+    "MixUp",
     "Pack",
     "PackError",
     "PackedDataset",
@@ -76,7 +79,9 @@ _HOMES = {
     "CIFAR100": "cinicpack.datasets",
     "CINIC10": "cinicpack.datasets",
     "Augment": "cinicpack.load.augment",
+    "CutMix": "cinicpack.load.mix",
     "Loader": "cinicpack.load.loader",
+    "MixUp": "cinicpack.load.mix",
     "Pack": "cinicpack.store.pack",
     "PackedDataset": "cinicpack.load.dataset",
     "Repeated": "cinicpack.load.choice",

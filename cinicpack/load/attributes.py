@@ -6,6 +6,7 @@ from cinicpack.errors import ArgumentError
 from cinicpack.load.augment import Augment
 from cinicpack.load.choice import Order
 from cinicpack.load.labels import Labels
+from cinicpack.load.mix import Mix
 from cinicpack.load.options import Normalize, Options
 from cinicpack.store.pack import Pack
 from cinicpack.store.split import Split
@@ -25,6 +26,7 @@ class Attributes:
     shuffle: bool
     augment: Augment | None
     views: list[Augment | None] | None
+    mix: list[Mix] | None
     normalize: Normalize
     dtype: str
     channels_last: bool

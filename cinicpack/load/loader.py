@@ -14,6 +14,7 @@ from cinicpack.load.batches import Batch
 from cinicpack.load.choice import Repeated, Weighted
 from cinicpack.load.epoch import Epoch
 from cinicpack.load.makers import Maker, make_maker, make_samples
+from cinicpack.load.mix import Mix
 from cinicpack.load.options import Normalize, check_options, resolve_ranks
 from cinicpack.load.order import Share
 from cinicpack.load.repeats import find_repeat, repeats
@@ -28,7 +29,7 @@ __all__ = ["Loader"]
 # Arguments that a copy gets as they were opened and read: a path may lead elsewhere tomorrow, and
 # an iterator is used up. A copy gets all other arguments as they were given, so that the number of
 # threads, for example, is decided where the copy is made.
-_OPENED: Final = ("pack", "split", "classes", "labels", "order", "views", "normalize")
+_OPENED: Final = ("pack", "split", "classes", "labels", "order", "views", "mix", "normalize")
 
 
 class Loader(Attributes):
@@ -50,10 +51,9 @@ class Loader(Attributes):
     also read ahead, in the order of the files. On a device the batches of a slab share a storage:
     ``clone()`` a batch to save it alone.
 
-    Several threads may take batches from one iterator: each batch goes to one of them.
-
-    ``with Loader(...) as loader`` closes the loader at the end of the block. Every option can be
-    read from an attribute of its name, and cannot be changed; `epoch` counts on.
+    Several threads may take batches from one iterator: each batch goes to one of them. ``with
+    Loader(...) as loader`` closes the loader at the end of the block. Every option can be read from
+    an attribute of its name, and cannot be changed; `epoch` counts on.
 
     A copy, made by `copy.copy`, `copy.deepcopy` or `pickle`, is a loader of its own with the same
     arguments, at the place that `state_dict` names, and closed if its original is. A pickle holds
@@ -68,6 +68,9 @@ class Loader(Attributes):
         augment: how training images are varied; None: not at all.
         views: instead of ``augment``: how each of several views of an image is varied, drawn
             independently; None: not at all. The first view is what ``augment`` would make it.
+        mix: `MixUp` or `CutMix` of each batch, all its views alike, or several, one of which is
+            drawn for a batch; labels become (B, K) float32, by class or column of ``labels``.
+            Batches, and so states, then depend on ``batch_size`` and ``world_size``.
         normalize: True: with mean and std of the whole pack, whatever part of it is loaded; False:
             pixels stay in [0, 1]; or (mean, std), three numbers each.
         dtype: of the images: "float32", "float16", "bfloat16"; "uint8": pixels as they are, cropped
@@ -104,8 +107,8 @@ class Loader(Attributes):
         output: kind of the arrays of a batch: "torch" or "numpy".
 
     A batch is ``(images, labels)`` or ``(images, labels, index)``, with several views as many
-    images first, for example ``(weak, strong, labels)``: images (B, 3, H, W) of
-    ``dtype``, labels (B,) int64 unless ``labels`` are others, index (B,) int64.
+    images first, for example ``(weak, strong, labels)``: images (B, 3, H, W) of ``dtype``, labels
+    (B,) int64 unless ``labels`` or ``mix`` make others, index (B,) int64.
 
     Raises:
         ArgumentError: an argument is out of its domain.
@@ -144,6 +147,7 @@ class Loader(Attributes):
         shuffle: bool | None = None,
         augment: Augment | None = None,
         views: Sequence[Augment | None] | None = None,
+        mix: Mix | Sequence[Mix] | None = None,
         normalize: Normalize = True,
         dtype: str = "float32",
         channels_last: bool = False,
@@ -260,13 +264,13 @@ class Loader(Attributes):
         >>> state["epoch"], state["samples"]
         (3, 32)
         """
-        return write_state(self._identity, self._stream.position)
+        return write_state(self._identify(), self._stream.position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state: the next ``iter()`` gives exactly what would have come.
 
-        Batch size, world size and number of threads may differ from those of the loader that the
-        state is of. A loader made with ``seed=None`` takes the seed of the state.
+        Number of threads and, without ``mix``, batch size and world size may differ from those of
+        the loader that the state is of. A loader made with ``seed=None`` takes the state's seed.
 
         Raises:
             StateError: the state is of another pack or other options, which the message names; or
@@ -279,7 +283,7 @@ class Loader(Attributes):
                 "epoch; load the state before iter(), or close() the iterator"
             )
         count, any_seed = self._stream.count, self._draws_seed
-        position, seed = read_state(state, self._identity, count=count, any_seed=any_seed)
+        position, seed = read_state(state, self._identify(), count=count, any_seed=any_seed)
         if seed != self.seed:
             self._stream.reseed(seed)
             vars(self)["seed"] = seed
@@ -331,6 +335,10 @@ class Loader(Attributes):
                 "another: make the loader after init_process_group(), or pass seed="
             )
         return Share(self.batch_size, rank, world_size, self.drop_last)
+
+    def _identify(self) -> dict[str, Any]:
+        mixed = () if self.mix is None else ("batch_size", "world_size")
+        return self._identity | {name: getattr(self._share(), name) for name in mixed}
 
     def _vary(self) -> None:
         """Note that loaders with these options give other epochs than 0, or are meant not to."""

@@ -18,6 +18,7 @@ from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat
 from cinicpack.load.choice import Order, check_order
 from cinicpack.load.labels import Labels, check_labels
+from cinicpack.load.mix import Mix, check_mix
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.split import Split
 
@@ -40,6 +41,7 @@ class Options:
     shuffle: bool
     augment: Augment | None
     views: list[Augment | None] | None
+    mix: list[Mix] | None
     normalize: Normalize
     dtype: str
     channels_last: bool
@@ -96,6 +98,8 @@ def check_options(given: Mapping[str, Any]) -> Options:
         )
     if given["views"] is not None:
         checked["views"] = _check_views(given["views"], given["augment"])
+    if given["mix"] is not None:
+        checked["mix"] = check_mix(given["mix"], pack.image_shape)
     if (classes := given["classes"]) is not None:
         checked["classes"] = [classes] if isinstance(classes, str) else list(classes)
     if given["labels"] is not None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from cinicpack import ArgumentError, Augment, Loader, LoaderError, SelectionError
+from cinicpack import ArgumentError, Augment, CutMix, Loader, LoaderError, MixUp, SelectionError
 from tests.load.digests import digest
 
 OPTIONS: dict[str, Any] = {
     "batch_size": 7,
     "shuffle": False,
     "augment": Augment(cutout=3),
+    "mix": [MixUp(0.5), CutMix()],
     "normalize": ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
     "dtype": "float16",
     "channels_last": True,
