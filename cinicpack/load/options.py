@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from cinicpack.arguments import check_int
+from cinicpack.arguments import check_int, read_count
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, LoaderError, SelectionError
 from cinicpack.load.augment import Augment
@@ -119,9 +118,9 @@ def resolve_ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
         return rank, world_size
     if (distributed := _find_group()) is not None:
         return distributed.get_rank(), distributed.get_world_size()
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if (told := read_count("WORLD_SIZE") or 1) > 1:
         raise LoaderError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not "
+            f"WORLD_SIZE is {told}, but torch.distributed is not "
             "initialised: every rank would load everything; call init_process_group() before "
             "the first iter(), or pass rank= and world_size="
         )
@@ -150,9 +149,9 @@ def _draw_seed(rank: int | None, world_size: int | None) -> int:
         seeds = [seed]
         distributed.broadcast_object_list(seeds)
         (seed,) = seeds
-    elif os.environ.get("WORLD_SIZE", "1") != "1":
+    elif (told := read_count("WORLD_SIZE") or 1) > 1:
         raise LoaderError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not initialised, "
+            f"WORLD_SIZE is {told}, but torch.distributed is not initialised, "
             "so each rank would draw a seed of its own: call init_process_group() first, or pass "
             "seed="
         )
@@ -160,7 +159,7 @@ def _draw_seed(rank: int | None, world_size: int | None) -> int:
 
 
 def _share_cores() -> int:
-    return max(1, usable_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, usable_cores() // (read_count("LOCAL_WORLD_SIZE") or 1))
 
 
 def _check_split(pack: Pack, split: str | Split) -> Split:
