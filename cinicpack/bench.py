@@ -19,7 +19,7 @@ from cinicpack.limit import find_limit, measure_rate, name_cache
 from cinicpack.load.augment import Augment
 from cinicpack.load.loader import Loader
 from cinicpack.store.pack import Pack
-from cinicpack.text import table
+from cinicpack.text import counted, table
 
 __all__ = ["Bench", "FileDataset", "format_bench", "run_bench"]
 
@@ -108,8 +108,8 @@ def format_bench(bench: Bench) -> str:
     base = rows[0][1]
     cells = [(name, f"{rate:,.0f}", f"{rate / base:,.1f}x") for name, rate in rows]
     lines = [
-        f"{bench.images:,} images of {bench.split}, batches of {bench.batch_size}, random crop, "
-        f"flip, normalise to float32; {bench.threads} threads",
+        f"{counted(bench.images, 'image')} of {bench.split}, batches of {bench.batch_size}, "
+        f"random crop, flip, normalise to float32; {bench.threads} threads",
         "",
         *table([("", "images/s", "ratio"), *cells], widths=(30, 10, 7)),
         "",

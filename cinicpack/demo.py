@@ -13,6 +13,7 @@ from cinicpack.convert.packer import pack
 from cinicpack.errors import PackError
 from cinicpack.store.verify import verify_pack
 from cinicpack.synthetic import write_tree
+from cinicpack.terminal import show
 
 __all__ = ["run_demo"]
 
@@ -45,16 +46,14 @@ def run_demo(
                 raise PackError("; ".join(problems))
         with _step(f"racing ({file_seconds:g} s of reading files, then the pack)"):
             bench = run_bench(made, tree, round_seconds=round_seconds, file_seconds=file_seconds)
-    print()
-    print(format_bench(bench))
-    print()
-    print("Next: cinicpack pack CINIC-10.tar.gz cinic10.pack, and in Python")
-    print('    cinicpack.Loader("cinic10.pack", "train", augment=cinicpack.Augment())')
+    show(f"\n{format_bench(bench)}\n")
+    show("Next: cinicpack pack CINIC-10.tar.gz cinic10.pack, and in Python")
+    show('    cinicpack.Loader("cinic10.pack", "train", augment=cinicpack.Augment())')
 
 
 @contextlib.contextmanager
 def _step(text: str) -> Iterator[None]:
-    print(f"{text} ...", end=" ", flush=True)
+    show(f"{text} ...", end=" ", at_once=True)
     start = time.perf_counter()
     yield
-    print(f"{time.perf_counter() - start:.1f} s", flush=True)
+    show(f"{time.perf_counter() - start:.1f} s", at_once=True)

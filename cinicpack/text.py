@@ -2,7 +2,16 @@
 
 from collections.abc import Collection, Sequence
 
-__all__ = ["some", "table"]
+__all__ = ["counted", "some", "table"]
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Write a number with what is counted, ``several`` of it (by default with an s) unless one.
+
+    >>> counted(1, "image"), counted(1200, "image"), counted(2, "image is", "images are")
+    ('1 image', '1,200 images', '2 images are')
+    """
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def some(items: Sequence[object], shown: int = 5, *, quoted: bool = False) -> str:

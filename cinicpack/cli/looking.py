@@ -1,8 +1,6 @@
 """Commands that look at what is in a pack: figures, lists and pictures."""
 
 import argparse
-import json
-import sys
 import time
 
 from cinicpack.cli.options import (
@@ -17,6 +15,8 @@ from cinicpack.cli.options import (
     whole_number,
 )
 from cinicpack.errors import ArgumentError
+from cinicpack.terminal import show, show_json, tell
+from cinicpack.text import counted
 
 __all__ = ["audit", "contributors", "histogram", "sheet", "shift", "stats"]
 
@@ -46,9 +46,9 @@ def stats(parser: argparse.ArgumentParser) -> Run:
         pack = open_pack(arguments.pack)
         table = compute_statistics(pack, arguments.split, source=arguments.source, by=arguments.by)
         if arguments.json:
-            print(json.dumps(describe_statistics(table, pack), indent=2))
+            show_json(describe_statistics(table, pack))
         else:
-            print(format_statistics(table, pack))
+            show(format_statistics(table, pack))
         return 0
 
     return run
@@ -87,15 +87,15 @@ def contributors(parser: argparse.ArgumentParser) -> Run:
         synsets = None if arguments.synsets is None else read_synsets(arguments.synsets)
         counts = count_synsets(pack, synsets)
         text = format_counts(counts) if arguments.counts else format_contributors(pack, synsets)
-        summary = f"{sum(sum(count.images.values()) for count in counts):,} contributors"
+        summary = counted(sum(sum(count.images.values()) for count in counts), "contributor")
         if synsets is not None:
             summary += f"; {format_unlisted(counts)}"
         if arguments.output is None:
-            print(text, end="")
-            print(summary, file=sys.stderr)
+            show(text, end="")
+            tell(summary)
         else:
             write_text(arguments.output, text)
-            print(f"{arguments.output}: {summary}")
+            show(f"{arguments.output}: {summary}")
         return 0
 
     return run
@@ -143,7 +143,7 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
             draw = draw_sheet if len(arguments.classes or ()) == 1 else draw_classes
             picture = draw(split, seed=arguments.seed)
         write_picture(arguments.output, picture)
-        print(f"{arguments.output}: {picture.shape[1]} x {picture.shape[0]} pixels")
+        show(f"{arguments.output}: {picture.shape[1]} x {picture.shape[0]} pixels")
         return 0
 
     return run
@@ -174,7 +174,7 @@ def histogram(parser: argparse.ArgumentParser) -> Run:
         seconds = time.perf_counter() - start
         draw_histograms(arguments.output, histograms)
         pixels = sum(int(counts[0].sum()) for counts in histograms.values())
-        print(f"{arguments.output}: {pixels:,} pixels counted in {seconds:.1f} s")
+        show(f"{arguments.output}: {pixels:,} pixels counted in {seconds:.1f} s")
         return 0
 
     return run
@@ -215,15 +215,15 @@ def audit(parser: argparse.ArgumentParser) -> Run:
         found = audit_pack(open_pack(arguments.pack))
         seconds = time.perf_counter() - start
         summary = describe_audit(found)
-        print(json.dumps(summary, indent=2) if arguments.json else format_audit(summary))
+        show_json(summary) if arguments.json else show(format_audit(summary))
         if arguments.output is not None:
             write_text(arguments.output, format_findings(found))
         if arguments.sheet is not None and found.duplicates:
             write_picture(arguments.sheet, draw_duplicates(found))
         elif arguments.sheet is not None:
-            print(f"{arguments.sheet}: not drawn, there are no duplicates", file=sys.stderr)
+            tell(f"{arguments.sheet}: not drawn, there are no duplicates")
         if not arguments.json:
-            print(f"audited in {seconds:.1f} s")
+            show(f"audited in {seconds:.1f} s")
         return 0
 
     return run
@@ -247,11 +247,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     found = compare_packs(open_pack(arguments.pack), open_pack(arguments.against))
     seconds = time.perf_counter() - start
     summary = describe_overlap(found)
-    print(json.dumps(summary, indent=2) if arguments.json else format_overlap(summary))
+    show_json(summary) if arguments.json else show(format_overlap(summary))
     if arguments.output is not None:
         write_text(arguments.output, format_common(found))
     if not arguments.json:
-        print(f"compared in {seconds:.1f} s")
+        show(f"compared in {seconds:.1f} s")
     return 0
 
 
@@ -293,9 +293,9 @@ def shift(parser: argparse.ArgumentParser) -> Run:
             ) from None
         found = measure_accuracies(predictions, split, confidence=arguments.confidence)
         if arguments.json:
-            print(json.dumps([entry._asdict() for entry in found], indent=2))
+            show_json([entry._asdict() for entry in found])
         else:
-            print(format_accuracies(found))
+            show(format_accuracies(found))
         return 0
 
     return run

@@ -1,11 +1,11 @@
 """Commands that make a pack, and tell what it is and how fast it loads."""
 
 import argparse
-import json
-import sys
 import time
 
 from cinicpack.cli.options import Run, add_json, add_workers, parse_names, whole_number
+from cinicpack.terminal import show, show_json, tell
+from cinicpack.text import counted
 
 __all__ = ["bench", "demo", "download", "info", "pack", "verify"]
 
@@ -56,8 +56,10 @@ def pack(parser: argparse.ArgumentParser) -> Run:
         )
         seconds = time.perf_counter() - start
         count = sum(info.rows for info in made.manifest.splits.values())
-        print(f"packed {count:,} images in {seconds:.1f} s ({count / seconds:,.0f} images/s)")
-        print(f"{made.path}: fingerprint {made.fingerprint}")
+        show(
+            f"packed {counted(count, 'image')} in {seconds:.1f} s ({count / seconds:,.0f} images/s)"
+        )
+        show(f"{made.path}: fingerprint {made.fingerprint}")
         return 0
 
     return run
@@ -148,7 +150,7 @@ def info(parser: argparse.ArgumentParser) -> Run:
         from cinicpack.store.summary import describe_pack, format_summary
 
         summary = describe_pack(open_pack(arguments.pack))
-        print(json.dumps(summary, indent=2) if arguments.json else format_summary(summary))
+        show_json(summary) if arguments.json else show(format_summary(summary))
         return 0
 
     return run
@@ -172,12 +174,12 @@ def verify(parser: argparse.ArgumentParser) -> Run:
         nbytes, problems = verify_pack(arguments.pack, num_workers=arguments.workers)
         seconds = time.perf_counter() - start
         for problem in problems:
-            print(f"cinicpack: error: {problem}", file=sys.stderr)
+            tell(f"cinicpack: error: {problem}")
         verdict = "all as recorded"
         if problems:
-            verdict = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            verdict = counted(len(problems), "problem")
         rate = nbytes / seconds / 1e9
-        print(f"{arguments.pack}: {nbytes:,} bytes in {seconds:.2f} s ({rate:.1f} GB/s), {verdict}")
+        show(f"{arguments.pack}: {nbytes:,} bytes in {seconds:.2f} s ({rate:.1f} GB/s), {verdict}")
         return 1 if problems else 0
 
     return run
@@ -209,7 +211,10 @@ def bench(parser: argparse.ArgumentParser) -> Run:
         result = run_bench(
             open_pack(arguments.pack), arguments.tree, batch_size=arguments.batch_size
         )
-        print(json.dumps(result._asdict()) if arguments.json else format_bench(result))
+        if arguments.json:
+            show_json(result._asdict(), indent=None)
+        else:
+            show(format_bench(result))
         return 0
 
     return run
@@ -270,11 +275,11 @@ def download(parser: argparse.ArgumentParser) -> Run:
         seconds = time.perf_counter() - start
         files = [made_at] if made_at.is_file() else sorted(made_at.iterdir())
         nbytes = sum(file.stat().st_size for file in files)
-        print(f"{made_at}: {nbytes:,} bytes, as published, in {seconds:.1f} s")
+        show(f"{made_at}: {nbytes:,} bytes, as published, in {seconds:.1f} s")
         if arguments.pack:
             name = made_at.name.removesuffix(".gz").removesuffix(".tar").removesuffix("-parquet")
             made = cinicpack.pack(made_at, made_at.with_name(f"{name}.pack"))
-            print(f"{made.path}: fingerprint {made.fingerprint}")
+            show(f"{made.path}: fingerprint {made.fingerprint}")
         return 0
 
     return run

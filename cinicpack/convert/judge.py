@@ -12,6 +12,7 @@ from cinicpack.convert.plan import Plan, Rows, Wanted
 from cinicpack.convert.results import ConvertedImages
 from cinicpack.convert.source import Source
 from cinicpack.errors import BadImagesError, SourceError
+from cinicpack.text import counted
 
 __all__ = ["drop_bad", "judge", "tell_remarks"]
 
@@ -24,8 +25,10 @@ def tell_remarks(source: Source) -> None:
     """Warn of what a source has passed over."""
     remarks = source.remarks
     if remarks.ignored:
+        one, several = "file that is no image is", "files that are no images are"
+        ignored = counted(remarks.ignored, one, several)
         warnings.warn(
-            f"{source.path}: {remarks.ignored:,} files that are no images are ignored",
+            f"{source.path}: {ignored} ignored",
             stacklevel=_STACK_LEVEL,
         )
 
@@ -71,15 +74,17 @@ def drop_bad(plan: Plan, images: ConvertedImages, wanted: Wanted) -> Plan:
 def judge(plan: Plan, images: ConvertedImages, wanted: Wanted) -> None:
     """Warn of what a user would want to know; raise if CINIC-10 is expected and not found."""
     if plan.skipped:
+        one, several = "image that cannot be packed is", "images that cannot be packed are"
+        skipped = counted(len(plan.skipped), one, several)
         warnings.warn(
-            f"{plan.source}: {len(plan.skipped)} images that cannot be packed are left out; "
-            "the manifest lists them",
+            f"{plan.source}: {skipped} left out; the manifest lists them",
             stacklevel=_STACK_LEVEL,
         )
     kept = set(plan.rows.tolist())
     if reduced := [number for number in images.reduced if number in kept]:
         warnings.warn(
-            f"{plan.source}: {len(reduced)} images have 16 bits per channel, of which Pillow keeps "
+            f"{plan.source}: {counted(len(reduced), 'image has', 'images have')} 16 bits per "
+            "channel, of which Pillow keeps "
             f"8 (grey above 255 becomes white); the first is {plan.paths[reduced[0]]}",
             stacklevel=_STACK_LEVEL,
         )
@@ -139,8 +144,9 @@ def _find_differences(plan: Plan, images: ConvertedImages, *, whole: bool) -> It
         if (counts != cinic10.PER_CLASS).any():
             spans.setdefault((counts.min(), counts.max()), []).append(name)
         origins = images.provenance["origin"][rows.order]
-        if unknown := np.count_nonzero(origins == cinic10.Origin.UNKNOWN):
-            yield f"{unknown:,} images in {name} that are not named as in CINIC-10"
+        if unknown := int(np.count_nonzero(origins == cinic10.Origin.UNKNOWN)):
+            named = counted(unknown, f"image in {name} that is", f"images in {name} that are")
+            yield f"{named} not named as in CINIC-10"
     for (low, high), names in spans.items():
         span = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         where = ", ".join(names)

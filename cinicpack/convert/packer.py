@@ -15,8 +15,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple, TypeAlias
 
-from tqdm import tqdm
-
 from cinicpack.convert.assembly import write_pack
 from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.files import Content, Read, count_bytes
@@ -34,6 +32,7 @@ from cinicpack.store.manifest import Resize
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
+from cinicpack.terminal import progress_bar
 
 __all__ = ["Pace", "build", "check_options", "open_made", "pack"]
 
@@ -221,12 +220,8 @@ def _showing_progress(
     source: Source, total: int | None, *, shown: bool
 ) -> Iterator[Callable[[int], None]]:
     """Show a bar, and give what moves it on by some images; of a stream the total is estimated."""
-    with tqdm(
-        total=total,
-        unit=" images",
-        unit_scale=True,
-        disable=None if shown else True,
-        desc="decode",
+    with progress_bar(
+        shown=shown, total=total, unit=" images", unit_scale=True, desc="decode"
     ) as bar:
 
         def advance(images: int) -> None:

@@ -18,6 +18,7 @@ from cinicpack.store.pack import Pack
 from cinicpack.study.duplicates import find_duplicates
 from cinicpack.study.planes import map_planes
 from cinicpack.study.statistics import SOURCE_OF_ORIGIN
+from cinicpack.text import counted
 
 __all__ = [
     "FINDINGS",
@@ -189,17 +190,17 @@ def format_audit(summary: dict[str, Any]) -> str:
     """Lay out what `describe_audit` collected for people to read."""
     duplicates = summary["duplicates"]
     lines = [
-        f"{summary['path']}: {summary['images']:,} images",
-        f"exact duplicates       {duplicates['images']:,} images of "
-        f"{duplicates['pictures']:,} pictures",
+        f"{summary['path']}: {counted(summary['images'], 'image')}",
+        f"exact duplicates       {counted(duplicates['images'], 'image')} of "
+        f"{counted(duplicates['pictures'], 'picture')}",
     ]
     lines += [f"  {count:,} in {spread}" for spread, count in duplicates["spread"].items()]
     for pair in duplicates["shared"]:
         lines.append(f"  {pair['pictures']:,} in both {' and '.join(pair['splits'])}")
     lines += [
-        f"constant               {summary['constant']:,} images",
-        f"near-constant          {summary['near_constant']:,} images",
-        f"CIFAR-10 train in test {summary['cifar10_train_in_test']:,} images",
+        f"constant               {counted(summary['constant'], 'image')}",
+        f"near-constant          {counted(summary['near_constant'], 'image')}",
+        f"CIFAR-10 train in test {counted(summary['cifar10_train_in_test'], 'image')}",
         "images per class",
     ]
     for split, sources in summary["balance"].items():

@@ -36,7 +36,7 @@ from cinicpack.study.contributors import read_contributors
 from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, reduce_jpeg
 from cinicpack.study.synsets import format_synset, read_synsets
 from cinicpack.study.tree import run_jobs, write_files
-from cinicpack.text import some
+from cinicpack.text import counted, some
 
 __all__ = ["Composition", "compose_dataset"]
 
@@ -343,6 +343,8 @@ def _replace(
 
 
 def _explain(found: Found) -> str:
-    absent = f"; {len(found.absent):,} synsets are not there" if found.absent else ""
+    absent = ""
+    if found.absent:
+        absent = f"; {counted(len(found.absent), 'synset is', 'synsets are')} not there"
     left_out = [f"{where}: {reason}" for where, reason in found.left_out]
     return absent + (f"; left out: {some(left_out, _SHOWN)}" if left_out else "")

@@ -12,6 +12,7 @@ from cinicpack.cinic10 import CLASSES, SPLITS
 from cinicpack.errors import SourceError
 from cinicpack.store.pack import Pack
 from cinicpack.study.synsets import Synset, format_synset
+from cinicpack.text import counted
 
 __all__ = [
     "SynsetCount",
@@ -176,7 +177,10 @@ def format_unlisted(counts: Sequence[SynsetCount]) -> str:
     """Report the images whose synset is not listed under their class, if there are any."""
     unlisted = [count for count in counts if count.class_name not in count.listed]
     images = sum(sum(count.images.values()) for count in unlisted)
-    lines = [f"{images:,} images have a synset that is not listed under their class"]
+    lines = [
+        f"{counted(images, 'image has', 'images have')} a synset that is not listed "
+        "under their class"
+    ]
     for count in unlisted:
         where = f"listed under {' and '.join(count.listed)}" if count.listed else "not listed"
         own = sum(count.images.values())

@@ -14,7 +14,7 @@ from cinicpack.errors import ArgumentError
 from cinicpack.store.pack import Pack
 from cinicpack.study.audit import FINDINGS, Place, locate
 from cinicpack.study.duplicates import find_duplicates
-from cinicpack.text import some, table
+from cinicpack.text import counted, some, table
 
 __all__ = [
     "Overlap",
@@ -129,11 +129,11 @@ def describe_overlap(overlap: Overlap) -> dict[str, Any]:
 def format_overlap(summary: dict[str, Any]) -> str:
     """Lay out what `describe_overlap` collected for people to read."""
     lines = [
-        f"{summary['common']:,} of {summary['images']:,} images of {summary['path']}",
-        f"{summary['against_common']:,} of {summary['against_images']:,} images of "
+        f"{summary['common']:,} of {counted(summary['images'], 'image')} of {summary['path']}",
+        f"{summary['against_common']:,} of {counted(summary['against_images'], 'image')} of "
         f"{summary['against']}",
-        f"are the same {summary['pictures']:,} pictures, {summary['other_class']:,} of them under "
-        "another class there",
+        f"are the same {counted(summary['pictures'], 'picture')}, {summary['other_class']:,} of "
+        "them under another class there",
     ]
     rows: list[Sequence[str]] = []
     for split, info in summary["splits"].items():
