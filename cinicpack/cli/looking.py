@@ -14,7 +14,7 @@ from cinicpack.cli.options import (
     parse_share,
     whole_number,
 )
-from cinicpack.errors import ArgumentError
+from cinicpack.errors import ArgumentError, SelectionError
 from cinicpack.terminal import show, show_json, tell
 from cinicpack.text import counted
 
@@ -86,6 +86,11 @@ def contributors(parser: argparse.ArgumentParser) -> Run:
         pack = open_pack(arguments.pack)
         synsets = None if arguments.synsets is None else read_synsets(arguments.synsets)
         counts = count_synsets(pack, synsets)
+        if not counts:
+            raise SelectionError(
+                f"{arguments.pack}: expected images of ImageNet, which their file names tell, "
+                "found none"
+            )
         text = format_counts(counts) if arguments.counts else format_contributors(pack, synsets)
         summary = counted(sum(sum(count.images.values()) for count in counts), "contributor")
         if synsets is not None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cinicpack.cells import unshield
 from cinicpack.errors import ArgumentError, SelectionError
 from cinicpack.text import some
 
@@ -26,7 +27,8 @@ def find_excluded(
 
     Args:
         exclude: a CSV file with columns split, class and name, of which rows without a name count
-            for nothing, or names: SPLIT/CLASS/NAME, or NAME where only one image has it.
+            for nothing and `cells.shield` is undone, or names: SPLIT/CLASS/NAME, or NAME where only
+            one image has it.
         splits: labels and names of every split of the pack.
         classes: class names in label order.
 
@@ -106,7 +108,7 @@ def _read_names(path: Path) -> list[str]:
                 if None in parts:
                     raise ArgumentError(f"{path}: line {rows.line_num} ends early")
                 if row["name"]:
-                    names.append("/".join(parts))
+                    names.append("/".join(map(unshield, parts)))
         except csv.Error as error:
             raise ArgumentError(f"{path}: expected a CSV file: {error}") from error
     return names

@@ -1,7 +1,5 @@
 """An audit of a pack: duplicates, empty images, leaks and balance."""
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cinicpack.cells import format_cell
 from cinicpack.cinic10 import Origin
 from cinicpack.jit import jit
 from cinicpack.store.pack import Pack
@@ -130,7 +129,7 @@ def name_spread(places: Sequence[Place]) -> str:
 
 
 def format_findings(audit: Audit) -> str:
-    """Write everything that was found as CSV.
+    """Write everything that was found as CSV, with an apostrophe before what looks like a formula.
 
     Columns: finding ("duplicate", "constant", "near-constant", "cifar10-train-in-test" or
     "imbalance"), picture (duplicates with the same number are the same picture), split, class,
@@ -154,11 +153,7 @@ def format_findings(audit: Audit) -> str:
                 for name, count in counts.items()
                 if count != usual
             ]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(FINDINGS)
-    writer.writerows(lines)
-    return text.getvalue()
+    return "".join(",".join(map(format_cell, line)) + "\n" for line in (FINDINGS, *lines))
 
 
 def describe_audit(audit: Audit) -> dict[str, Any]:
