@@ -175,7 +175,7 @@ def test_demo(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pack", "no", "a"], r"No such file or directory: 'no'"),
+        (["pack", "no", "a"], r"no: expected a directory, .* or \.parquet, found nothing"),
         (["pack", ".", "a"], r"\.: expected all images at .*; found no image at all"),
         (["pack", ".", "no/a"], r"the folder .*/no does not exist; create it first"),
         (["pack", ".", "a.h5"], r"a\.h5: format 'npy' makes a directory, the name says HDF5"),

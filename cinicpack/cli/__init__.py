@@ -17,6 +17,7 @@ from cinicpack import __version__
 from cinicpack.cli import looking, making, packs
 from cinicpack.cli.options import Command
 from cinicpack.errors import BadImagesError, CinicPackError
+from cinicpack.paths import why_missing
 from cinicpack.terminal import flush, printable, tell
 
 __all__ = ["main"]
@@ -103,6 +104,8 @@ def _text_of(error: Exception) -> str:
         # List all images that are bad: the text of the exception has only the first few.
         lines = [str(error).partition("\n")[0]]
         return "\n".join(lines + [f"  {path}: {reason}" for path, reason in error.images])
+    if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
+        return "; ".join(filter(None, [str(error), why_missing(error.filename)]))
     return str(error) or "not enough memory"
 
 

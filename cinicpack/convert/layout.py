@@ -1,6 +1,7 @@
 """Paths become splits, classes and row numbers, in ImageFolder's order."""
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
@@ -87,7 +88,12 @@ def arrange(
         twice = [path for path, count in Counter(paths).items() if count > 1]
         raise SourceError(f"expected every path once, found more of {some(twice, quoted=True)}")
     if classes is None:
-        layout = _arrange_folders(paths, splits, folders, allow_missing)
+        try:
+            layout = _arrange_folders(paths, splits, folders, allow_missing)
+        except SourceError:
+            # Such as a notebook's checkpoints, which are the likeliest cause of any other error.
+            _refuse_hidden(paths)
+            raise
     else:
         layout = _arrange_declared(paths, splits, classes, keeps_order)
     _check_names(layout)
@@ -137,6 +143,17 @@ def _arrange_folders(
     return Layout(classes, rows, labels)
 
 
+def _refuse_hidden(paths: Sequence[str]) -> None:
+    folders = {path.rpartition("/")[0] for path in paths}
+    hidden = sorted(folder for folder in folders if "/." in f"/{folder}")
+    # Where all are, it is only the lone folder above them.
+    if 0 < len(hidden) < len(folders):
+        raise SourceError(
+            f"expected visible folders, found images in {some(hidden, quoted=True)}; remove or "
+            "rename the hidden folder"
+        )
+
+
 def _arrange_declared(
     paths: Sequence[str],
     splits: str | Iterable[str] | None,
@@ -174,7 +191,7 @@ def _check_names(layout: Layout) -> None:
         if not is_split_name(name):
             raise SourceError(
                 "expected visible folders as splits, with names in UTF-8 and without '+', found "
-                f"{name!r}; rename it or name the splits to take"
+                f"{name!r}; rename it, or name the splits to take with --splits (splits=)"
             )
     for name in layout.classes:
         if name.startswith("."):
@@ -272,14 +289,25 @@ def _complete(classes: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
 def _choose(found: Iterable[str], splits: str | Iterable[str] | None) -> list[str]:
     chosen = {splits} if isinstance(splits, str) else set(found if splits is None else splits)
     if not chosen or not chosen <= set(found):
-        there = ", ".join(sorted(found, key=_rank_split))
-        named = ", ".join(sorted(chosen.difference(found))) or "none"
+        there = some(_sort_splits(found), 20)
+        named = some(sorted(chosen.difference(found)), 20) or "none"
         raise SelectionError(f"expected splits out of {there}; found {named}")
-    return sorted(chosen, key=_rank_split)
+    return _sort_splits(chosen)
 
 
-def _rank_split(split: str) -> tuple[int, str]:
-    return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
+def _sort_splits(splits: Iterable[str]) -> list[str]:
+    """Put CINIC-10's splits first, in its order, then the others by name."""
+    first = {name: place for place, name in enumerate(SPLITS)}
+    return sorted(splits, key=lambda name: (first.get(name, len(SPLITS)), name))
+
+
+def _find_twins(names: Iterable[str]) -> str:
+    """List the names that look alike and are not, in Unicode's forms NFC and NFD."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(names):
+        alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    twins = [name for group in alike.values() if len(group) > 1 for name in group]
+    return some(twins, quoted=True) if twins else ""
 
 
 def _refuse_missing(
@@ -292,11 +320,13 @@ def _refuse_missing(
         problems.append(f"no images in {some(lacking, quoted=True)}")
     if empty_splits:
         problems.append(f"no images in the splits {some(empty_splits, quoted=True)}")
+    if twins := _find_twins({path.rpartition("/")[2] for path in lacking}):
+        problems.append(f"names of the same letters in two forms of Unicode, {twins}")
     if absent:
         problems.append(f"the file names of CINIC-10, but not its classes {', '.join(absent)}")
     if problems:
         raise SourceError(
             f"expected images in every class of every split; found {'; '.join(problems)}. Add "
-            "some, name the splits to take, or accept it with --allow-missing "
-            "(allow_missing=True): classes without images keep their labels"
+            "some, name the splits to take with --splits (splits=), or accept it with "
+            "--allow-missing (allow_missing=True): classes without images keep their labels"
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cinicpack.cells import unshield
 from cinicpack.errors import ArgumentError, SelectionError
+from cinicpack.paths import why_missing
 from cinicpack.text import some
 
 __all__ = ["find_excluded"]
@@ -92,7 +93,7 @@ def _read_names(path: Path) -> list[str]:
     if not path.is_file():
         raise ArgumentError(
             f"{path}: expected exclude to be a CSV file, as `cinicpack audit -o` writes it, found "
-            "none; give names of images as a list"
+            f"{why_missing(path) or 'none'}; give names of images as a list"
         )
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
         rows = csv.DictReader(stream, strict=True)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cinicpack.cinic10 import IMAGE_SHAPE, Origin, Provenance, format_name
 from cinicpack.errors import SourceError
+from cinicpack.paths import why_missing
 from cinicpack.shortage import is_shortage
 from cinicpack.study.synsets import format_synset
 
@@ -69,7 +70,7 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
     for synset in sorted(set(synsets)):
         inner, tar = folder / format_synset(synset), folder / f"{format_synset(synset)}.tar"
         if inner.is_dir():
-            entries = [(path, path.name, 0, path.stat().st_size) for path in inner.iterdir()]
+            entries = [(path, path.name, 0, _size_of(path)) for path in inner.iterdir()]
         elif tar.is_file():
             try:
                 entries = _list_tar(tar)
@@ -120,7 +121,17 @@ def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:
 
 
 def _unreadable(where: str, error: Exception) -> SourceError:
-    return SourceError(f"{where}: could not be read ({error!r}); make it readable, run again")
+    reason = why_missing(where) if isinstance(error, FileNotFoundError) else ""
+    return SourceError(
+        f"{where}: could not be read ({reason or repr(error)}); make it readable, run again"
+    )
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
 
 
 def _list_tar(path: Path) -> list[tuple[Path, str, int, int]]:
