@@ -14,13 +14,15 @@ import numba
 from numba import njit
 
 from cinicpack.errors import CinicPackError
+from cinicpack.interrupts import holding_interrupts
 
 # Private parts of numba, which another version may not have: see `_has_known_numba`.
 try:
     from numba.core.caching import FunctionCache, NullCache
+    from numba.core.registry import cpu_target
     from numba.core.runtime.nrt import rtsys
 except ImportError:
-    FunctionCache = NullCache = rtsys = object  # type: ignore[assignment, misc]
+    FunctionCache = NullCache = cpu_target = rtsys = object  # type: ignore[assignment, misc]
 
 __all__ = ["jit"]
 
@@ -50,13 +52,15 @@ class _OptionalCache(FunctionCache):
         parent: Any = super()
         # All that machine code needs. Numba's own method sets up the whole compiler before it looks
         # for the file, which takes 0.2 s of a start.
-        rtsys.initialize(target_context)
+        with holding_interrupts():
+            rtsys.initialize(target_context)
         try:
             found = parent._load_overload(sig, target_context)
         except _UNUSABLE:
             found = None
         if found is None:
             _announce(self.cache_path)
+            _import_compiler()
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -79,6 +83,14 @@ class _NoCache(NullCache):
 
     def load_overload(self, _sig: Any, _target_context: Any) -> None:
         _announce(None)
+        _import_compiler()
+
+
+def _import_compiler() -> None:
+    """Import all that numba imports late: it comes to no harm if only the compiling is ended."""
+    with holding_interrupts():
+        cpu_target.typing_context.refresh()
+        cpu_target.target_context.refresh()
 
 
 _is_announced = False

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from cinicpack.errors import SelectionError
+from cinicpack.interrupts import holding_interrupts
 from cinicpack.load.epoch import Feed
 from cinicpack.load.host import HostMaker
 from cinicpack.load.options import Options
@@ -54,8 +55,9 @@ def make_maker(options: Options, samples: Samples) -> Maker:
     form, size, num_workers = options.batch_format, options.batch_size, options.num_workers
     if _is_on_host(options):
         return HostMaker(samples, form, size, num_workers)
-    from cinicpack.load.device import DeviceMaker, check_device
-    from cinicpack.load.slabs import Slabs
+    with holding_interrupts():
+        from cinicpack.load.device import DeviceMaker, check_device
+        from cinicpack.load.slabs import Slabs
 
     slabs = Slabs(
         samples,
