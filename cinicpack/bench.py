@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from cinicpack.convert.layout import arrange
 from cinicpack.convert.source import open_source
 from cinicpack.cores import usable_cores
+from cinicpack.errors import SourceError
 from cinicpack.limit import find_limit, measure_rate, name_cache
 from cinicpack.load.augment import Augment
 from cinicpack.load.loader import Loader
@@ -76,6 +77,7 @@ def run_bench(
     name = "train" if "train" in pack else pack.splits[0]
     split = pack[name]
     threads = usable_cores()
+    dataset = None if tree is None else FileDataset(Path(tree), name, pack)
     loader = Loader(pack, split, batch_size=batch_size, augment=Augment(), num_workers=threads)
     # The first run compiles the kernels and brings the images into memory.
     _count(loader)
@@ -86,8 +88,8 @@ def run_bench(
         for kind, run in runs.items():
             rates[kind].append(measure_rate(run, round_seconds))
     files = None
-    if tree is not None:
-        files = _measure_files(Path(tree), name, pack, batch_size, threads, file_seconds)
+    if dataset is not None:
+        files = _measure_files(dataset, batch_size, threads, file_seconds)
     return Bench(
         split=name,
         images=len(split),
@@ -129,6 +131,10 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
         tree = open_source(root)
         paths = tree.paths()
         layout = arrange(paths, folders=tree.remarks.folders, allow_missing=True)
+        if split not in layout.rows:
+            raise SourceError(
+                f"{root}: expected the tree that {pack.path} was made of, found no split {split!r}"
+            )
         rows, labels = layout.rows[split].tolist(), layout.labels[split].tolist()
         self._files = [
             (str(root / paths[row]), label) for row, label in zip(rows, labels, strict=True)
@@ -154,11 +160,9 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
         return pixels.to(torch.float32).div(255).sub_(self._mean).div_(self._std), label
 
 
-def _measure_files(
-    tree: Path, split: str, pack: Pack, batch_size: int, processes: int, seconds: float
-) -> float:
+def _measure_files(dataset: FileDataset, batch_size: int, processes: int, seconds: float) -> float:
     loader = DataLoader(
-        FileDataset(tree, split, pack),
+        dataset,
         batch_size,
         shuffle=True,
         num_workers=processes,

@@ -160,13 +160,70 @@ def test_bench(npy_pack, tree, monkeypatch, capsys):
     assert found == Bench("train", 12, 5, 2, 1e6, 2e6, "X", 5e3)._asdict()
 
 
+@pytest.mark.parametrize(
+    ("command", "work", "message"),
+    [
+        ("histogram {pack} -o a.png", "histogram.count_intensities", "expected matplotlib, which"),
+        ("histogram {pack} -o no/a.png", "histogram.count_intensities", "does not exist; create"),
+        ("histogram {pack} -o folder.png", "histogram.count_intensities", "found a directory"),
+        ("audit {pack} -o no/a.csv", "audit.audit_pack", "does not exist; create it first"),
+        ("audit {pack} --sheet no/a.png", "audit.audit_pack", "does not exist; create it first"),
+        ("audit {pack} --against {pack} -o no/a.csv", "overlap.compare_packs", "does not exist"),
+        ("sheet {pack} -o no/a.png", "sheet.draw_classes", "does not exist; create it first"),
+        ("sheet {pack} -o folder.png", "sheet.draw_classes", "found a directory"),
+        ("contributors {pack} -o no/a.csv", "contributors.count_synsets", "does not exist; create"),
+        ("cifar10 {pack} tree", "recovery.extract_cifar10", "expected nothing there, or an empty"),
+        ("cifar10 {pack} no/a", "recovery.extract_cifar10", "does not exist; create it first"),
+        ("unpack {pack} no/a", "unpack.write_files", "does not exist; create it first"),
+        ("unpack {pack} a --link tree", "unpack._link", "expected SPLIT/CLASS/NAME of every"),
+        ("pack {tree} a --expect cinic10", None, "expected CINIC-10, found classes airplane, cat"),
+        ("bench {pack} --tree no", None, "no: expected a directory, .* found nothing"),
+        ("bench {pack} --tree tree", None, "tree: expected the tree that .* found no split 'train"),
+        ("demo --keep tree", None, "tree: already exists"),
+        ("demo --keep no/a", None, "does not exist; create it first"),
+        ("demo --keep a.h5", None, "format 'npy' makes a directory, the name says HDF5"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_the_work(
+    npy_pack, tree, tmp_path, monkeypatch, capsys, command, work, message
+):
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("the work began")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    shutil.copytree(tree / "train", tmp_path / "tree" / "other")
+    for name in ("bench.Loader", "convert.conversion.decode_images", "demo.write_tree"):
+        monkeypatch.setattr(f"cinicpack.{name}", fail)
+    if work is not None:
+        monkeypatch.setattr(f"cinicpack.study.{work}", fail)
+    if "matplotlib" in message:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(command.format(pack=npy_pack, tree=tree).split()) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert sorted(os.listdir()) == ["folder.png", "tree"]
+
+
+def test_warnings_that_are_errors_are_told_in_a_line(tree, tmp_path, capsys):
+    shutil.copytree(tree, tmp_path / "tree")
+    (tmp_path / "tree" / "train" / "cat" / "notes.txt").write_text("")
+    assert main(["pack", str(tmp_path / "tree"), str(tmp_path / "a")]) == 1
+    assert capsys.readouterr().err == (
+        f"cinicpack: error: {tmp_path / 'tree'}: 1 file that is no image is ignored\n"
+    )
+    assert not (tmp_path / "a").exists()
+
+
 # What Python 3.12 and later say when a DataLoader starts its processes.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_demo(monkeypatch, capsys):
+def test_demo(tmp_path, monkeypatch, capsys):
     short = partial(run_demo, per_class=2, round_seconds=0.01, file_seconds=0.01)
     monkeypatch.setattr("cinicpack.demo.run_demo", short)
-    assert main(["demo"]) == 0
+    kept = tmp_path / "kept.pack"
+    assert main(["demo", "--keep", str(kept)]) == 0
+    assert len(cinicpack.open_pack(kept)["train"]) == 20
     out = capsys.readouterr().out
+    assert f'cinicpack.Loader("{kept}", "train"' in out
     assert "making 60 synthetic PNG files" in out
     assert "PNG files, ImageFolder's way" in out
     assert "cinicpack Loader" in out

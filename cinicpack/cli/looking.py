@@ -78,11 +78,11 @@ def contributors(parser: argparse.ArgumentParser) -> Run:
             format_counts,
             format_unlisted,
         )
-        from cinicpack.study.output import require_suffix, write_text
+        from cinicpack.study.output import check_file, write_text
         from cinicpack.study.synsets import read_synsets
 
         if arguments.output is not None:
-            require_suffix(arguments.output, ".csv")
+            check_file(arguments.output, ".csv")
         pack = open_pack(arguments.pack)
         synsets = None if arguments.synsets is None else read_synsets(arguments.synsets)
         counts = count_synsets(pack, synsets)
@@ -131,10 +131,10 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
 
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.pack import open_pack
-        from cinicpack.study.output import require_suffix
+        from cinicpack.study.output import check_file
         from cinicpack.study.picture import write_picture
 
-        require_suffix(arguments.output, ".png", ".svg")
+        check_file(arguments.output, ".png", ".svg")
         pack = open_pack(arguments.pack)
         split = pack[arguments.split or "+".join(pack.splits)]
         split = split.select(source=arguments.source, classes=arguments.classes)
@@ -169,10 +169,15 @@ def histogram(parser: argparse.ArgumentParser) -> Run:
 
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.pack import open_pack
-        from cinicpack.study.histogram import count_intensities, draw_histograms
-        from cinicpack.study.output import require_suffix
+        from cinicpack.study.histogram import (
+            count_intensities,
+            draw_histograms,
+            import_matplotlib,
+        )
+        from cinicpack.study.output import check_file
 
-        require_suffix(arguments.output, ".png", ".svg")
+        check_file(arguments.output, ".png", ".svg")
+        import_matplotlib()
         pack = open_pack(arguments.pack)
         start = time.perf_counter()
         histograms = count_intensities(pack, arguments.split)
@@ -206,14 +211,14 @@ def audit(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.pack import open_pack
         from cinicpack.study.audit import audit_pack, describe_audit, format_audit, format_findings
-        from cinicpack.study.output import require_suffix, write_text
+        from cinicpack.study.output import check_file, write_text
         from cinicpack.study.picture import write_picture
         from cinicpack.study.sheet import draw_duplicates
 
         if arguments.output is not None:
-            require_suffix(arguments.output, ".csv")
+            check_file(arguments.output, ".csv")
         if arguments.sheet is not None:
-            require_suffix(arguments.sheet, ".png", ".svg")
+            check_file(arguments.sheet, ".png", ".svg")
         if arguments.against is not None:
             return _compare(arguments)
         start = time.perf_counter()

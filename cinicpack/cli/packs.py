@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from pathlib import Path
 
 from cinicpack.cli.options import Run, add_json, add_workers, parse_names, whole_number
 from cinicpack.terminal import show, show_json, tell
@@ -220,17 +221,21 @@ def bench(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
-def demo(_: argparse.ArgumentParser) -> Run:
+def demo(parser: argparse.ArgumentParser) -> Run:
     """Show everything on a small data set that is made for it; needs nothing, takes a minute.
+
+    With --keep the pack stays, of 9,000 synthetic images, to try things on.
 
     Example:
       cinicpack demo
+      cinicpack demo --keep cinic10.pack
     """
+    parser.add_argument("--keep", type=Path, metavar="DEST", help="leave the pack here")
 
-    def run(_: argparse.Namespace) -> int:
+    def run(arguments: argparse.Namespace) -> int:
         from cinicpack.demo import run_demo
 
-        run_demo()
+        run_demo(keep=arguments.keep)
         return 0
 
     return run
@@ -264,7 +269,11 @@ def download(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         import cinicpack
         from cinicpack.fetch.download import download
+        from cinicpack.store.publish import check_free
 
+        to_pack = _name_pack(Path(arguments.destination))
+        if arguments.pack:
+            check_free(to_pack)
         start = time.perf_counter()
         made_at = download(
             arguments.destination,
@@ -277,9 +286,16 @@ def download(parser: argparse.ArgumentParser) -> Run:
         nbytes = sum(file.stat().st_size for file in files)
         show(f"{made_at}: {nbytes:,} bytes, as published, in {seconds:.1f} s")
         if arguments.pack:
-            name = made_at.name.removesuffix(".gz").removesuffix(".tar").removesuffix("-parquet")
-            made = cinicpack.pack(made_at, made_at.with_name(f"{name}.pack"))
+            made = cinicpack.pack(made_at, to_pack)
             show(f"{made.path}: fingerprint {made.fingerprint}")
         return 0
 
     return run
+
+
+def _name_pack(destination: Path) -> Path:
+    """Return where the pack of a download belongs: beside it, with its name."""
+    if destination.is_dir():
+        return destination / "CINIC-10.pack"
+    stem = destination.name.removesuffix(".tgz").removesuffix(".gz").removesuffix(".tar")
+    return destination.with_name(f"{stem}.pack")

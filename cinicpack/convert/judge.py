@@ -1,20 +1,23 @@
 """Judgement: which images are packed, and what is said about them and about the whole."""
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cinicpack import cinic10
+from cinicpack.convert.layout import file_names
 from cinicpack.convert.plan import Plan, Rows, Wanted
 from cinicpack.convert.results import ConvertedImages
 from cinicpack.convert.source import Source
 from cinicpack.errors import BadImagesError, SourceError
 from cinicpack.text import counted
 
-__all__ = ["drop_bad", "judge", "tell_remarks"]
+__all__ = ["drop_bad", "judge", "judge_names", "tell_remarks"]
 
 _SHOWN: Final = 20
 # Warnings name the caller of `packer.pack`, which calls `packer.build`, which calls this module.
@@ -88,9 +91,10 @@ def judge(plan: Plan, images: ConvertedImages, wanted: Wanted) -> None:
             f"8 (grey above 255 becomes white); the first is {plan.paths[reduced[0]]}",
             stacklevel=_STACK_LEVEL,
         )
-    differences = list(_find_differences(plan, images, whole=wanted.splits is None))
-    if wanted.expect == "cinic10" and differences:
-        raise SourceError(f"{plan.source}: expected CINIC-10, found {'; '.join(differences)}")
+    of_each, image_shape = images.provenance["origin"], images.image_shape(plan.rows)
+    whole = wanted.splits is None
+    differences = list(_find_differences(plan, of_each, image_shape, whole=whole))
+    _refuse_unexpected(plan, wanted, differences)
     origins = images.origins(plan.rows)
     resembles = plan.classes == cinic10.CLASSES and cinic10.Origin.IMAGENET in origins
     if resembles and differences:
@@ -98,6 +102,23 @@ def judge(plan: Plan, images: ConvertedImages, wanted: Wanted) -> None:
         if not cinic10.is_cinic10(plan.classes, origins):
             text += "; so mean and std are its own, not the published ones"
         warnings.warn(text, stacklevel=_STACK_LEVEL)
+
+
+def judge_names(plan: Plan, wanted: Wanted) -> None:
+    """Raise if CINIC-10 is expected, and names and numbers say already that these images are not.
+
+    None of the images has to be decoded for that.
+    """
+    if wanted.expect == "cinic10":
+        names = [os.fsdecode(name) for name in file_names(plan.paths)]
+        of_each = np.array([origin for origin, _, _ in cinic10.parse_names(names)], np.uint8)
+        whole = wanted.splits is None
+        _refuse_unexpected(plan, wanted, list(_find_differences(plan, of_each, None, whole=whole)))
+
+
+def _refuse_unexpected(plan: Plan, wanted: Wanted, differences: list[str]) -> None:
+    if wanted.expect == "cinic10" and differences:
+        raise SourceError(f"{plan.source}: expected CINIC-10, found {'; '.join(differences)}")
 
 
 def _find_bad(plan: Plan, images: ConvertedImages) -> Mapping[int, str]:
@@ -120,19 +141,28 @@ def _name_alike(path: str) -> str:
     return "/".join(path.split("/")[-3:])
 
 
-def _find_differences(plan: Plan, images: ConvertedImages, *, whole: bool) -> Iterator[str]:
+def _find_differences(
+    plan: Plan,
+    of_each: NDArray[np.uint8],
+    image_shape: tuple[int, int, int] | None,
+    *,
+    whole: bool,
+) -> Iterator[str]:
     """Say in what the images differ from CINIC-10, as far as names, numbers and sizes tell.
 
-    ``whole`` says that all of its splits should be there.
+    Args:
+        plan: which images there are.
+        of_each: (n,), the origin of every image of the plan's paths.
+        image_shape: of all images; None: it is not known yet.
+        whole: all splits of CINIC-10 should be there.
     """
     if plan.classes != cinic10.CLASSES:
         yield f"classes {', '.join(plan.classes)}"
         return
-    image_shape = images.image_shape(plan.rows)
-    if image_shape != cinic10.IMAGE_SHAPE:
+    if image_shape not in (None, cinic10.IMAGE_SHAPE):
         height, width, _ = image_shape
         yield f"images of {height}x{width} pixels"
-    if cinic10.Origin.IMAGENET not in images.origins(plan.rows):
+    if cinic10.Origin.IMAGENET not in of_each[plan.rows]:
         yield "no image that is named as one of ImageNet"
     if whole and (missing := [name for name in cinic10.SPLITS if name not in plan.splits]):
         yield f"no split {' or '.join(missing)}"
@@ -143,8 +173,7 @@ def _find_differences(plan: Plan, images: ConvertedImages, *, whole: bool) -> It
         counts = np.bincount(rows.labels, minlength=len(plan.classes))
         if (counts != cinic10.PER_CLASS).any():
             spans.setdefault((counts.min(), counts.max()), []).append(name)
-        origins = images.provenance["origin"][rows.order]
-        if unknown := int(np.count_nonzero(origins == cinic10.Origin.UNKNOWN)):
+        if unknown := int(np.count_nonzero(of_each[rows.order] == cinic10.Origin.UNKNOWN)):
             named = counted(unknown, f"image in {name} that is", f"images in {name} that are")
             yield f"{named} not named as in CINIC-10"
     for (low, high), names in spans.items():

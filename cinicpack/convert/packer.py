@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeAlias
 from cinicpack.convert.assembly import write_pack
 from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.files import Content, Read, count_bytes
-from cinicpack.convert.judge import drop_bad, judge, tell_remarks
+from cinicpack.convert.judge import drop_bad, judge, judge_names, tell_remarks
 from cinicpack.convert.plan import Wanted, make_plan
 from cinicpack.convert.reservation import cut_tasks, reserve
 from cinicpack.convert.resize import check_resize
@@ -156,6 +156,7 @@ def build(
         else:
             # The workers are still starting, so listing and planning take no time of theirs.
             plan = make_plan(source, source.paths(), wanted, work).in_order()
+            judge_names(plan, wanted)
             reserved = reserve(source.read, plan, work / "reserved", container)
             tasks = cut_tasks(plan, reserved, pace.task_images)
         total = None if plan is None else len(plan.paths)

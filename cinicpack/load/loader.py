@@ -1,10 +1,8 @@
 """The loader: epochs of augmented batches from a pack."""
 
-import hashlib
 import os
-import warnings
 from collections.abc import Iterable
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from cinicpack.arguments import check_int
 from cinicpack.errors import ArgumentError, LoaderError
@@ -13,12 +11,15 @@ from cinicpack.load.epoch import Epoch
 from cinicpack.load.makers import Maker, make_maker, make_samples
 from cinicpack.load.options import Normalize, Options, check_options, resolve_ranks
 from cinicpack.load.order import Share
-from cinicpack.load.repeats import repeats
+from cinicpack.load.repeats import find_repeat, repeats
 from cinicpack.load.samples import Samples
 from cinicpack.load.state import identify, read_state, write_state
 from cinicpack.load.stream import Stream
 from cinicpack.store.pack import Pack, PathLike
 from cinicpack.store.split import Split
+
+if TYPE_CHECKING:
+    from cinicpack.load.dataset import PackedDataset
 
 __all__ = ["Loader"]
 
@@ -140,6 +141,7 @@ class Loader:
     _maker: Maker
     _stream: Stream
     _repeat: bytes | None
+    _dataset: "PackedDataset | None"
 
     def __init__(
         self,
@@ -174,12 +176,17 @@ class Loader:
         self._draws_seed = seed is None
         # Whether each rank of a process group that is made later would have drawn another seed.
         self._seed_is_own = self._draws_seed and resolve_ranks(rank, world_size)[1] == 1
-        self._identity = identify(options)
         self._samples = make_samples(options)
         self._maker = make_maker(options, self._samples)
+        # Last, since the images of a selection are hashed for it.
+        self._identity = identify(options)
         self._stream = Stream(self._samples, self._maker, options)
-        self._repeat = None if self._draws_seed else _find_repeat(options, self._identity)
-        self._warn_of_repeat(epoch)
+        self._repeat = None if self._draws_seed else find_repeat(options, self._identity)
+        self._dataset = None
+        if epoch is not None:
+            self._vary()
+        elif self._repeat is not None:
+            repeats.warn_if_due(self._repeat, self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse to change an option, since samples and threads were made for what it is."""
@@ -225,6 +232,21 @@ class Loader:
         4
         """
         return self._stream.epoch
+
+    @property
+    def dataset(self) -> "PackedDataset":
+        """The images that an epoch of all ranks has, in the order of their rows.
+
+        >>> import cinicpack
+        >>> len(cinicpack.Loader("cinic10.pack", classes=["cat", "dog"]).dataset)
+        18
+        """
+        if self._dataset is None:
+            from cinicpack.load.dataset import PackedDataset
+
+            chosen = self.split.select(source=self.source, classes=self.classes)
+            self._dataset = PackedDataset(self.pack, chosen)
+        return self._dataset
 
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the next epoch; later epochs count on from there.
@@ -326,23 +348,3 @@ class Loader:
         """Note that loaders with these options give other epochs than 0, or are meant not to."""
         if self._repeat is not None:
             repeats.excuse(self._repeat)
-
-    def _warn_of_repeat(self, epoch: int | None) -> None:
-        if epoch is not None:
-            self._vary()
-        elif self._repeat is not None and repeats.is_next_due(self._repeat):
-            warnings.warn(
-                f"{self!r} is the third loader with these options in this process, and those "
-                "before gave nothing but epoch 0, always in the same order with the same "
-                "augmentation, as this one will: make one loader for all rounds, or pass "
-                "epoch= (epoch=0 if that is meant), or seed=None for a fresh seed",
-                stacklevel=3,
-            )
-
-
-def _find_repeat(options: Options, identity: dict[str, Any]) -> bytes | None:
-    """Hash all that makes the batches of two loaders equal; None: epoch 0 is like any other."""
-    if not options.shuffle and options.augment is None:
-        return None
-    others = [str(getattr(options, name)) for name in _OPTIONS if name not in ("pack", "split")]
-    return hashlib.sha256(repr((identity, others)).encode()).digest()

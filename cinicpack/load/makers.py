@@ -2,7 +2,6 @@
 
 from typing import Protocol
 
-from cinicpack.errors import SelectionError
 from cinicpack.interrupts import holding_interrupts
 from cinicpack.load.epoch import Feed
 from cinicpack.load.host import HostMaker
@@ -34,9 +33,8 @@ def make_samples(options: Options) -> Samples:
     pack, split, normalize = options.pack, options.split, options.normalize
     rows = split.where(source=options.source, classes=options.classes)
     if not len(rows):
-        raise SelectionError(
-            f"{split!r} has no images with source={options.source!r}, classes={options.classes!r}"
-        )
+        # For its error, which names what leaves no row.
+        split.select(source=options.source, classes=options.classes)
     mean, std = (pack.mean, pack.std) if isinstance(normalize, bool) else normalize
     normalized = normalize is not False and options.dtype != "uint8"
     transform = make_transform(

@@ -15,6 +15,7 @@ from cinicpack.errors import ArgumentError, LoaderError, SelectionError
 from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat
 from cinicpack.store.pack import Pack, open_pack
+from cinicpack.store.selection import find_labels
 from cinicpack.store.split import Split
 
 __all__ = ["Normalize", "Options", "check_options", "resolve_ranks"]
@@ -69,7 +70,7 @@ def check_options(given: Mapping[str, Any]) -> Options:
 
     Raises:
         ArgumentError: an argument is out of its domain.
-        SelectionError: the pack has no such split.
+        SelectionError: the pack has no such split or class.
         FileNotFoundError: there is no pack.
         PackError: the pack is damaged.
         LoaderError: a seed cannot be drawn for all ranks.
@@ -86,7 +87,8 @@ def check_options(given: Mapping[str, Any]) -> Options:
             f"expected augment to be an Augment or None, found {given['augment']!r}"
         )
     if (classes := given["classes"]) is not None:
-        checked["classes"] = [classes] if isinstance(classes, str) else list(classes)
+        labels = find_labels(classes, pack.class_to_idx)
+        checked["classes"] = [pack.classes[label] for label in labels]
     if given["seed"] is not None:
         checked["seed"] = check_int("seed", given["seed"], 0, 2**64)
     if given["epoch"] is not None:

@@ -1,11 +1,16 @@
 """Repeats: loaders that are made anew with the same options, and so give epoch 0 again."""
 
+import hashlib
 import os
 import threading
+import warnings
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
-__all__ = ["Repeats", "repeats"]
+from cinicpack.load.options import Options
+
+__all__ = ["Repeats", "find_repeat", "repeats"]
 
 _EXCUSED: Final = -1
 
@@ -35,6 +40,17 @@ class Repeats:
             self._is_told |= due
         return due
 
+    def warn_if_due(self, key: bytes, loader: object) -> None:
+        """Warn the one who makes a loader, by a call of its ``__init__``, of repeats."""
+        if self.is_next_due(key):
+            warnings.warn(
+                f"{loader!r} is the third loader with these options in this process, and those "
+                "before gave nothing but epoch 0, always in the same order with the same "
+                "augmentation, as this one will: make one loader for all rounds, or pass "
+                "epoch= (epoch=0 if that is meant), or seed=None for a fresh seed",
+                stacklevel=3,
+            )
+
     def count(self, key: bytes) -> None:
         """Count one more loader that gives epoch 0."""
         with self._lock:
@@ -51,6 +67,16 @@ class Repeats:
         self._counts.move_to_end(key)
         if len(self._counts) > self._limit:
             self._counts.popitem(last=False)
+
+
+def find_repeat(options: Options, identity: Mapping[str, Any]) -> bytes | None:
+    """Hash all that makes the batches of two loaders equal; None: epoch 0 is like any other."""
+    if not options.shuffle and options.augment is None:
+        return None
+    left_out = ("pack", "split", "epoch")
+    names = [name for name in Options.__dataclass_fields__ if name not in left_out]
+    others = [str(getattr(options, name)) for name in names]
+    return hashlib.sha256(repr((identity, others)).encode()).digest()
 
 
 repeats: Final = Repeats()

@@ -16,7 +16,7 @@ from cinicpack.study.output import require_suffix, write_file
 from cinicpack.study.planes import map_planes
 from cinicpack.study.statistics import SOURCE_OF_ORIGIN
 
-__all__ = ["Histograms", "count_intensities", "draw_histograms"]
+__all__ = ["Histograms", "count_intensities", "draw_histograms", "import_matplotlib"]
 
 #: For every source, uint64 (3, 256): how many pixels have each intensity, per channel.
 Histograms = Mapping[str, NDArray[np.uint64]]
@@ -70,6 +70,19 @@ def _count_block(
                 counts[origins[row], channel, value] += np.uint64(1)
 
 
+def import_matplotlib() -> tuple[Any, Any]:
+    """Return matplotlib and its class of figures; raises `CinicPackError` if it is not there."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise CinicPackError(
+            f"expected matplotlib, which draws histograms, found {error}; "
+            "install it with pip install matplotlib"
+        ) from None
+    return matplotlib, Figure
+
+
 def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> None:
     """Draw what `count_intensities` counted as ``.png`` or ``.svg``.
 
@@ -81,21 +94,14 @@ def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> Non
         CinicPackError: matplotlib is not installed.
     """
     suffix = require_suffix(path, ".png", ".svg")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise CinicPackError(
-            f"expected matplotlib, which draws histograms, found {error}; "
-            "install it with pip install matplotlib"
-        ) from None
+    matplotlib, figure_class = import_matplotlib()
     shares = {name: _share_pixels(counts) for name, counts in histograms.items()}
     # The axis fits the intensities 1 to 254: black and overexposed pixels would press all others
     # into a third of the height. The figure says what is cut off.
     top = 1.4 * max(float(share[:, 1:255].max()) for share in shares.values()) or 1
     # Matplotlib's ids with a fixed salt, and no date, so that the same pack gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": "cinicpack", "font.size": 9}):
-        figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
+        figure = figure_class(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
         panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
         for number, (panel, title) in enumerate(zip(panels, _PANELS, strict=True)):
             for name, share in shares.items():

@@ -18,7 +18,7 @@ from cinicpack.paths import why_missing
 from cinicpack.shortage import is_shortage
 from cinicpack.study.synsets import format_synset
 
-__all__ = ["Found", "Jpeg", "find_jpegs", "reduce_jpeg"]
+__all__ = ["Found", "Jpeg", "check_folder", "find_jpegs", "reduce_jpeg"]
 
 _NAME: Final = re.compile(r"n([0-9]{8})_([0-9]{1,9})\.jpe?g", re.IGNORECASE)
 
@@ -64,8 +64,7 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
     Raises `SourceError` if ``folder`` is no directory, or a tar cannot be read.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise SourceError(f"{folder}: expected a directory with ImageNet's nSSSSSSSS.tar in it")
+    check_folder(folder)
     found = Found({}, [], [])
     for synset in sorted(set(synsets)):
         inner, tar = folder / format_synset(synset), folder / f"{format_synset(synset)}.tar"
@@ -94,6 +93,12 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
         found.jpegs[synset] = [jpegs[number] for number in sorted(jpegs)]
     found.left_out.sort()
     return found
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `SourceError` unless there is a directory."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: expected a directory with ImageNet's nSSSSSSSS.tar in it")
 
 
 def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:

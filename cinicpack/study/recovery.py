@@ -17,6 +17,7 @@ from cinicpack.formats.cifar10 import (
     RECORD_BYTES,
     Cifar10,
     Cifar10Set,
+    check_layout,
     compute_blob_id,
     read_batches,
     split_batches,
@@ -126,12 +127,13 @@ def recover_cifar10(
     >>> recover_cifar10("cinic10.pack", "cifar-10-batches-bin", allow_missing=True).images
     {'train': 50, 'test': 10}
     """
+    check_layout(layout)
     pack = pack if isinstance(pack, Pack) else open_pack(pack)
-    cifar10 = extract_cifar10(pack, allow_missing=allow_missing)
     with publishing(Path(destination), overwrite=False, sync=False, empty_folder=True) as new:
+        cifar10 = extract_cifar10(pack, allow_missing=allow_missing)
+        compared = None if reference is None else compare_cifar10(cifar10, reference)
         new.mkdir()
         write_batches(cifar10, new, layout)
-        compared = None if reference is None else compare_cifar10(cifar10, reference)
     parts = cifar10._asdict()
     return Recovery(
         images={name: len(part.rows) for name, part in parts.items()},
