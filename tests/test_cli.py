@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import cinicpack
 from cinicpack.bench import Bench, format_bench
@@ -27,9 +28,10 @@ def test_pack(tree, npy_pack, tmp_path, capsys):
     assert main(["pack", str(tree), str(tmp_path / "a.pack")]) == 0
     out, errors = capsys.readouterr()
     fingerprint = cinicpack.open_pack(npy_pack).fingerprint
-    first, second = out.splitlines()
+    first, second, third = out.splitlines()
     assert re.fullmatch(r"packed 36 images in \d+\.\d s \([\d,]+ images/s\)", first)
     assert second == f"{tmp_path / 'a.pack'}: fingerprint {fingerprint}"
+    assert third == f"{tree}: 1 image became RGB: 1 grey"
     assert errors == ""
 
 
@@ -84,6 +86,39 @@ def test_bad_images_are_all_listed(tree, tmp_path, capsys):
     )
     assert main(["info", str(tmp_path / "a")]) == 0
     assert "left out when packing: 30 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("resize", [[], ["--resize", "7"]])
+def test_images_that_were_no_rgb_are_counted(tmp_path, capsys, workers, resize):
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9, 3), np.uint8))
+    kinds = {
+        "a.png": "L", "b.png": "RGBA", "c.png": "LA", "d.png": "1", "e.png": "P", "f.png": "RGB",
+        "g.jpg": "L", "h.jpg": "CMYK", "i.jpg": "RGB", "j.pgm": "L", "k.webp": "RGBA",
+    }  # fmt: skip
+    for number in range(2):
+        folder = tmp_path / "tree" / f"class {number}"
+        folder.mkdir(parents=True)
+        for name, mode in kinds.items():
+            picture = noise.convert(mode)
+            if mode.endswith("A"):
+                picture.putalpha(noise.getchannel(0))
+            picture.save(folder / name)
+    command = ["pack", str(tmp_path / "tree"), str(tmp_path / "a"), "--workers", workers, *resize]
+    assert main(command) == 0
+    assert capsys.readouterr().out.endswith(
+        f"{tmp_path / 'tree'}: 16 images became RGB: 8 grey, 6 with transparency, 2 CMYK\n"
+    )
+    assert "grey" not in (tmp_path / "a" / "pack.json").read_text()
+    command[1] = str(tmp_path / "tree" / "class 0")
+    shutil.rmtree(tmp_path / "tree" / "class 1")
+    (tmp_path / "tree" / "class 0" / "x").mkdir()
+    for name in ("a.png", "f.png"):
+        (tmp_path / "tree/class 0" / name).rename(tmp_path / "tree/class 0/x" / name)
+    for name in kinds.keys() - {"a.png", "f.png"}:
+        (tmp_path / "tree/class 0" / name).unlink()
+    assert main([*command, "--overwrite"]) == 0
+    assert capsys.readouterr().out.endswith(f"\n{command[1]}: 1 image became RGB: 1 grey\n")
 
 
 @pytest.mark.parametrize(

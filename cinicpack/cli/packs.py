@@ -1,7 +1,10 @@
 """Commands that make a pack, and tell what it is and how fast it loads."""
 
 import argparse
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cinicpack.cli.options import Run, add_json, add_workers, parse_names, whole_number
@@ -38,32 +41,51 @@ def pack(parser: argparse.ArgumentParser) -> Run:
         import cinicpack
 
         start = time.perf_counter()
-        made = cinicpack.pack(
-            arguments.source,
-            arguments.destination,
-            format=arguments.format,
-            splits=arguments.splits,
-            shard_rows=arguments.shard_rows,
-            num_workers=arguments.workers,
-            skip_bad=arguments.skip_bad,
-            allow_missing=arguments.allow_missing,
-            overwrite=arguments.overwrite,
-            expect=arguments.expect,
-            resize=arguments.resize,
-            filter=arguments.filter,
-            fit=arguments.fit,
-            labels=arguments.labels,
-            columns=arguments.columns,
-        )
+        with _noting() as notes:
+            made = cinicpack.pack(
+                arguments.source,
+                arguments.destination,
+                format=arguments.format,
+                splits=arguments.splits,
+                shard_rows=arguments.shard_rows,
+                num_workers=arguments.workers,
+                skip_bad=arguments.skip_bad,
+                allow_missing=arguments.allow_missing,
+                overwrite=arguments.overwrite,
+                expect=arguments.expect,
+                resize=arguments.resize,
+                filter=arguments.filter,
+                fit=arguments.fit,
+                labels=arguments.labels,
+                columns=arguments.columns,
+            )
         seconds = time.perf_counter() - start
         count = sum(info.rows for info in made.manifest.splits.values())
         show(
             f"packed {counted(count, 'image')} in {seconds:.1f} s ({count / seconds:,.0f} images/s)"
         )
         show(f"{made.path}: fingerprint {made.fingerprint}")
+        for note in notes:
+            show(note)
         return 0
 
     return run
+
+
+@contextmanager
+def _noting() -> Iterator[list[str]]:
+    """Collect what packing logs of the images."""
+    notes: list[str] = []
+    logger, handler = logging.getLogger("cinicpack.convert"), logging.Handler()
+    handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _add_pack_options(parser: argparse.ArgumentParser) -> None:

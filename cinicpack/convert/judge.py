@@ -1,7 +1,9 @@
 """Judgement: which images are packed, and what is said about them and about the whole."""
 
+import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Final
@@ -75,7 +77,7 @@ def drop_bad(plan: Plan, images: ConvertedImages, wanted: Wanted) -> Plan:
 
 
 def judge(plan: Plan, images: ConvertedImages, wanted: Wanted) -> None:
-    """Warn of what a user would want to know; raise if CINIC-10 is expected and not found."""
+    """Say what a user would want to know; raise if CINIC-10 is expected and not found."""
     if plan.skipped:
         one, several = "image that cannot be packed is", "images that cannot be packed are"
         skipped = counted(len(plan.skipped), one, several)
@@ -91,6 +93,10 @@ def judge(plan: Plan, images: ConvertedImages, wanted: Wanted) -> None:
             f"8 (grey above 255 becomes white); the first is {plan.paths[reduced[0]]}",
             stacklevel=_STACK_LEVEL,
         )
+    if kinds := Counter(images.recoloured[n] for n in kept & images.recoloured.keys()):
+        each = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        became = counted(kinds.total(), "image", "images")
+        logging.getLogger(__name__).info(f"{plan.source}: {became} became RGB: {each}")
     of_each, image_shape = images.provenance["origin"], images.image_shape(plan.rows)
     whole = wanted.splits is None
     differences = list(_find_differences(plan, of_each, image_shape, whole=whole))

@@ -25,6 +25,7 @@ class ConvertedImages:
         provenance: (n,) provenance, from the file names.
         bad: number and reason of every bad image.
         reduced: numbers of images with 16 bits per channel, of which Pillow keeps 8.
+        recoloured: number and former kind of every image that was not RGB.
     """
 
     scratches: list[str]
@@ -36,6 +37,7 @@ class ConvertedImages:
     provenance: NDArray[np.void]
     bad: dict[int, str]
     reduced: list[int]
+    recoloured: dict[int, str]
 
     def image_shape(self, rows: NDArray[np.int64]) -> tuple[int, int, int]:
         """Return height, width and channels of the first of these images, and so of all."""
@@ -73,4 +75,9 @@ def join(results: Sequence[Converted]) -> ConvertedImages:
             for start, result in zip(starts, results, strict=False)
             for position in result.reduced
         ],
+        recoloured={
+            start + position: former
+            for start, result in zip(starts, results, strict=False)
+            for position, former in result.recoloured
+        },
     )

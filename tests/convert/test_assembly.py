@@ -107,6 +107,7 @@ class Scratches:
             provenance=self.provenance,
             bad={},
             reduced=[],
+            recoloured={},
         )
 
 
