@@ -242,11 +242,11 @@ class _Tries:
         # come right in a minute.
         if pause is None or (is_unknown and not self._any_came):
             advice = "check the network, run again" if is_unknown else "run again"
-            expected = "a file" if self._nbytes is None else f"{self._nbytes:,} bytes"
-            raise SourceError(
-                f"{self.url}: expected {expected}, found {size:,}, and then: {problem}; "
-                f"{advice}{' to go on from there' if size else ''}"
-            )
+            if size:
+                expected = "a file" if self._nbytes is None else f"{self._nbytes:,} bytes"
+                problem = f"expected {expected}, found {size:,}, and then: {problem}"
+                advice += " to go on from there"
+            raise SourceError(f"{self.url}: {problem}; {advice}")
         say(
             f"{self.url}: {problem}, after {size:,} bytes; trying again in {pause:g} s",
             progress=self._progress,
