@@ -37,7 +37,7 @@ from cinicpack.study.contributors import read_contributors
 from cinicpack.study.jpegs import Found, Jpeg, check_folder, find_jpegs, reduce_jpeg
 from cinicpack.study.synsets import Synset, format_synset, read_synsets
 from cinicpack.study.tree import run_jobs, write_files
-from cinicpack.text import counted, some
+from cinicpack.text import some
 
 __all__ = ["Composition", "compose_dataset"]
 
@@ -190,8 +190,7 @@ def _write_all(
             jobs = jobs + _make_jobs(partial(_write_jpegs, folder, sink, failures), jpegs)
             images += len(jpegs)
         with warnings.catch_warnings():
-            # Otherwise a program that makes errors of warnings would lose the images that Pillow
-            # warns of.
+            # A program may make errors of warnings; an image that Pillow warns of is no bad one.
             warnings.filterwarnings("ignore", module="PIL")
             run(jobs, images)
         undecoded += [(str(jpeg), reason) for _, jpeg, reason in failures]
@@ -250,7 +249,7 @@ def _draw(
     if few:
         raise SourceError(
             f"{imagenet}: expected {per_class:,} JPEGs of every class, found "
-            f"{', '.join(few)}{_explain(found)}; add more, or take fewer with --per-class "
+            f"{', '.join(few)}{found.explain_lack()}; add more, or take fewer with --per-class "
             "(per_class=)"
         )
     return found, plan, reserve
@@ -267,7 +266,7 @@ def _look_up(
         names = [f"{format_synset(synset)}_{number}" for synset, number in missing]
         raise SourceError(
             f"{imagenet}: expected all images of {where}, found no "
-            f"{some(names, _SHOWN)}{_explain(found)}"
+            f"{some(names, _SHOWN)}{found.explain_lack()}"
         )
     plan = {folder: [there[key] for key in keys] for folder, keys in listed.items()}
     return found, plan, {}
@@ -349,11 +348,3 @@ def _replace(
             f"{some(reasons, _SHOWN)}"
         )
     return plan
-
-
-def _explain(found: Found) -> str:
-    absent = ""
-    if found.absent:
-        absent = f"; {counted(len(found.absent), 'synset is', 'synsets are')} not there"
-    left_out = [f"{where}: {reason}" for where, reason in found.left_out]
-    return absent + (f"; left out: {some(left_out, _SHOWN)}" if left_out else "")

@@ -17,9 +17,11 @@ from cinicpack.errors import SourceError
 from cinicpack.paths import why_missing
 from cinicpack.shortage import is_shortage
 from cinicpack.study.synsets import format_synset
+from cinicpack.text import counted, some
 
 __all__ = ["Found", "Jpeg", "check_folder", "find_jpegs", "reduce_jpeg"]
 
+_SHOWN: Final = 10
 _NAME: Final = re.compile(r"n([0-9]{8})_([0-9]{1,9})\.jpe?g", re.IGNORECASE)
 
 
@@ -53,6 +55,14 @@ class Found(NamedTuple):
     jpegs: dict[int, list[Jpeg]]
     absent: list[int]
     left_out: list[tuple[str, str]]
+
+    def explain_lack(self) -> str:
+        """Say, as the end of a sentence, what may be why there are too few."""
+        absent = ""
+        if self.absent:
+            absent = f"; {counted(len(self.absent), 'synset is', 'synsets are')} not there"
+        left_out = [f"{where}: {reason}" for where, reason in self.left_out]
+        return absent + (f"; left out: {some(left_out, _SHOWN)}" if left_out else "")
 
 
 def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
