@@ -249,6 +249,14 @@ def test_warnings_that_are_errors_are_told_in_a_line(tree, tmp_path, capsys):
     assert not (tmp_path / "a").exists()
 
 
+def test_a_download_is_not_begun_for_a_pack_that_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("cinicpack.fetch.download.download", lambda *_, **__: pytest.fail("begun"))
+    for destination, pack in ((".", "CINIC-10.pack"), ("a.tgz", "a.pack"), ("b.tar.gz", "b.pack")):
+        (tmp_path / pack).mkdir()
+        assert main(["download", str(tmp_path / destination), "--pack"]) == 1
+        assert f"{pack}: already exists" in capsys.readouterr().err
+
+
 # What Python 3.12 and later say when a DataLoader starts its processes.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_demo(tmp_path, monkeypatch, capsys):
