@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from typing import TYPE_CHECKING
 
 from cinicpack.cli.options import (
     Run,
@@ -17,6 +18,9 @@ from cinicpack.cli.options import (
 from cinicpack.errors import ArgumentError, SelectionError
 from cinicpack.terminal import show, show_json, tell
 from cinicpack.text import counted
+
+if TYPE_CHECKING:
+    from cinicpack.store.split import Split
 
 __all__ = ["audit", "contributors", "histogram", "sheet", "shift", "stats"]
 
@@ -110,7 +114,7 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
     """Draw a contact sheet: of one class, of all classes, or of one image augmented.
 
     One class gives the authors' sheet, 20 x 10 random images with lines of one pixel; several or
-    all give a few rows of each. FILE ends in .png or .svg.
+    all give a few rows of each. A line above says what is shown. FILE ends in .png or .svg.
 
     Example:
       cinicpack sheet cinic10.pack -o cat.png --class cat --source imagenet
@@ -132,7 +136,7 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.pack import open_pack
         from cinicpack.study.output import check_file
-        from cinicpack.study.picture import write_picture
+        from cinicpack.study.picture import add_title, write_picture
 
         check_file(arguments.output, ".png", ".svg")
         pack = open_pack(arguments.pack)
@@ -147,6 +151,7 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
 
             draw = draw_sheet if len(arguments.classes or ()) == 1 else draw_classes
             picture = draw(split, seed=arguments.seed)
+        picture = add_title(_name_images(arguments, split), picture)
         write_picture(arguments.output, picture)
         show(f"{arguments.output}: {picture.shape[1]} x {picture.shape[0]} pixels")
         return 0
@@ -154,10 +159,22 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def _name_images(arguments: argparse.Namespace, split: "Split") -> str:
+    """Say which images a sheet shows, as its title."""
+    parts = [
+        f"{split.pack.path.name}, {split.name}",
+        ", ".join(arguments.classes or ()),
+        f"source {arguments.source}" if arguments.source else "all sources",
+        f"image {arguments.augment:,}" if arguments.augment is not None else "random images",
+        f"seed {arguments.seed}",
+    ]
+    return ", ".join(filter(None, parts))
+
+
 def histogram(parser: argparse.ArgumentParser) -> Run:
     """Draw how pixel intensities of the ImageNet part and of the CIFAR-10 part are distributed.
 
-    All channels together as in the authors' figure, and each of them; the means are dashed. FILE
+    All channels together as in the authors' figure, and each of them; dashed lines are means. FILE
     ends in .png or .svg. Needs matplotlib: pip install matplotlib.
 
     Example:
@@ -182,7 +199,8 @@ def histogram(parser: argparse.ArgumentParser) -> Run:
         start = time.perf_counter()
         histograms = count_intensities(pack, arguments.split)
         seconds = time.perf_counter() - start
-        draw_histograms(arguments.output, histograms)
+        title = f"{pack.path.name}, {arguments.split or '+'.join(pack.splits)}"
+        draw_histograms(arguments.output, histograms, title=title)
         pixels = sum(int(counts[0].sum()) for counts in histograms.values())
         show(f"{arguments.output}: {pixels:,} pixels counted in {seconds:.1f} s")
         return 0
@@ -212,7 +230,7 @@ def audit(parser: argparse.ArgumentParser) -> Run:
         from cinicpack.store.pack import open_pack
         from cinicpack.study.audit import audit_pack, describe_audit, format_audit, format_findings
         from cinicpack.study.output import check_file, write_text
-        from cinicpack.study.picture import write_picture
+        from cinicpack.study.picture import add_title, write_picture
         from cinicpack.study.sheet import draw_duplicates
 
         if arguments.output is not None:
@@ -229,7 +247,8 @@ def audit(parser: argparse.ArgumentParser) -> Run:
         if arguments.output is not None:
             write_text(arguments.output, format_findings(found))
         if arguments.sheet is not None and found.duplicates:
-            write_picture(arguments.sheet, draw_duplicates(found))
+            title = f"{found.pack.path.name}: pictures that are there more than once"
+            write_picture(arguments.sheet, add_title(title, draw_duplicates(found)))
         elif arguments.sheet is not None:
             tell(f"{arguments.sheet}: not drawn, there are no duplicates")
         if not arguments.json:

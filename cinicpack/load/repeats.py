@@ -5,8 +5,9 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any, Final
+
+import numpy as np
 
 from cinicpack.load.options import Options
 
@@ -40,17 +41,6 @@ class Repeats:
             self._is_told |= due
         return due
 
-    def warn_if_due(self, key: bytes, loader: object) -> None:
-        """Warn the one who makes a loader, by a call of its ``__init__``, of repeats."""
-        if self.is_next_due(key):
-            warnings.warn(
-                f"{loader!r} is the third loader with these options in this process, and those "
-                "before gave nothing but epoch 0, always in the same order with the same "
-                "augmentation, as this one will: make one loader for all rounds, or pass "
-                "epoch= (epoch=0 if that is meant), or seed=None for a fresh seed",
-                stacklevel=3,
-            )
-
     def count(self, key: bytes) -> None:
         """Count one more loader that gives epoch 0."""
         with self._lock:
@@ -62,6 +52,17 @@ class Repeats:
         with self._lock:
             self._keep(key, _EXCUSED)
 
+    def warn(self, key: bytes, loader: object) -> None:
+        """Warn whoever makes ``loader``, in whose ``__init__`` this is called, if that is due."""
+        if self.is_next_due(key):
+            warnings.warn(
+                f"{loader!r} is the third loader with these options in this process, and those "
+                "before gave nothing but epoch 0, always in the same order with the same "
+                "augmentation, as this one will: make one loader for all rounds, or pass "
+                "epoch= (epoch=0 if that is meant), or seed=None for a fresh seed",
+                stacklevel=3,
+            )
+
     def _keep(self, key: bytes, count: int) -> None:
         self._counts[key] = count
         self._counts.move_to_end(key)
@@ -69,17 +70,18 @@ class Repeats:
             self._counts.popitem(last=False)
 
 
-def find_repeat(options: Options, identity: Mapping[str, Any]) -> bytes | None:
+repeats: Final = Repeats()
+
+
+def find_repeat(options: Options, identity: dict[str, Any]) -> bytes | None:
     """Hash all that makes the batches of two loaders equal; None: epoch 0 is like any other."""
-    if not options.shuffle and options.augment is None:
+    varies = options.shuffle or not isinstance(options.order, np.ndarray | None)
+    if not varies and options.augment is None and options.views is None:
         return None
-    left_out = ("pack", "split", "epoch")
-    names = [name for name in Options.__dataclass_fields__ if name not in left_out]
-    others = [str(getattr(options, name)) for name in names]
+    known = ("pack", "split", "epoch", "labels", "order")
+    others = [str(value) for name, value in vars(options).items() if name not in known]
     return hashlib.sha256(repr((identity, others)).encode()).digest()
 
-
-repeats: Final = Repeats()
 
 if hasattr(os, "register_at_fork"):
     # A forked process gets a new lock, since the old one may be held by a thread that exists only

@@ -70,52 +70,66 @@ def _count_block(
                 counts[origins[row], channel, value] += np.uint64(1)
 
 
-def import_matplotlib() -> tuple[Any, Any]:
-    """Return matplotlib and its class of figures; raises `CinicPackError` if it is not there."""
+def import_matplotlib() -> Any:
+    """Return matplotlib with what draws figures; raises `CinicPackError` if it is not there."""
     try:
-        import matplotlib
-        from matplotlib.figure import Figure
+        import matplotlib.figure
+        import matplotlib.lines
     except ImportError as error:
         raise CinicPackError(
             f"expected matplotlib, which draws histograms, found {error}; "
             "install it with pip install matplotlib"
         ) from None
-    return matplotlib, Figure
+    return matplotlib
 
 
-def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> None:
+def draw_histograms(
+    path: str | os.PathLike[str], histograms: Histograms, *, title: str | None = None
+) -> None:
     """Draw what `count_intensities` counted as ``.png`` or ``.svg``.
 
     After ``images/histogram-cinic.svg`` of the authors, which has all channels in one: shares of
-    the pixels by colour intensity, the means as dashed lines.
+    the pixels by colour intensity, the means as dashed lines. ``title`` says whose they are.
 
     Raises:
         ArgumentError: for any other suffix.
         CinicPackError: matplotlib is not installed.
     """
     suffix = require_suffix(path, ".png", ".svg")
-    matplotlib, figure_class = import_matplotlib()
+    matplotlib = import_matplotlib()
     shares = {name: _share_pixels(counts) for name, counts in histograms.items()}
     # The axis fits the intensities 1 to 254: black and overexposed pixels would press all others
     # into a third of the height. The figure says what is cut off.
     top = 1.4 * max(float(share[:, 1:255].max()) for share in shares.values()) or 1
     # Matplotlib's ids with a fixed salt, and no date, so that the same pack gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": "cinicpack", "font.size": 9}):
-        figure = figure_class(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
+        figure = matplotlib.figure.Figure(
+            figsize=(8, 5), dpi=150, layout="constrained", facecolor="white"
+        )
         panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
-        for number, (panel, title) in enumerate(zip(panels, _PANELS, strict=True)):
+        for number, (panel, channel) in enumerate(zip(panels, _PANELS, strict=True)):
             for name, share in shares.items():
                 _draw_curve(panel, name, share[number])
-            panel.set_title(title, loc="left", fontsize=10)
+            panel.set_title(channel, loc="left", fontsize=10)
             panel.set(xlim=(-2, 257), ylim=(0, top))
             panel.grid(color="#e5e5e5", linewidth=0.6)
             panel.set_axisbelow(True)
             panel.spines[["top", "right"]].set_visible(False)
             panel.legend(loc="upper center", fontsize=7.5, framealpha=1, edgecolor="none")
-        names = [_STYLES[name][0] for name in shares]
-        handles = panel.get_legend_handles_labels()[0]
+        names = [*(_STYLES[name][0] for name in shares), "dashed: mean intensity"]
+        dashed = matplotlib.lines.Line2D(
+            [], [], color="#333333", linestyle=(0, (4, 4)), linewidth=1.2
+        )
+        handles = [*panel.get_legend_handles_labels()[0], dashed]
         figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
-        figure.supxlabel("colour intensity", fontsize=9)
+        if title is not None:
+            # A pack's name may have signs that the font lacks, and dollar signs without formulas.
+            plain = title.encode("ascii", "backslashreplace").decode()
+            figure.suptitle(plain, x=0.01, ha="left", fontsize=11, parse_math=False)
+        figure.supxlabel(
+            "colour intensity (black, at 0, and full brightness, at 255, may go beyond the top)",
+            fontsize=9,
+        )
         figure.supylabel("share of the pixels", fontsize=9)
         file = io.BytesIO()
         metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
