@@ -23,6 +23,7 @@ from cinicpack.errors import (
     SourceError,
     StateError,
 )
+from cinicpack.interrupts import holding_interrupts
 
 if TYPE_CHECKING:
     from cinicpack import study
@@ -100,7 +101,8 @@ def __getattr__(name: str) -> Any:
         return import_module("cinicpack.study")
     if name not in _HOMES:
         raise AttributeError(f"module 'cinicpack' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    with holding_interrupts():
+        value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 from cinicpack.convert.layout import arrange
 from cinicpack.convert.source import open_source
 from cinicpack.cores import usable_cores
+from cinicpack.errors import SourceError
 from cinicpack.limit import find_limit, measure_rate, name_cache
 from cinicpack.load.augment import Augment
 from cinicpack.load.loader import Loader
 from cinicpack.store.pack import Pack
-from cinicpack.text import table
+from cinicpack.text import counted, table
 
 __all__ = ["Bench", "FileDataset", "format_bench", "run_bench"]
 
@@ -76,6 +77,7 @@ def run_bench(
     name = "train" if "train" in pack else pack.splits[0]
     split = pack[name]
     threads = usable_cores()
+    dataset = None if tree is None else FileDataset(Path(tree), name, pack)
     loader = Loader(pack, split, batch_size=batch_size, augment=Augment(), num_workers=threads)
     # The first run compiles the kernels and brings the images into memory.
     _count(loader)
@@ -86,8 +88,8 @@ def run_bench(
         for kind, run in runs.items():
             rates[kind].append(measure_rate(run, round_seconds))
     files = None
-    if tree is not None:
-        files = _measure_files(Path(tree), name, pack, batch_size, threads, file_seconds)
+    if dataset is not None:
+        files = _measure_files(dataset, batch_size, threads, file_seconds)
     return Bench(
         split=name,
         images=len(split),
@@ -108,8 +110,8 @@ def format_bench(bench: Bench) -> str:
     base = rows[0][1]
     cells = [(name, f"{rate:,.0f}", f"{rate / base:,.1f}x") for name, rate in rows]
     lines = [
-        f"{bench.images:,} images of {bench.split}, batches of {bench.batch_size}, random crop, "
-        f"flip, normalise to float32; {bench.threads} threads",
+        f"{counted(bench.images, 'image')} of {bench.split}, batches of {bench.batch_size}, "
+        f"random crop, flip, normalise to float32; {bench.threads} threads",
         "",
         *table([("", "images/s", "ratio"), *cells], widths=(30, 10, 7)),
         "",
@@ -129,6 +131,10 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
         tree = open_source(root)
         paths = list(tree.paths())
         layout = arrange(paths, folders=tree.remarks.folders, allow_missing=True)
+        if split not in layout.rows:
+            raise SourceError(
+                f"{root}: expected the tree that {pack.path} was made of, found no split {split!r}"
+            )
         rows, labels = layout.rows[split].tolist(), layout.labels[split].tolist()
         self._files = [
             (str(root / paths[row]), label) for row, label in zip(rows, labels, strict=True)
@@ -154,11 +160,9 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
         return pixels.to(torch.float32).div(255).sub_(self._mean).div_(self._std), label
 
 
-def _measure_files(
-    tree: Path, split: str, pack: Pack, batch_size: int, processes: int, seconds: float
-) -> float:
+def _measure_files(dataset: FileDataset, batch_size: int, processes: int, seconds: float) -> float:
     loader = DataLoader(
-        FileDataset(tree, split, pack),
+        dataset,
         batch_size,
         shuffle=True,
         num_workers=processes,

@@ -22,7 +22,7 @@ from cinicpack.convert.files import (
 )
 from cinicpack.errors import SourceError
 from cinicpack.formats import tar
-from cinicpack.formats.compression import Decompress, find_decompression
+from cinicpack.formats.compression import Decompress, Readable, find_decompression
 from cinicpack.formats.zips import STARTS
 from cinicpack.shortage import is_shortage
 from cinicpack.store.format import NAME_BYTES
@@ -146,7 +146,25 @@ class Archive:
 
 def _read_compressed_tar(decompress: Decompress, file: io.FileIO, limit: int) -> _Members:
     with decompress(file) as stream:
-        yield from tar.read_members(stream, limit)
+        start = b""
+        while len(start) < tar.BLOCK and (more := stream.read(tar.BLOCK - len(start))):
+            start += more
+        if not tar.is_tar(start):
+            found = f"a file that starts with {start[:8]!r}" if start else "nothing"
+            raise ValueError(f"expected a tar within the compressed file, found {found}")
+        yield from tar.read_members(_Rest(start, stream), limit)
+
+
+class _Rest:
+    """A stream of which the start has been read."""
+
+    def __init__(self, start: bytes, stream: Readable) -> None:
+        self._start, self._stream = start, stream
+
+    def read(self, size: int, /) -> bytes:
+        """Read the start again, then what comes behind it."""
+        start, self._start = self._start, b""
+        return start or self._stream.read(size)
 
 
 def _read_zip(file: io.FileIO, limit: int) -> _Members:

@@ -1,6 +1,7 @@
 """Paths become splits, classes and row numbers, in ImageFolder's order."""
 
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -89,12 +90,29 @@ def arrange(
     filled = paths.in_folders()
     _check_distinct(paths, filled)
     if classes is None:
-        layout = _arrange_folders(paths, filled, splits, folders, allow_missing)
+        try:
+            layout = _arrange_folders(paths, filled, splits, folders, allow_missing)
+        except SourceError:
+            # Such as a notebook's checkpoints, which are the likeliest cause of any other error.
+            _refuse_hidden(filled)
+            raise
     else:
         found = _sort_folders(filled, [SPLITS[0]])
         layout = _number_rows(paths, found, _choose(found, splits), classes, keeps_order)
     _check_names(layout)
     return layout
+
+
+def _refuse_hidden(folders: Iterable[str]) -> None:
+    """Raise `SourceError` if images are in hidden folders, and others are not."""
+    folders = [*folders]
+    hidden = sorted(folder for folder in folders if "/." in f"/{folder}")
+    # Where all are, it is only the lone folder above them.
+    if 0 < len(hidden) < len(folders):
+        raise SourceError(
+            f"expected visible folders, found images in {some(hidden, quoted=True)}; remove or "
+            "rename the hidden folder"
+        )
 
 
 def _check_distinct(paths: Paths, folders: _Folders) -> None:
@@ -185,7 +203,7 @@ def _check_names(layout: Layout) -> None:
         if not is_split_name(name):
             raise SourceError(
                 "expected visible folders as splits, with names in UTF-8 and without '+', found "
-                f"{name!r}; rename it or name the splits to take"
+                f"{name!r}; rename it, or name the splits to take with --splits (splits=)"
             )
     for name in layout.classes:
         if name.startswith("."):
@@ -276,15 +294,24 @@ def _complete(classes: Sequence[str], paths: Paths, folders: _Folders) -> tuple[
 def _choose(found: Iterable[str], splits: str | Iterable[str] | None) -> list[str]:
     chosen = {splits} if isinstance(splits, str) else set(found if splits is None else splits)
     if not chosen or not chosen <= set(found):
-        there = ", ".join(sorted(found, key=rank_split))
-        named = ", ".join(sorted(chosen.difference(found))) or "none"
-        raise SelectionError(f"expected splits out of {there}; found {named}")
+        there: list[str] = sorted(found, key=rank_split)
+        named = some(sorted(chosen.difference(found)), 20) or "none"
+        raise SelectionError(f"expected splits out of {some(there, 20)}; found {named}")
     return sorted(chosen, key=rank_split)
 
 
 def rank_split(split: str) -> tuple[int, str]:
     """Return what sorts splits: CINIC-10's come first, in its order, then others by name."""
     return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
+
+
+def _find_twins(names: Iterable[str]) -> str:
+    """List the names that look alike and are not, in Unicode's forms NFC and NFD."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(names):
+        alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    twins = [name for group in alike.values() if len(group) > 1 for name in group]
+    return some(twins, quoted=True) if twins else ""
 
 
 def _refuse_missing(
@@ -297,11 +324,13 @@ def _refuse_missing(
         problems.append(f"no images in {some(lacking, quoted=True)}")
     if empty_splits:
         problems.append(f"no images in the splits {some(empty_splits, quoted=True)}")
+    if twins := _find_twins({path.rpartition("/")[2] for path in lacking}):
+        problems.append(f"names of the same letters in two forms of Unicode, {twins}")
     if absent:
         problems.append(f"the file names of CINIC-10, but not its classes {', '.join(absent)}")
     if problems:
         raise SourceError(
             f"expected images in every class of every split; found {'; '.join(problems)}. Add "
-            "some, name the splits to take, or accept it with --allow-missing "
-            "(allow_missing=True): classes without images keep their labels"
+            "some, name the splits to take with --splits (splits=), or accept it with "
+            "--allow-missing (allow_missing=True): classes without images keep their labels"
         )

@@ -18,12 +18,11 @@ from queue import SimpleQueue
 from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
-from tqdm import tqdm
 
 from cinicpack.convert.assembly import write_pack
 from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.files import Content, Read, count_bytes
-from cinicpack.convert.judge import drop_bad, judge, tell_remarks
+from cinicpack.convert.judge import drop_bad, judge, judge_names, tell_remarks
 from cinicpack.convert.paths import Paths
 from cinicpack.convert.plan import Plan, Wanted, make_plan
 from cinicpack.convert.reservation import cut_tasks, reserve, sample
@@ -38,8 +37,9 @@ from cinicpack.store.manifest import Resize
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
+from cinicpack.terminal import progress_bar
 
-__all__ = ["Pace", "build", "make_pack", "pack"]
+__all__ = ["Pace", "build", "check_options", "make_pack", "pack"]
 
 #: Starts workers as `starting_workers` does.
 StartWorkers: TypeAlias = Callable[
@@ -136,7 +136,7 @@ def make_pack(
 
     ``name`` is that of the pack's container. Raises what `pack` does.
     """
-    container = _check_options(destination, name, wanted)
+    container = check_options(destination, name, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
         build(opening(), new, container, wanted)
     try:
@@ -169,6 +169,7 @@ def build(
         if plan is None:
             tasks = _note_paths(group_stream(source.stream(), pace, wanted.resize), paths)
         else:
+            judge_names(plan, wanted)
             reserved = reserve(sample(source, plan), plan, work / "reserved", container)
             tasks = cut_tasks(plan, reserved, pace.task_images)
             if source.read is None:
@@ -190,7 +191,7 @@ def build(
     write_pack(plan, images, new, container, wanted.num_workers, reserved)
 
 
-def _check_options(destination: Path, name: str, wanted: Wanted) -> Container:
+def check_options(destination: Path, name: str, wanted: Wanted) -> Container:
     """Return the container of this name; raises `ArgumentError` for what cannot be wanted."""
     container = named(name)
     other = for_suffix(destination)
@@ -279,12 +280,8 @@ def _showing_progress(
     source: Source, total: int | None, *, shown: bool
 ) -> Iterator[Callable[[int], None]]:
     """Show a bar, and give what moves it on by some images; of a stream the total is estimated."""
-    with tqdm(
-        total=total,
-        unit=" images",
-        unit_scale=True,
-        disable=None if shown else True,
-        desc="decode",
+    with progress_bar(
+        shown=shown, total=total, unit=" images", unit_scale=True, desc="decode"
     ) as bar:
 
         def advance(images: int) -> None:

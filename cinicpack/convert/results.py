@@ -23,6 +23,7 @@ _RECORD: Final = np.dtype(
         ("digests", "u1", 32),
         ("sums", "i8", 6),
         ("provenance", PROVENANCE_DTYPE),
+        ("former", "u1"),
     ]
 )
 _FOUND: Final = ("offsets", "shapes", "digests", "sums", "provenance")
@@ -42,6 +43,8 @@ class ConvertedImages:
         provenance: (n,) provenance, from the file names.
         bad: number and reason of every bad image.
         reduced: numbers of images with 16 bits per channel, of which Pillow keeps 8.
+        former: (n,) uint8, place in ``kinds`` of what each image was.
+        kinds: names of what was not RGB, behind "" for what was.
     """
 
     scratches: list[str]
@@ -53,6 +56,8 @@ class ConvertedImages:
     provenance: NDArray[np.void]
     bad: dict[int, str]
     reduced: list[int]
+    former: NDArray[np.uint8]
+    kinds: list[str]
 
     def image_shape(self, rows: NDArray[np.int64]) -> tuple[int, int, int]:
         """Return height, width and channels of the first of these images, and so of all."""
@@ -86,6 +91,7 @@ class Results:
         self._scratches: dict[str, int] = {}
         self._bad: dict[int, str] = {}
         self._reduced: list[int] = []
+        self._kinds = {"": 0}
         self._count = 0
         self.held_back: list[HeldBack] = []
 
@@ -101,6 +107,9 @@ class Results:
         records["scratch"] = self._scratches.setdefault(result.scratch, len(self._scratches))
         for field in _FOUND:
             records[field] = getattr(result, field)
+        records["former"] = 0
+        for place, kind in result.recoloured:
+            records["former"][place] = self._kinds.setdefault(kind, len(self._kinds))
         self._file.write(records.data)
         self._bad.update((self._count + place, reason) for place, reason in result.bad)
         self._reduced += [self._count + place for place in result.reduced]
@@ -120,4 +129,6 @@ class Results:
             **{field: records[field] for field in _FOUND},
             bad=self._bad,
             reduced=self._reduced,
+            former=records["former"],
+            kinds=[*self._kinds],
         )

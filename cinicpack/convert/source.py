@@ -27,6 +27,7 @@ from cinicpack.convert.files import Content as Content
 from cinicpack.convert.files import Read as Read
 from cinicpack.convert.files import Remarks as Remarks
 from cinicpack.errors import ArgumentError, SourceError
+from cinicpack.paths import why_missing
 from cinicpack.text import some
 
 __all__ = ["HasLabels", "ListsPaths", "Source", "open_source"]
@@ -135,7 +136,11 @@ def open_source(
 
 
 def _recognise(path: Path) -> Source:
-    mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        found = why_missing(path) or "nothing"
+        raise FileNotFoundError(f"{path}: {_EXPECTED}, found {found}") from None
     start = b""
     if not stat.S_ISDIR(mode):
         if not stat.S_ISREG(mode):

@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 from cinicpack.cinic10 import ARCHIVE_URL
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
 from cinicpack.fetch.mirrors import CINIC10, Mirror
-from cinicpack.fetch.transfer import Patience, learn, say, transfer
+from cinicpack.fetch.transfer import Patience, learn, transfer
 from cinicpack.store.lock import locked
+from cinicpack.terminal import say
 
 __all__ = ["download", "fetch_first"]
 

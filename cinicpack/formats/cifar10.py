@@ -29,6 +29,7 @@ __all__ = [
     "RECORD_BYTES",
     "Cifar10",
     "Cifar10Set",
+    "check_layout",
     "compute_blob_id",
     "read_batches",
     "split_batches",
@@ -97,6 +98,12 @@ def split_batches(cifar10: Cifar10) -> dict[str, Cifar10Set]:
     return dict(zip(_BATCHES, [*parts, cifar10.test], strict=True))
 
 
+def check_layout(layout: str) -> None:
+    """Raise `ArgumentError` if there is no such layout."""
+    if layout not in LAYOUTS:
+        raise ArgumentError(f"expected layout {' or '.join(map(repr, LAYOUTS))}, found {layout!r}")
+
+
 def write_batches(cifar10: Cifar10, folder: Path, layout: str) -> None:
     """Write CIFAR-10's files into a folder.
 
@@ -106,8 +113,7 @@ def write_batches(cifar10: Cifar10, folder: Path, layout: str) -> None:
     both uint8, as ``train-images.npy``, ``train-labels.npy``, ``test-images.npy`` and
     ``test-labels.npy``.
     """
-    if layout not in LAYOUTS:
-        raise ArgumentError(f"expected layout {' or '.join(map(repr, LAYOUTS))}, found {layout!r}")
+    check_layout(layout)
     if layout == "npy":
         for name, part in cifar10._asdict().items():
             planes = part.records[:, 1:].reshape(-1, 3, *IMAGE_SHAPE[:2])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from cinicpack.errors import CinicPackError, SourceError
+from cinicpack.interrupts import holding_interrupts
 from cinicpack.shortage import is_shortage
 from cinicpack.text import some
 
@@ -135,8 +136,9 @@ def _list_fields(batch: Any, column: str) -> dict[str, list[Any]]:
 def _opening(path: Path) -> Iterator[Any]:
     """Open a file, and say of errors of reading it what they mean."""
     try:
-        from pyarrow.lib import ArrowException
-        from pyarrow.parquet import ParquetFile
+        with holding_interrupts():
+            from pyarrow.lib import ArrowException
+            from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise CinicPackError(
             f"{path}: expected pyarrow, which reads parquet, found {error}; install it with "

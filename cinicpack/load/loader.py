@@ -39,10 +39,9 @@ class Loader(Attributes):
     function of seed, epoch, index, view and how often its row came in the epoch before, and the
     order of samples one of seed and epoch: any batch size, number of threads and number of ranks
     give the same samples with the same pixels. So a loader that is made anew gives epoch 0 again:
-    make one loader for all epochs, or pass ``epoch`` or ``seed=None``. A process warns once: when
-    it makes the third shuffled or augmented loader with the same options, and each of the others
-    gave more than a first batch of epoch 0, no other epoch, and had no ``epoch``, `set_epoch` or
-    loaded state.
+    make one loader for all epochs, or pass ``epoch`` or ``seed=None``. A process warns once, of the
+    third shuffled or augmented loader with the same options, if none of them was told an epoch or
+    a state, and the others were used for epoch 0 alone.
 
     Threads that all loaders of the process share make batches ahead: 4 MiB of them, but 1 to 9, or
     3 slabs of 32 MiB for a device (64 MiB with resident pixels). A thread that iterates and finds
@@ -100,10 +99,8 @@ class Loader(Attributes):
         resident: keep all pixels of the split on the device, which then augments.
         rank: number of this process among those that share an epoch; None: at every start of an
             epoch that of torch.distributed, or 0 if there is no process group.
-        world_size: number of processes that share an epoch; None: at every start of an epoch that
-            of torch.distributed, or 1 if there is no process group.
-        return_index: add the index of each image, which is its row in ``split``, as for
-            ``labels``.
+        world_size: number of processes that share an epoch; None: likewise, or 1.
+        return_index: add the index of each image: its row in ``split``, as for ``labels``.
         output: kind of the arrays of a batch: "torch" or "numpy".
 
     A batch is ``(images, labels)`` or ``(images, labels, index)``, with several views as many
@@ -176,9 +173,10 @@ class Loader(Attributes):
         self._draws_seed = seed is None
         # Whether each rank of a process group that is made later would have drawn another seed.
         self._seed_is_own = self._draws_seed and resolve_ranks(rank, world_size)[1] == 1
-        self._identity = identify(options)
         self._samples = make_samples(options)
         self._maker = make_maker(options, self._samples)
+        # Last, since the images of a selection are hashed for it.
+        self._identity = identify(options)
         self._stream = Stream(self._samples, self._maker, options)
         self._repeat = None if self._draws_seed else find_repeat(options, self._identity)
         if epoch is not None:
@@ -347,4 +345,4 @@ class Loader(Attributes):
 
 
 # What `__init__` makes anew in a copy.
-_OWN: Final = {*OPTIONS, *Loader.__annotations__}
+_OWN: Final = {*OPTIONS, *Loader.__annotations__, *Attributes.__annotations__}

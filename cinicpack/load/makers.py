@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from cinicpack.errors import SelectionError
+from cinicpack.interrupts import holding_interrupts
 from cinicpack.load.epoch import Feed
 from cinicpack.load.host import HostMaker
 from cinicpack.load.mixing import Mixing
@@ -35,9 +35,8 @@ def make_samples(options: Options) -> Samples:
     pack, split, normalize = options.pack, options.split, options.normalize
     rows = split.where(source=options.source, classes=options.classes, unique=options.unique)
     if not len(rows):
-        raise SelectionError(
-            f"{split!r} has no images with source={options.source!r}, classes={options.classes!r}"
-        )
+        # For its error, which names what leaves no row.
+        split.select(source=options.source, classes=options.classes)
     mean, std = (pack.mean, pack.std) if isinstance(normalize, bool) else normalize
     normalized = normalize is not False and options.dtype != "uint8"
     first, *more = (
@@ -62,8 +61,9 @@ def make_maker(options: Options, samples: Samples) -> Maker:
     mixing = None if options.mix is None else Mixing(options.mix, samples, form)
     if _is_on_host(options):
         return HostMaker(samples, form, size, num_workers, mixing)
-    from cinicpack.load.device import DeviceMaker, check_device
-    from cinicpack.load.slabs import Slabs
+    with holding_interrupts():
+        from cinicpack.load.device import DeviceMaker, check_device
+        from cinicpack.load.slabs import Slabs
 
     slabs = Slabs(
         samples,

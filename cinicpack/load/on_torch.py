@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cinicpack.interrupts import holding_interrupts
 from cinicpack.load.draws import COLUMNS
 from cinicpack.load.transform import Transform
 
@@ -58,7 +59,8 @@ def choose_augment(device: torch.device) -> AugmentPixels:
     """
     if device.type != "cuda" or not _can_use_triton():
         return augment_with_torch
-    from cinicpack.load.on_triton import augment_with_triton
+    with holding_interrupts():
+        from cinicpack.load.on_triton import augment_with_triton
 
     return augment_with_triton
 
@@ -68,7 +70,8 @@ def _can_use_triton() -> bool:
     """Say whether Triton is there, with all that it needs to compile the launch of a kernel."""
     reason = "Triton is not installed"
     if find_spec("triton") is not None:
-        from triton.runtime import driver
+        with holding_interrupts():
+            from triton.runtime import driver
 
         try:
             # Triton compiles a C module on the first use of the driver, unless its cache has it.

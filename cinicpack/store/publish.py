@@ -27,7 +27,7 @@ from cinicpack.store.lock import LOCK, locked, work_of
 from cinicpack.store.replacing import check_place, check_replaceable, replace
 from cinicpack.text import some
 
-__all__ = ["publishing", "recover", "sync"]
+__all__ = ["check_free", "publishing", "recover", "sync"]
 
 # The errors of a full disk, a full quota and a file that has reached the largest size allowed.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -226,6 +226,13 @@ def _refuse_existing(
             f"{destination}: already exists; choose another name, or "
             "pass --overwrite (overwrite=True)"
         )
+
+
+def check_free(destination: Path) -> None:
+    """Raise `DestinationError` before the work where `publishing` without ``overwrite`` would."""
+    destination = Path(os.path.realpath(destination))
+    check_place(destination)
+    _refuse_existing(False, None, False, destination)
 
 
 def sync(path: Path) -> None:

@@ -1,7 +1,10 @@
+import bz2
 import errno
 import gzip
 import io
+import lzma
 import os
+import random
 import stat
 import struct
 import tarfile
@@ -188,8 +191,19 @@ def test_gzip_is_checked_to_its_very_end(tmp_path):
 
 
 def test_what_is_gzipped_must_be_a_tar(tmp_path):
-    with pytest.raises(SourceError, match="expected a tar header at the start, found a wrong"):
-        read(tmp_path / "x.gz", gzip.compress(b"text" * 500))
+    for content, found in (
+        (b"text" * 500, "a file that starts with b'texttext'"),
+        (b"hello\n", r"a file that starts with b'hello\\n'"),
+        (b"", "nothing"),
+    ):
+        for compress in (gzip.compress, bz2.compress, lzma.compress):
+            with pytest.raises(
+                SourceError, match=f"expected a tar within the compressed file, found {found}"
+            ):
+                read(tmp_path / "x.gz", compress(content))
+    for length in (20, 200):
+        with pytest.raises(SourceError, match="damaged or cut off"):
+            read(tmp_path / "x.gz", gzip.compress(random.Random(1).randbytes(500))[:length])
 
 
 def zip_with(**fields: object) -> bytes:

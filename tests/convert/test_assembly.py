@@ -108,6 +108,8 @@ class Scratches:
             provenance=self.provenance,
             bad={},
             reduced=[],
+            former=np.zeros(len(flat), np.uint8),
+            kinds=[""],
         )
 
 

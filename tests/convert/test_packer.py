@@ -294,7 +294,7 @@ def test_files_that_are_no_images_are_ignored_and_counted(tree, tmp_path, npy_pa
 def test_a_pack_into_a_tree_of_classes(tmp_path):
     put(tmp_path / "tree", {"ant/1.png": tiny(77), "cat/1.png": tiny(77)})
     # Its lock is a file there, but the folder that it is made in is no class.
-    with pytest.warns(UserWarning, match="1 files that are no images are ignored"):
+    with pytest.warns(UserWarning, match="1 file that is no image is ignored"):
         one = pack(tmp_path / "tree", tmp_path / "tree/a.pack")
     assert one.classes == ("ant", "cat")
     with pytest.raises(SourceError, match=r"no images in 'a\.pack'"):
@@ -303,7 +303,7 @@ def test_a_pack_into_a_tree_of_classes(tmp_path):
 
 def test_a_pack_into_its_own_source(tree, tmp_path, npy_pack):
     shutil.copytree(tree, tmp_path / "tree")
-    with pytest.warns(UserWarning, match=r"files that are no images are ignored"):
+    with pytest.warns(UserWarning, match=r"1 file that is no image is ignored"):
         pack(tmp_path / "tree", tmp_path / "tree/a.pack")
     assert bytes_of(tmp_path / "tree/a.pack") == bytes_of(npy_pack)
 
@@ -333,8 +333,24 @@ def test_a_source_that_is_not_there(tmp_path):
         (["a.png"], SourceError, r"expected all images at SPLIT/CLASS/NAME\.png"),
         (["a/b.png", "a/b/c.png"], SourceError, r"expected all images at"),
         (["train/a/1.png", "test/b/1.png"], SourceError, r"no images in 'test/a', 'train/b'\. Add"),
-        (["a+b/a/1.png"], SourceError, r"without '\+', found 'a\+b'; rename it or name"),
+        (["a+b/a/1.png"], SourceError, r"without '\+', found 'a\+b'; rename it, or name"),
         ([".git/a/1.png", "train/a/1.png"], SourceError, r"visible folders as splits.*'\.git'"),
+        (["a/1.png", "b/1.png", ".x/1.png"], SourceError, r"visible folders as classes, .*'\.x'"),
+        (
+            ["train/a/1.png", "train/.x/1.png", "test/a/1.png"],
+            SourceError,
+            r"expected visible folders, found images in 'train/\.x'; remove or",
+        ),
+        ([".x/1.png", "train/a/1.png"], SourceError, r"found images in '\.x'; remove or rename"),
+        (["a/1.png", "a/.x/1.png"], SourceError, r"found images in 'a/\.x'; remove or rename"),
+        ([".x/a/1.png", "train/b/1.png"], SourceError, r"found images in '\.x/a'; remove or ren"),
+        ([".x/train/a/1.png", ".x/test/b/1.png"], SourceError, r"no images in '\.x/test/a', '\.x"),
+        (
+            ["train/caf\xe9/1.png", "test/cafe\u0301/1.png"],
+            SourceError,
+            r"'train/cafe\\u0301', 'test/caf\xe9'; names of the same letters in two forms of "
+            r"Unicode, 'cafe\\u0301', 'caf\xe9'\. Add some, name the splits .* with --splits",
+        ),
         (["\udcff/a/1.png"], SourceError, r"names in UTF-8.*'\\udcff'"),
     ],
 )

@@ -110,7 +110,7 @@ def test_what_is_held_back_is_written_in_the_end(tree: Path, tmp_path: Path) -> 
             np.testing.assert_array_equal(pack[split].images[row], np.asarray(Image.open(path)))
     # With an image of another size nothing can stay where it was.
     Image.new("RGB", (3, 3)).save(tree / "train" / "cat" / "20.png")
-    with pytest.warns(UserWarning, match="1 images that cannot be packed are left out"):
+    with pytest.warns(UserWarning, match="1 image that cannot be packed is left out"):
         other = pack_slowly(tree, tmp_path / "b.pack", Pace(), files.start, skip_bad=True)
     assert not files.are_those_of(other)
     assert other.fingerprint == pack.fingerprint

@@ -240,8 +240,11 @@ def test_what_has_memory_or_threads_of_this_process_is_not_copied(pack, way, opt
     next(iterator)
     with pytest.raises(TypeError, match=r"cannot copy or pickle Epoch.*copy or pickle the Loader"):
         way(iterator)
-    things = [loader._samples, loader._maker, iterator._feed, iterator._feed._queue]
-    for thing in (*things, loader._stream, loader._stream._orders):
+    feed = iterator._feed
+    # On the host the queue belongs to what the next epoch is made with too.
+    makes = [feed._queue] if hasattr(feed, "_queue") else [*feed._equipment]
+    things = [loader._samples, loader._maker, feed, *makes, loader._stream, loader._stream._orders]
+    for thing in things:
         with pytest.raises(TypeError, match=f"cannot copy or pickle {type(thing).__name__}"):
             way(thing)
 

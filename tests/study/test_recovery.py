@@ -199,7 +199,7 @@ def test_a_missing_tail_is_refused_too(pack, tmp_path):
 def test_a_whole_cifar10_needs_no_leave(pack):
     whole = extract_cifar10(pack, whole={"train": 50, "test": 10})
     assert [part.rows.tolist() for part in whole] == [list(range(50)), list(range(10))]
-    with pytest.raises(SelectionError, match=r"1 train images are missing: 50; "):
+    with pytest.raises(SelectionError, match=r"1 train image is missing: 50; "):
         extract_cifar10(pack, whole={"train": 51, "test": 10})
 
 
@@ -221,7 +221,7 @@ def test_double_and_foreign_images_are_refused(tree, copied, tmp_path, allow_mis
     with pytest.raises(
         SelectionError,
         match=r"10,000 test images, these do not exist: 10000\n"
-        r"  1 test images are there more than once: 7",
+        r"  1 test image is there more than once: 7",
     ):
         recover_cifar10(repack(copied), tmp_path / "out", allow_missing=allow_missing)
 
