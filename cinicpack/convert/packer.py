@@ -7,6 +7,7 @@ known before, and if nothing is odd, the workers write to the arrays themselves.
 """
 
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -148,16 +149,19 @@ def build(
     Raises what `pack` does of a source and its images.
     """
     work = new.parent
+    # Workers of a writer that was killed may live on for a moment, and create files: those are in
+    # another folder, which is swept.
+    scratch = Path(tempfile.mkdtemp(dir=work))
     plan = reserved = None
     with start(
-        _count_workers(source, wanted, pace), str(source.path), source.read, work
+        _count_workers(source, wanted, pace), str(source.path), source.read, scratch
     ) as workers:
         if source.read is None:
             tasks = group_stream(source.stream(), pace, wanted.resize)
         else:
             # The workers are still starting, so listing and planning take no time of theirs.
             plan = make_plan(source, source.paths(), wanted, work).in_order()
-            reserved = reserve(source.read, plan, work / "reserved", container)
+            reserved = reserve(source.read, plan, scratch / "reserved", container)
             tasks = cut_tasks(plan, reserved, pace.task_images)
         total = None if plan is None else len(plan.paths)
         with _showing_progress(source, total, shown=wanted.progress) as advance:
