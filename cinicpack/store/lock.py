@@ -68,7 +68,7 @@ def _try_to_lock(work: Path, held: list[io.FileIO], *, wait: bool) -> bool:
             # The former holder of the lock has removed the folder that `_make_folder` has found.
             continue
         except BlockingIOError:
-            _close(held.pop())
+            _close(held)
             return False
         except OSError as error:
             what, advice = "write", "remove what is there"
@@ -79,7 +79,7 @@ def _try_to_lock(work: Path, held: list[io.FileIO], *, wait: bool) -> bool:
             ) from None
         if _is_mine(held[0], lock):
             return True
-        _close(held.pop())
+        _close(held)
 
 
 def _is_mine(file: io.FileIO, lock: Path) -> bool:
@@ -110,10 +110,11 @@ def _open_lock_there(lock: str, _: int) -> int:
     return os.open(lock, _FLAGS)
 
 
-def _close(file: io.FileIO) -> None:
-    """Close a lock file, which gives the lock back also where the system returns an error."""
-    with contextlib.suppress(OSError):
-        file.close()
+def _close(held: list[io.FileIO]) -> None:
+    """Close the lock file, which gives the lock back also where the system returns an error."""
+    while held:
+        with contextlib.suppress(OSError):
+            held.pop().close()
 
 
 def _make_folder(work: Path) -> None:
@@ -153,8 +154,7 @@ def _leave_folder(work: Path, held: list[io.FileIO]) -> None:
             held.append(io.FileIO(work / LOCK, "r+", opener=_open_lock_there))
         if os.listdir(work) == [LOCK] and _is_mine(held[0], work / LOCK):
             (work / LOCK).unlink()
-    while held:
-        _close(held.pop())
+    _close(held)
     # Another writer may have put its lock into the folder by now, so a full folder is no error.
     with contextlib.suppress(OSError):
         work.rmdir()

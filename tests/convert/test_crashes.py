@@ -1,6 +1,5 @@
 import contextlib
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from cinicpack.store.publish import publishing
 from cinicpack.store.reader import locate_pack
 from cinicpack.store.verify import verify_pack
 from tests.convert.sources_here import bytes_of, make_tar, pack, put, tiny
+from tests.limits import file_size_limit
 from tests.packs import copy_pack, make_writable
 from tests.processes import list_descendants, wait_until_gone
 
@@ -196,16 +196,6 @@ def test_where_nothing_can_be_written(tree, tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("container", ["npy", "hdf5"])
 def test_a_limit_of_file_sizes(tree, tmp_path, container):
     pack(tree, tmp_path / "a", splits=["train"])
@@ -322,7 +312,7 @@ def packing(source: Path, destination: Path, *options: str) -> Iterator[subproce
         try:
             work = destination.with_name(f".{destination.name}.tmp")
             # The first images are among the first that are decoded.
-            while not any(any(read_start(file)) for file in work.glob("reserved/*/images-*.npy")):
+            while not any(any(read_start(file)) for file in work.glob("*/reserved/*/images-*.npy")):
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.01)
             yield process

@@ -49,9 +49,7 @@ def main() -> int:
         options.json.write_text(format_json(report))
         if options.json.resolve() == _RESULTS:
             _PAGE.write_text(fill_page(_PAGE.read_text("utf-8"), report), "utf-8")
-    wrong = list_wrong(rows)
-    print(*wrong, sep="\n", file=sys.stderr)
-    return 1 if wrong else 0
+    return 1 if any(row.wrong for row in rows) else 0
 
 
 def parse_options() -> argparse.Namespace:
@@ -88,8 +86,10 @@ def run_all(folder: Path, options: argparse.Namespace) -> list[Row]:
             ) as pool:
                 names = pool.submit(list_tasks).result()
                 tasks = [pool.submit(run_task, name) for name in names if options.only in name]
-                for _ in tqdm(as_completed(tasks), half[0], len(tasks), unit="task", disable=None):
-                    pass
+                done = as_completed(tasks)
+                for task in tqdm(done, half[0], len(tasks), unit="task", disable=None):
+                    for text in list_wrong([task.result()]):
+                        tqdm.write(text, file=sys.stderr)
                 rows += [task.result() for task in tasks]
     return join_rows(rows)
 

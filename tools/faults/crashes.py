@@ -14,7 +14,7 @@ __all__ = ["list_tasks"]
 
 #: In the short campaign a command has a fault at so many of its calls.
 _SHORT_CALLS: Final = 12
-#: Every so many calls of a command that starts processes, which takes ten times as long.
+#: Every so many calls of a command that is slow.
 _SLOW_STEP: Final = 8
 
 
