@@ -102,7 +102,8 @@ def _clearing(destination: Path) -> Iterator[None]:
         for problem in _clear(destination):
             error.add_note(problem)
         raise
-    for problem in problems:
+    # Once more, since what fails once may succeed the second time.
+    for problem in problems and _clear(destination):
         warnings.warn(f"{destination} was made, but {problem}", stacklevel=2)
 
 

@@ -33,7 +33,7 @@ class Fault(NamedTuple):
 
     Attributes:
         text: what a table calls it.
-        sides: whether it happens where files are read, written, or both.
+        sides: whether it happens where files are read or written.
         action: the process is killed or interrupted, or the call fails.
         error: with this number.
         lasting: which later calls fail too: none, those that need room, or all.
@@ -44,6 +44,11 @@ class Fault(NamedTuple):
     action: int
     error: int = 0
     lasting: int = _ONCE
+
+    @property
+    def reads(self) -> bool:
+        """Whether it happens where files are read."""
+        return self.sides == _READS
 
     @property
     def kills(self) -> bool:

@@ -39,10 +39,10 @@ class Campaign(NamedTuple):
 
 def begin(half: tuple[str, ...], folder: Path, library: Path, url: str, short: bool) -> None:
     """Prepare this process for the tasks of one half."""
-    warnings.simplefilter("ignore")
     root = folder / f"{os.getpid()}"
     root.mkdir()
-    make_inputs(root / "given")
+    with warnings.catch_warnings(action="ignore"):
+        make_inputs(root / "given")
     campaign = Campaign(root, Calls(root.with_suffix(".calls"), library), Server(url=url), short)
     for name in half:
         _TASKS.update(import_module(f"tools.faults.{name}").list_tasks(campaign))

@@ -13,9 +13,11 @@ from tools.faults.trial import Place, run_apart
 __all__ = ["list_tasks"]
 
 #: In the short campaign a command has a fault at so many of its calls.
-_SHORT_CALLS: Final = 12
+_SHORT_CALLS: Final = 8
 #: Every so many calls of a command that is slow.
 _SLOW_STEP: Final = 8
+#: Every so many calls that read.
+_READ_STEP: Final = 3
 
 
 def list_tasks(campaign: Campaign) -> dict[str, Callable[[], Row]]:
@@ -38,9 +40,9 @@ def _crash(
     calls.arm(place.root, fault)
     run_apart(command.run, place.root)
     noted = calls.disarm()
-    step = (
-        max(1, len(noted) // _SHORT_CALLS) if campaign.short else _SLOW_STEP if command.slow else 1
-    )
+    step = _SLOW_STEP if command.slow else _READ_STEP if fault.reads else 1
+    if campaign.short:
+        step = max(1, len(noted) // _SHORT_CALLS)
     for at in range(0, len(noted), step):
         outcome, problems = place.try_fault(calls, fault, at)
         row.add(outcome, [f"{noted[at].name} of {noted[at].path}: {text}" for text in problems])
