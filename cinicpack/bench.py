@@ -37,7 +37,7 @@ class Bench(NamedTuple):
         loader: the `Loader`: crop, flip, normalise, float32.
         limit: the loader's kernel alone, round buffers that stay in a cache: see `cinicpack.limit`.
         buffers: number and size of these buffers, and which cache holds them.
-        files: ImageFolder's way, a PNG file at a time; None if there was no tree.
+        files: ImageFolder's way, a file at a time; None if there was no tree.
     """
 
     split: str
@@ -104,7 +104,7 @@ def format_bench(bench: Bench) -> str:
     """Lay out a measurement as a small table, and name the bottleneck in one sentence."""
     rows = [("cinicpack Loader", bench.loader), ("limit: its kernel alone", bench.limit)]
     if bench.files is not None:
-        rows.insert(0, ("PNG files, ImageFolder's way", bench.files))
+        rows.insert(0, ("files, ImageFolder's way", bench.files))
     base = rows[0][1]
     cells = [(name, f"{rate:,.0f}", f"{rate / base:,.1f}x") for name, rate in rows]
     lines = [
@@ -127,7 +127,7 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(self, root: Path, split: str, pack: Pack) -> None:
         tree = open_source(root)
-        paths = tree.paths()
+        paths = list(tree.paths())
         layout = arrange(paths, folders=tree.remarks.folders, allow_missing=True)
         rows, labels = layout.rows[split].tolist(), layout.labels[split].tolist()
         self._files = [
@@ -193,5 +193,5 @@ def _name_bottleneck(bench: Bench) -> str:
         )
     if bench.files is not None:
         times = bench.loader / bench.files
-        text += f" Reading PNG files is {times:,.0f} times slower: its bottleneck is decoding."
+        text += f" Reading files is {times:,.0f} times slower: its bottleneck is decoding."
     return text

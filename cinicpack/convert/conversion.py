@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cinicpack.cinic10 import parse_names
 from cinicpack.convert.decode import decode_images
 from cinicpack.convert.files import Content, Read
-from cinicpack.convert.layout import file_names
+from cinicpack.convert.paths import file_names
 from cinicpack.convert.resize import resize_all
 from cinicpack.errors import SourceError
 from cinicpack.formats.filters import unfilter

@@ -1,7 +1,7 @@
 """Judgement: which images are packed, and what is said about them and about the whole."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -16,8 +16,9 @@ from cinicpack.errors import BadImagesError, SourceError
 __all__ = ["drop_bad", "judge", "tell_remarks"]
 
 _SHOWN: Final = 20
-# Warnings name the caller of `packer.pack`, which calls `packer.build`, which calls this module.
-_STACK_LEVEL: Final = 4
+# Warnings name the caller of `packer.pack` and of functions like it, which call `packer.make_pack`,
+# which calls `packer.build`, which calls this module.
+_STACK_LEVEL: Final = 5
 
 
 def tell_remarks(source: Source) -> None:
@@ -76,8 +77,7 @@ def judge(plan: Plan, images: ConvertedImages, wanted: Wanted) -> None:
             "the manifest lists them",
             stacklevel=_STACK_LEVEL,
         )
-    kept = set(plan.rows.tolist())
-    if reduced := [number for number in images.reduced if number in kept]:
+    if reduced := _take_kept(images.reduced, plan):
         warnings.warn(
             f"{plan.source}: {len(reduced)} images have 16 bits per channel, of which Pillow keeps "
             f"8 (grey above 255 becomes white); the first is {plan.paths[reduced[0]]}",
@@ -98,16 +98,25 @@ def judge(plan: Plan, images: ConvertedImages, wanted: Wanted) -> None:
 def _find_bad(plan: Plan, images: ConvertedImages) -> Mapping[int, str]:
     """Find the rows that cannot be packed, with the reasons."""
     readable = plan.rows[images.offsets[plan.rows] >= 0]
-    bad = {number: images.bad[number] for number in plan.rows.tolist() if number in images.bad}
+    bad = {number: images.bad[number] for number in _take_kept(images.bad, plan)}
     if len(readable):
         # Sizes as one number each, since np.unique takes half a second for 270,000 pairs.
-        sizes = images.shapes[readable].astype(np.int64) @ (1 << 32, 1)
+        sizes = images.shapes[readable, 0].astype(np.int64)
+        sizes <<= 32
+        sizes += images.shapes[readable, 1]
         found_sizes, counts = np.unique(sizes, return_counts=True)
         height, width = divmod(int(found_sizes[counts.argmax()]), 1 << 32)
         for number in readable[sizes != (height << 32) + width].tolist():
             found = "x".join(map(str, images.shapes[number].tolist()))
             bad[number] = f"has {found} pixels (height x width), most images {height}x{width}"
     return bad
+
+
+def _take_kept(numbers: Collection[int], plan: Plan) -> list[int]:
+    """Return those of some images that are rows of the pack."""
+    found = np.fromiter(numbers, np.int64)
+    kept: list[int] = found[np.isin(found, plan.rows)].tolist() if len(found) else []
+    return kept
 
 
 def _name_alike(path: str) -> str:

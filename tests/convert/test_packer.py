@@ -3,6 +3,7 @@ import os
 import shutil
 import tarfile
 import time
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,16 @@ import numpy as np
 import pytest
 
 import cinicpack
+from cinicpack.convert.arrays import Arrays
 from cinicpack.convert.conversion import Converted, Task
+from cinicpack.convert.dataset import Datasets
 from cinicpack.convert.files import Content, Read, Remarks
-from cinicpack.convert.packer import Pace
+from cinicpack.convert.packer import Pace, build
+from cinicpack.convert.plan import Wanted
+from cinicpack.convert.source import Source
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.errors import ArgumentError, SelectionError, SourceError
+from cinicpack.store.container import named
 from tests.convert.sources_here import (
     NotingWorkers,
     bytes_of,
@@ -430,3 +436,38 @@ def test_more_shards_than_can_be_mapped_are_refused(tree, tmp_path, archive, mon
     ):
         pack(source, tmp_path / "a", shard_rows=1)
     assert not (tmp_path / "a").exists()
+
+
+class Grey:
+    """A dataset of grey images, as large as it is told."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return np.full((2, 2, 3), row % 256, np.uint8), row % 2
+
+
+@pytest.mark.parametrize("as_a_stream", [False, True])
+def test_memory_grows_by_tens_of_bytes_a_row(tmp_path, as_a_stream):
+    def measure(rows: int) -> int:
+        images, labels = np.zeros((rows, 2, 2, 3), np.uint8), np.arange(rows) % 2
+        source: Source = Arrays({"train": (images, labels)}, Grey.classes)
+        if as_a_stream:
+            source = Datasets({"train": Grey(rows)})
+        (tmp_path / str(rows)).mkdir()
+        tracemalloc.start()
+        try:
+            build(source, tmp_path / str(rows) / "new", named("npy"), Wanted(num_workers=0))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    measure(100)
+    few, many = measure(2_000), measure(12_000)
+    assert (many - few) / 10_000 < 150

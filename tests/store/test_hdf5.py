@@ -146,7 +146,7 @@ def test_what_is_no_hdf5_is_refused(tmp_path, content):
     expected = r"x.h5: expected a pack, found HDF5 that does not end with the footer of one; if"
     if not content.startswith(b"\x89HDF"):
         expected = (
-            r"found a file that is not HDF5 .*; if it is an archive .* 'cinicpack pack .*x.h5"
+            r"found a file that is not HDF5 .*; if it holds images, make .* 'cinicpack pack .*x.h5"
         )
     with pytest.raises(PackError, match=expected):
         cinicpack.open_pack(path)
