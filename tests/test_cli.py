@@ -478,7 +478,7 @@ def test_ctrl_c(npy_pack, tmp_path):
         open(tmp_path / "predictions.npy", "wb"),
     ):
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
     assert (process.returncode, errors) == (130, b"cinicpack: interrupted\n")
 
 

@@ -1,6 +1,5 @@
 import importlib.util
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from numba.core.caching import FunctionCache
 from cinicpack import jit as jit_module
 from cinicpack.errors import CinicPackError
 from cinicpack.jit import jit
+from tests.limits import file_size_limit
 
 SOURCE = """
 from cinicpack.jit import jit
@@ -215,12 +215,8 @@ def test_the_directory_turns_unfit_after_import(load, tmp_path):
 def test_a_full_disk_leaves_no_trace_of_an_older_source(load):
     assert load(2)(21) == 42
     newer = load(3)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))  # the index fits, the code does not
-    try:
+    with file_size_limit(2048):  # the index fits, the code does not
         assert newer(21) == 63
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert load(3)(21) == 63
 
 

@@ -7,6 +7,7 @@ known before, and if nothing is odd, the workers write to the arrays themselves.
 """
 
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -159,10 +160,13 @@ def build(
     Raises what `pack` does of a source and its images.
     """
     work = new.parent
+    # Workers of a writer that was killed may live on for a moment, and create files: those are in
+    # another folder, which is swept.
+    scratch = Path(tempfile.mkdtemp(dir=work))
     reserved = None
     paths = Paths()
     with start(
-        _count_workers(source, wanted, pace), str(source.path), source.read, work
+        _count_workers(source, wanted, pace), str(source.path), source.read, scratch
     ) as workers:
         # The workers are still starting, so listing and planning take no time of theirs.
         plan = _plan_ahead(source, wanted, work)
@@ -170,13 +174,13 @@ def build(
             tasks = _note_paths(group_stream(source.stream(), pace, wanted.resize), paths)
         else:
             judge_names(plan, wanted)
-            reserved = reserve(sample(source, plan), plan, work / "reserved", container)
+            reserved = reserve(sample(source, plan), plan, scratch / "reserved", container)
             tasks = cut_tasks(plan, reserved, pace.task_images)
             if source.read is None:
                 tasks = fill_tasks(tasks, source, pace)
         total = None if plan is None else len(plan.paths)
         with (
-            Results(work / "results") as results,
+            Results(scratch / "results") as results,
             _showing_progress(source, total, shown=wanted.progress) as advance,
         ):
             convert(workers, tasks, results, advance)

@@ -101,7 +101,8 @@ def make_plan(source: Source, paths: Paths, wanted: Wanted, work: Path) -> Plan:
     it. Raises what `arrange` does, and names the source.
     """
     remarks = source.remarks
-    folders = remarks.folders - {os.path.relpath(work, os.path.realpath(source.path))}
+    mine = os.path.relpath(work, os.path.realpath(source.path))
+    folders = {name for name in remarks.folders if not f"{name}/".startswith(f"{mine}/")}
     try:
         layout = arrange(
             paths,

@@ -15,6 +15,7 @@ from cinicpack.fetch.http import ask_size, put_in_words, read_blocks, request
 from cinicpack.fetch.mirrors import RemoteFile
 from cinicpack.fetch.partial import PartialFile, find_differences, opening
 from cinicpack.store.lock import locked
+from cinicpack.store.publish import tidy
 from cinicpack.terminal import progress_bar, say
 
 __all__ = ["Patience", "learn", "transfer"]
@@ -67,6 +68,7 @@ def transfer(
                 f"{destination}: expected nothing there, or the file of {remote.nbytes:,} bytes, "
                 f"found something else ({differs}); choose another name, or remove it yourself"
             )
+        tidy(destination)
         return destination
     with locked(destination, wait=False), opening(destination, remote) as part:
         part.check_room(remote.nbytes)

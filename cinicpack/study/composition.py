@@ -32,7 +32,7 @@ from cinicpack.errors import ArgumentError, DestinationError, SourceError
 from cinicpack.formats.cifar10 import Cifar10, read_batches
 from cinicpack.formats.png import encode_pngs
 from cinicpack.store.container import for_suffix, named
-from cinicpack.store.publish import publishing
+from cinicpack.store.publish import publishing, tidy
 from cinicpack.study.contributors import read_contributors
 from cinicpack.study.jpegs import Found, Jpeg, check_folder, find_jpegs, reduce_jpeg
 from cinicpack.study.synsets import Synset, format_synset, read_synsets
@@ -209,6 +209,7 @@ def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
             yield lambda folder, names, files: write_files(new.joinpath(*folder), names, files)
         return
     if os.path.lexists(destination):
+        tidy(destination)
         raise DestinationError(
             f"{destination}: expected nothing there; choose another name, or remove it yourself"
         )

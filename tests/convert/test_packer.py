@@ -316,6 +316,22 @@ def test_a_pack_may_have_any_name(tree, npy_pack, tmp_path, name):
     assert os.listdir(tmp_path) == [name]
 
 
+def test_no_two_runs_have_scratch_files_of_the_same_name(tree, tmp_path):
+    """Else workers that outlive a writer that was killed would write to the files of the next."""
+    folders = []
+
+    def start(count, source, read, folder):
+        folders.append(folder)
+        return starting_workers(count, source, read, folder)
+
+    for _ in range(2):
+        pack_slowly(tree, tmp_path / "a.pack", start=start, num_workers=0)
+        shutil.rmtree(tmp_path / "a.pack")
+    first, second = folders
+    assert first != second
+    assert first.parent == second.parent == tmp_path / ".a.pack.tmp"
+
+
 # Sources and options that are refused.
 
 

@@ -349,6 +349,17 @@ def test_destination_is_checked_before_anything_is_read(inputs, tmp_path):
             compiled(nothing, tmp_path / "none" / name)
 
 
+def test_what_was_left_beside_a_pack_is_removed(inputs, tmp_path):
+    compiled(inputs, tmp_path / "a.pack")
+    work = tmp_path / ".a.pack.tmp"
+    work.mkdir()
+    for name in ("cinicpack.lock", "a.tar"):
+        (work / name).touch()
+    with pytest.raises(DestinationError, match="expected nothing there"):
+        compiled(inputs, tmp_path / "a.pack")
+    assert not work.exists()
+
+
 def test_other_inputs_are_refused(inputs, tmp_path):
     with pytest.raises(SourceError, match=r"none: expected a directory with ImageNet's"):
         compiled(inputs._replace(imagenet=tmp_path / "none"), tmp_path / "made")
