@@ -105,8 +105,7 @@ def compose_dataset(
 
     Raises:
         ArgumentError: ``per_class`` cannot be dealt, or there is no list, or there are two.
-        SourceError: a class has too few images that can be read, a contributor is not there or
-            cannot be read, or an input is something else.
+        SourceError: a class has too few images that can be read, or an input cannot, or is none.
         DestinationError: ``destination`` is there, or cannot be written.
     """
     choose = _choose_way(synsets, contributors, per_class, seed)
