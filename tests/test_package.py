@@ -20,7 +20,7 @@ SOURCES = {
     file.relative_to(ROOT).with_suffix("").as_posix(): ast.parse(file.read_text(), str(file))
     for file in sorted(ROOT.rglob("*.py"))
 }
-FACTS = {"arguments", "cinic10", "errors", "cores", "jit", "shortage", "text"}
+FACTS = {"arguments", "cinic10", "errors", "cores", "jit", "memory", "shortage", "text"}
 # What each room may import from, besides itself.
 GRAPH = {
     **dict.fromkeys(FACTS, FACTS),

@@ -12,6 +12,7 @@ generator has no state, so what happens to a sample is a pure function of seed, 
     CUTOUT   of a sample  0: cy; 1: cx
     FLIP     of a sample  0: mirror in even epochs, with "alternating", the other way round in odd
                           ones; the counter's epoch is always 0
+    BLOCKS   b            as ORDER: of the blocks of shuffle="blocks"
     BALANCED b            as ORDER: of the turns that samples with the same label take
     ORDER    b            0, 1: low and high word of draw 2b; 2, 3: those of draw 2b + 1
     VERTICAL of a sample  0: upside_down
@@ -38,8 +39,8 @@ from numpy.typing import NDArray
 from cinicpack.load.augment import Augment
 
 __all__ = [
-    "BALANCED", "COLUMNS", "COUNT", "CROP", "CUTOUT", "CX", "CY", "DX", "DY", "FLIP", "MIRROR",
-    "ORDER", "UPSIDE_DOWN", "VERTICAL", "WEIGHTED", "Draw", "plan_draws",
+    "BALANCED", "BLOCKS", "COLUMNS", "COUNT", "CROP", "CUTOUT", "CX", "CY", "DX", "DY", "FLIP",
+    "MIRROR", "ORDER", "UPSIDE_DOWN", "VERTICAL", "WEIGHTED", "Draw", "plan_draws",
 ]  # fmt: skip
 
 CROP: Final = 0
@@ -49,6 +50,7 @@ ORDER: Final = 3
 VERTICAL: Final = 4
 BALANCED: Final = 5
 WEIGHTED: Final = 6
+BLOCKS: Final = 7
 
 # dy, dx: where the crop starts in the padded image; mirror, upside_down: 0 or 1; (cy, cx): the
 # cutout's centre.

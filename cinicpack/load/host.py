@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cinicpack.load.batches import Batch, BatchFormat, Builder, Wrapper
 from cinicpack.load.engine.memory import Shelf, Slot
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
+from cinicpack.load.kernels.demand import Demand
 from cinicpack.load.kernels.task import begin
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
@@ -21,6 +22,8 @@ __all__ = ["HostMaker"]
 # How much is made ahead, but 1 batch at least and 8 at most. What is under way, what the user has
 # and what was just given back should all stay in the cache of a processor.
 _AHEAD_BYTES: Final = 4 << 20
+# Images in a piece where those are read from the disk meanwhile.
+_SMALL_PIECE: Final = 8
 # Slots of this size are not kept for later when a loader is closed.
 _LARGE: Final = 1 << 20
 
@@ -55,9 +58,11 @@ class HostMaker(Unique):
             batch_bytes = self._samples.batch_bytes(size) * len(self._samples.transforms)
             ahead = min(_plan_ahead(batch_bytes), max(0, work.batches - 2))
         equipment = self._take_idle()
-        if equipment is None or not equipment.suits(size, ahead):
+        if equipment is None or not equipment.suits(size, ahead, work.demand):
             self._latest = shelf = _find_shelf(self._format, size)
-            equipment = _Equipment(self._samples, shelf, size, ahead, self._num_workers)
+            equipment = _Equipment(
+                self._samples, shelf, size, ahead, self._num_workers, work.demand
+            )
         equipment.tasks.renew(work.epoch, work.offset)
         return HostFeed(equipment, self._idle, self._build, self._format.wrap, work)
 
@@ -83,6 +88,7 @@ class _Equipment(Unique):
         size: samples in a batch.
         ahead: how many batches are made while one is awaited; -1: not even that one.
         num_workers: how many threads may work at once.
+        demand: of an epoch, if that has one; what is made with it serves no other epoch.
 
     Attributes:
         samples: as given; they keep the files mapped that the engine reads.
@@ -94,25 +100,34 @@ class _Equipment(Unique):
     """
 
     def __init__(
-        self, samples: Samples, shelf: Shelf, size: int, ahead: int, num_workers: int
+        self,
+        samples: Samples,
+        shelf: Shelf,
+        size: int,
+        ahead: int,
+        num_workers: int,
+        demand: Demand | None,
     ) -> None:
         self.samples = samples
         self.shelf = shelf
-        self._kind = size, ahead
+        self._kind = size, ahead, demand
         self.slots: deque[Slot] = deque()
         # One more is made ahead of a consumer that finds its batches ready. Every second time it
         # takes one, threads are woken for two.
         self.columns = np.empty((ahead + 2, 2, size), np.int64)
         piece = _plan_piece(size * max(1, ahead + 1), num_workers)
-        self.tasks = samples.make_tasks(ahead + 2, 0, piece=piece)
+        if demand is not None:
+            # A piece may wait for the disk, and an interrupt for the piece.
+            piece = _SMALL_PIECE
+        self.tasks = samples.make_tasks(ahead + 2, 0, piece=piece, demand=demand)
         self.tasks.aim_all(self.columns)
         self.queue = Queue(
             self.tasks.function, self.tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
         )
 
-    def suits(self, size: int, ahead: int) -> bool:
+    def suits(self, size: int, ahead: int, demand: Demand | None) -> bool:
         """Say whether this is for such batches, and can be used in this process."""
-        return self._kind == (size, ahead) and self.queue.is_open
+        return self._kind == (size, ahead, demand) and self.queue.is_open
 
 
 class HostFeed(Unique):

@@ -141,7 +141,7 @@ class Loader(Attributes):
         split: str | Split = "train",
         *,
         batch_size: int = 128,
-        shuffle: bool | None = None,
+        shuffle: bool | str | None = None,
         augment: Augment | None = None,
         views: Sequence[Augment | None] | None = None,
         normalize: Normalize = True,

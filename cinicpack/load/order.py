@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cinicpack.errors import ArgumentError
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.choice import count_occurrences
+from cinicpack.load.kernels.demand import Demand
 from cinicpack.load.kernels.task import address_of
 from cinicpack.load.recipes import Plan, Recipe
 from cinicpack.load.unique import Unique
@@ -90,12 +91,14 @@ class Work(NamedTuple):
         batches: how many batches there are; the last ones may have few samples, or none.
         epoch: the epoch that the samples are of.
         occurrences: (n,) int64, how often each came before in the epoch; None: never.
+        demand: which images are asked for before they are needed; None: they fit in memory.
     """
 
     positions: NDArray[np.int64]
     batches: int
     epoch: int
     occurrences: NDArray[np.int64] | None = None
+    demand: Demand | None = None
 
     @property
     def offset(self) -> int:
@@ -145,6 +148,11 @@ class Orders(Unique):
             epoch,
             None if occurrences is None else share.take(occurrences[consumed:]),
         )
+
+    @property
+    def window(self) -> int | None:
+        """How many samples of an order lie together in the files, see `Recipe.window`."""
+        return self._recipe.window
 
     def prepare(self, epoch: int) -> None:
         """Draw the order of an epoch meanwhile, where that takes long."""

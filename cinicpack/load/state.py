@@ -10,10 +10,11 @@ Keys, in version 2:
     seed         of order and augmentation
     options      16 digits of the SHA-256 of fingerprint, split and all keys below
 
-Options follow that differ from their default: shuffle (true), drop_last (false), source (null),
-classes (null), unique (false), labels (null; else their digest), order (null; else a word, the
-digest of rows, or an object with the fields of `Weighted` or `Repeated`), augment (null; else an
-object with the fields that differ from ``Augment()``), views (null; else a list of such).
+Options follow that differ from their default: shuffle (true; else false or "blocks"), drop_last
+(false), source (null), classes (null), unique (false), labels (null; else their digest), order
+(null; else a word, the digest of rows, or an object with the fields of `Weighted` or `Repeated`),
+augment (null; else an object with the fields that differ from ``Augment()``), views (null; else a
+list of such).
 
 The digest of an array is 16 digits of the SHA-256 of its dtype, its shape and its bytes.
 A value whose JSON is longer than 60 characters is replaced by 16 digits of the SHA-256 of its JSON.

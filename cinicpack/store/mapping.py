@@ -43,12 +43,14 @@ class Mapping:
 
     Attributes:
         stamp: of the file that is mapped; None: the memory is a copy of the file's bytes.
+        is_scattered: what `advise` was told last.
     """
 
     def __init__(
         self, address: int, nbytes: int, library: Any, stamp: Stamp | None, owner: Any = None
     ) -> None:
         self.stamp = stamp
+        self.is_scattered = False
         self._address, self._nbytes, self._library = address, nbytes, library
         self._owner = owner
         self.__array_interface__ = {
@@ -77,6 +79,26 @@ class Mapping:
         """
         if not self.is_copy and hasattr(mmap, "MADV_DONTNEED"):
             self._library.madvise(self._address, self._nbytes, mmap.MADV_DONTNEED)
+
+    def holds(self, addresses: NDArray[np.uint64]) -> bool:
+        """Say whether any of these addresses lie in the mapping."""
+        start = self._address
+        return bool(((addresses >= start) & (addresses < start + self._nbytes)).any())
+
+    def advise(self, *, scattered: bool) -> None:
+        """Say how the file will be read from now on, by all who share the mapping.
+
+        Scattered: what is missing is read alone, in small pages. Otherwise the kernel reads 2 MiB
+        and more for each page that is missing, and keeps that in huge pages where it can.
+        """
+        if self.is_copy or scattered == self.is_scattered or not hasattr(mmap, "MADV_RANDOM"):
+            return
+        self.is_scattered = scattered
+        advice = mmap.MADV_RANDOM if scattered else mmap.MADV_NORMAL
+        self._library.madvise(self._address, self._nbytes, advice)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            huge = mmap.MADV_NOHUGEPAGE if scattered else mmap.MADV_HUGEPAGE
+            self._library.madvise(self._address, self._nbytes, huge)
 
 
 # The mappings that there are. While a file is mapped, no other file gets its inode number.

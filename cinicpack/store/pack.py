@@ -177,6 +177,10 @@ class Pack:
         """
         check_unchanged(self._watched)
 
+    def find_mappings(self, addresses: NDArray[np.uint64]) -> list[Mapping]:
+        """Find the files of the pack that lie at any of these addresses of memory."""
+        return [mapping for mapping in self._files.values() if mapping.holds(addresses)]
+
     def __contains__(self, split: object) -> bool:
         return split in self.manifest.splits
 
