@@ -33,8 +33,9 @@ DEMAND: Final = np.dtype(
     ]
 )
 _PAGE: Final = _u64(mmap.PAGESIZE)
-# Where the system has no advice of that kind, nothing is asked for ahead.
+# The numbers of POSIX, for systems whose Python has no names for them.
 _WILL_NEED: Final = getattr(mmap, "MADV_WILLNEED", 3)
+_DO_NOT_NEED: Final = getattr(mmap, "MADV_DONTNEED", 4)
 # How many samples are asked for between two looks at signals, when an epoch begins.
 _STEP: Final = 64
 
@@ -87,7 +88,7 @@ def _ask_between(address: int, first: int, stop: int) -> None:
 
     The disk reads meanwhile: this waits only while the disk's queue is full.
     """
-    _ask(record_at(_u64(address), DEMAND), _u64(first), _u64(stop))
+    _advise(record_at(_u64(address), DEMAND), _u64(first), _u64(stop), _WILL_NEED)
 
 
 @register_jitable
@@ -101,7 +102,11 @@ def ask_for_piece(address: Any, samples: Any, count: Any) -> None:
     """
     d = record_at(address, DEMAND)
     first = (samples - d.start) >> _u64(3)
-    _ask(d, _reach(d, first), _reach(d, first + count))
+    _advise(d, _reach(d, first), _reach(d, first + count), _WILL_NEED)
+    if d.group > _u64(1):
+        # A window that is over is not needed before the next epoch, and the kernel has less work
+        # with pages that are not mapped when it looks for some to free.
+        _advise(d, _leave(d, first), _leave(d, first + count), _DO_NOT_NEED)
 
 
 @register_jitable
@@ -111,8 +116,14 @@ def _reach(d: Any, begun: Any) -> Any:
 
 
 @register_jitable
-def _ask(d: Any, first: Any, stop: Any) -> None:
-    """Ask for samples, at once for those that lie side by side."""
+def _leave(d: Any, begun: Any) -> Any:
+    """Say how many samples, as they were asked for, are done with when so many are begun."""
+    return max(begun // d.group * d.group, d.ahead) - d.ahead
+
+
+@register_jitable
+def _advise(d: Any, first: Any, stop: Any, advice: Any) -> None:
+    """Give advice about the images of samples, at once for those that lie side by side."""
     order = array_at(d.order, d.count, np.int64)
     addresses = array_at(d.addresses, d.images, np.uint64)
     begin, end = _u64(0), _u64(0)
@@ -122,8 +133,8 @@ def _ask(d: Any, first: Any, stop: Any) -> None:
             end = max(end, image + d.size)
             continue
         if end:
-            posix.advise(begin, end - begin, _WILL_NEED)
+            posix.advise(begin, end - begin, advice)
         # Advice is about whole pages.
         begin, end = image // _PAGE * _PAGE, image + d.size
     if end:
-        posix.advise(begin, end - begin, _WILL_NEED)
+        posix.advise(begin, end - begin, advice)
