@@ -52,6 +52,12 @@ class Loader(Attributes):
 
     Several threads may take batches from one iterator: each batch goes to one of them.
 
+    Images that do not fit in the memory that is left are read shortly before they are needed; with
+    ``shuffle="blocks"`` in larger pieces: the loader's rows are cut into blocks of 128, blocks come
+    in an order that is drawn, and 16,384 samples at a time are shuffled. These are from 128 places
+    of the split, not from all of it, so that the parts of the classes vary a little where the rows
+    of a class lie together. Up to 16,384 rows are shuffled as with True.
+
     ``with Loader(...) as loader`` closes the loader at the end of the block. Every option can be
     read from an attribute of its name, and cannot be changed; `epoch` counts on.
 
@@ -63,8 +69,9 @@ class Loader(Attributes):
         pack: a path, or an open `Pack`.
         split: name of a split, several joined by ``+``, or a `Split`.
         batch_size: images in a batch, per rank.
-        shuffle: draw a new order for every epoch; False: samples come in the order of their rows.
-            None: True, unless there is ``order``, with which ``shuffle`` is refused.
+        shuffle: draw a new order for every epoch, or of "blocks", see above; False: samples come in
+            the order of their rows. None: True, unless there is ``order``, with which ``shuffle``
+            is refused.
         augment: how training images are varied; None: not at all.
         views: instead of ``augment``: how each of several views of an image is varied, drawn
             independently; None: not at all. The first view is what ``augment`` would make it.

@@ -34,8 +34,8 @@ def open_pack(path: PathLike, *, in_memory: bool = False) -> "Pack":
 
     Args:
         path: where the pack is.
-        in_memory: read all of it once, into memory of this process, and map nothing: for files that
-            others may write to, or that a network may take away.
+        in_memory: read all of it once, into memory of this process that all who open it so share,
+            and map nothing: for files that others may write to, or that a network may take away.
 
     Raises:
         ArgumentError: ``path`` is a `Split`.
