@@ -33,8 +33,9 @@ GRAPH = {
     "datasets": FACTS | {"store", "load", "fetch"},
     "lightning": FACTS | {"store", "load"},
     "synthetic": FACTS,
+    "disk": FACTS,
     "limit": FACTS | {"load"},
-    "bench": FACTS | {"store", "convert", "load", "limit", "synthetic"},
+    "bench": FACTS | {"store", "convert", "load", "limit", "disk", "synthetic"},
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
 }
 # These show everything, and import it when it is used.

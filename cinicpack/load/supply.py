@@ -13,7 +13,7 @@ from cinicpack.load.samples import Reading, Samples
 from cinicpack.load.unique import Unique
 from cinicpack.memory import find_available
 
-__all__ = ["Supply", "sort_windows"]
+__all__ = ["Supply", "fit", "sort_windows"]
 
 # Images of less than that fit everywhere, and to ask what memory is left would take too long.
 _SMALL: Final = 64 << 20
@@ -60,7 +60,7 @@ class Supply(Unique):
         Returns the work, with its demand where there is one, and what reads all images ahead.
         """
         left = find_available() if self._mappings else None
-        fits = left is None or self._nbytes <= _PART * left
+        fits = fit(self._nbytes, left)
         for mapping in self._mappings:
             mapping.advise(scattered=not fits and self._window is not None)
         if left is None or fits:
@@ -95,6 +95,11 @@ class Supply(Unique):
             "reads them from the disk%s",
             self._nbytes // 10**6, left // 10**6, advice,
         )  # fmt: skip
+
+
+def fit(nbytes: int, left: int | None) -> bool:
+    """Say whether so many bytes of images are kept in the memory that is left; None: not known."""
+    return left is None or nbytes <= _PART * left
 
 
 def sort_windows(
