@@ -370,6 +370,9 @@ def measure_cold(pack: str, threads: str, split: str, loads_kernels: str) -> dic
     memory back that is free, and to get it again takes longer than to read from the disk. Memory
     that an eviction has just freed would make what comes next look several times as fast.
     """
+    import numba  # noqa: F401
+    import torch  # noqa: F401
+
     files = [Path(pack) / name / "images-00000.npy" for name in split.split("+")]
     megabytes = sum(file.stat().st_size for file in files) / 1e6
     if loads_kernels == "before":
