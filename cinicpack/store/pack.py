@@ -113,6 +113,7 @@ class Pack:
         self.std = manifest.normalization.std
         self.fingerprint = manifest.fingerprint
         self._arrays = arrays
+        self._files = files
         # What is compared when an epoch starts; nobody else writes what was read into memory.
         self._watched = [
             (file, os.path.abspath(file), mapping.stamp)
