@@ -149,9 +149,10 @@ def read():
 def load(split, **options):
     return Loader(pack, split, batch_size=256, augment=Augment(), output="numpy", **options)
 pack = open_pack(path)
-# What the compiler takes must not count, which may have to compile what asks for images.
+# The compiler would need more memory than is left later: whoever waits for a batch has to have
+# waited for one, as with num_workers=0, and what asks for images to have asked.
 find_available, supply.find_available, supply._SMALL = supply.find_available, lambda: 0, 0
-for batch in load("small"):
+for batch in [*load("small"), *load("small", num_workers=0, shuffle="blocks")]:
     pass
 del batch
 supply.find_available, supply._SMALL = find_available, 64 << 20
