@@ -141,7 +141,7 @@ entry, limit, path, shuffle, images = sys.argv[1:]
 Path(entry).write_text(str(os.getpid()))
 import numpy as np
 from cinicpack import Augment, Loader, open_pack
-from cinicpack.load import supply
+from cinicpack.load import order, supply
 from cinicpack.load.recipes import Blocks
 Blocks.window = 2048
 def read():
@@ -149,8 +149,9 @@ def read():
 def load(split, **options):
     return Loader(pack, split, batch_size=256, augment=Augment(), output="numpy", **options)
 pack = open_pack(path)
-# The compiler would need more memory than is left later: whoever waits for a batch has to have
-# waited for one, as with num_workers=0, and what asks for images to have asked.
+# The compiler would need more memory than is left later. So a thread draws the next order already
+# here, a consumer waits for a batch, as with num_workers=0, and images are asked for.
+order._WORTHWHILE = 0
 find_available, supply.find_available, supply._SMALL = supply.find_available, lambda: 0, 0
 for batch in [*load("small"), *load("small", num_workers=0, shuffle="blocks")]:
     pass
