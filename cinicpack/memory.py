@@ -43,9 +43,9 @@ def find_available(root: Path = Path("/")) -> int | None:
     groups = _find_groups(root, _read(root / "proc/self/cgroup"))
     found = [left for group in groups if (left := _read_left(group)) is not None]
     # Kernels before 3.14 do not say what is available.
-    machine = _read_fields(root / "proc/meminfo", ":").get("MemAvailable")
-    if machine is not None:
-        found.append(machine * 1024)
+    _, is_said, after = _read(root / "proc/meminfo").partition("MemAvailable:")
+    if is_said:
+        found.append(int(after.split(maxsplit=1)[0]) * 1024)
     return min(found, default=None)
 
 
@@ -56,14 +56,10 @@ def _read_left(group: _Group) -> int | None:
     found = _read(group.folder / limit).strip()
     if not found.isdigit() or int(found) >= _NO_LIMIT:
         return None
-    fields = _read_fields(group.folder / "memory.stat", " ")
+    lines = _read(group.folder / "memory.stat").splitlines()
+    fields = {name: int(value) for name, value in map(str.split, lines)}
     left = int(found) - int(_read(group.folder / used) or 0)
     return max(0, left + sum(fields.get(name, 0) for name in cached))
-
-
-def _read_fields(file: Path, separator: str) -> dict[str, int]:
-    pairs = (line.partition(separator) for line in _read(file).splitlines())
-    return {name: int(value.split()[0]) for name, _, value in pairs if value.strip()}
 
 
 def _read(file: Path) -> str:
