@@ -4,6 +4,7 @@ python -m benchmarks.bench_loader      # results/loader.json
 """
 
 import argparse
+import atexit
 import gc
 import json
 import os
@@ -26,10 +27,18 @@ from benchmarks.data import Places, add_arguments, make_data
 from benchmarks.machine import describe_machine, use_cores
 from benchmarks.race import Case, measure_rates, race
 from benchmarks.report import format_json, say
+from cinicpack.disk import count_resident, evict, measure_random, measure_sequential
 from cinicpack.limit import Limit, find_limit, is_large, make_plain, name_cache
 from cinicpack.store.split import Split
 
 _ROOT = Path(__file__).parents[1]
+# Where memory cgroups are, of version 1 or 2, and the file of a group's limit.
+_GROUPS = {
+    Path("/sys/fs/cgroup/memory"): "memory.limit_in_bytes",
+    Path("/sys/fs/cgroup"): "memory.max",
+}
+# Seconds after which the host of a virtual machine has taken back what is free.
+_SETTLES = 4
 
 
 def main() -> None:
@@ -66,12 +75,17 @@ def main() -> None:
         ("1,000 loaders", (plain, threads), 3),
         ("training thread", (plain, 512), 3),
         ("memory", (plain, threads, 10 if options.quick else 200), 1),
-        ("cold page cache", (plain, threads), 3),
+        ("cold page cache", (plain, threads, "train", "before"), 3),
+        ("cold page cache", (plain, threads, "train+valid+test", "before"), 3),
+        ("cold page cache", (plain, threads, "train", "within"), 3),
+        ("more images than memory", (packs["noise"], threads), 1),
+        ("in memory", (packs["noise"],), 3),
     ):
-        say(name)
+        title = " ".join((name, *map(str, arguments[2:]))) if name in report else name
+        say(title)
         results = [measure(name, *arguments) for _ in range(1 if options.quick else repeats)]
-        report[name] = summarise(results)
-        say(f"  {report[name]}")
+        report[title] = summarise(results)
+        say(f"  {report[title]}")
     output = places.output / "loader.json"
     output.write_text(format_json(report))
     for row in report["rates"]:
@@ -109,7 +123,25 @@ def make_packs(places: Places) -> dict[str, Path]:
         subprocess.run([*tool, "--per-class", str(max(1, count // 40))], cwd=_ROOT, check=True)
         make(tree, large)
         shutil.rmtree(tree)
-    return {"npy": places.pack, "hdf5": hdf5, "sharded": sharded, "64x64": large}
+    noise = places.work / "noise.pack"
+    if not noise.exists():
+        # More than 2 GB for 90,000 images.
+        make_noise_pack(noise, 8 * count)
+    return {"npy": places.pack, "hdf5": hdf5, "sharded": sharded, "64x64": large, "noise": noise}
+
+
+def make_noise_pack(path: Path, count: int) -> None:
+    """Make a pack of noise, of images of 32x32, by way of a file that is mapped."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        images = np.lib.format.open_memmap(
+            Path(folder) / "images.npy", "w+", np.uint8, (count, 3, 32, 32)
+        )
+        for start in range(0, count, 10_000):
+            part = images[start : start + 10_000]
+            part[:] = rng.integers(0, 256, part.shape, np.uint8)
+        arrays = {"train": (images, np.arange(count) % 10)}
+        cinicpack.pack_arrays(arrays, path, classes=cinicpack.cinic10.CLASSES, progress=False)
 
 
 def list_cases(packs: dict[str, Path], split: Split, threads: int) -> list[Case]:
@@ -352,36 +384,95 @@ def measure_memory(pack: str, threads: str, epochs: str) -> dict[str, Any]:
     }
 
 
-def measure_cold(pack: str, threads: str) -> dict[str, Any]:
-    """Read the split's file from the disk: in a plain loop, then by the loader."""
-    file = Path(pack) / "train" / "images-00000.npy"
-    megabytes = file.stat().st_size / 1e6
-    _drop(file)
-    buffer = bytearray(8 << 20)
-    start = time.perf_counter()
-    with file.open("rb", buffering=0) as stream:
-        while stream.readinto(buffer):
-            pass
-    plain = time.perf_counter() - start
-    # Load the kernels, on another split, before the clock starts.
-    _count(cinicpack.Loader(pack, "test", augment=cinicpack.Augment(), num_workers=int(threads)))
-    _drop(file)
-    before = _read_from_disk()
-    start = time.perf_counter()
-    loader = cinicpack.Loader(
-        pack, batch_size=512, augment=cinicpack.Augment(), num_workers=int(threads)
-    )
+def measure_cold(pack: str, threads: str, split: str, loads_kernels: str) -> dict[str, Any]:
+    """Time the first epoch beside a plain read of the same files and a warm epoch.
+
+    Before each, the files are evicted, and a few seconds go by: a virtual machine's host takes
+    memory back that is free, and to get it again takes longer than to read from the disk. Memory
+    that an eviction has just freed would make what comes next look several times as fast.
+    """
+    import numba  # noqa: F401
+    import torch  # noqa: F401
+
+    files = [Path(pack) / name / "images-00000.npy" for name in split.split("+")]
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    if loads_kernels == "before":
+        some = cinicpack.open_pack(pack)["test"].select(indices=range(2048))
+        _count(cinicpack.Loader(some.pack, some, augment=cinicpack.Augment()))
+        # Unmap the files, whose pages could otherwise not be evicted.
+        del some
+        gc.collect()
+    _make_cold(files)
+    plain = [_read_plainly(files)]
+    _make_cold(files)
+    before, start = _read_from_disk(), time.perf_counter()
+    options: Any = {"batch_size": 512, "num_workers": int(threads)}
+    loader = cinicpack.Loader(pack, split, augment=cinicpack.Augment(), **options)
     images = _count(loader)
     cold = time.perf_counter() - start
     read = _read_from_disk() - before
+    warm_rate = measure_rates([Case("warm", partial(_count, loader))], 1)[0]
+    del loader
+    gc.collect()
+    _make_cold(files)
+    plain.append(_read_plainly(files))
+    expected = statistics.mean(plain) + images / warm_rate
     return {
-        "file_mb": megabytes,
-        "plain_read_mb_s": megabytes / plain,
-        "cold_epoch_mb_s": megabytes / cold,
+        "files_mb": megabytes,
+        "plain_read_before_mb_s": megabytes / plain[0],
+        "plain_read_after_mb_s": megabytes / plain[1],
         "cold_epoch_images_s": images / cold,
-        "warm_epoch_images_s": measure_rates([Case("warm", partial(_count, loader))], 1)[0],
+        "warm_epoch_images_s": warm_rate,
+        "of_plain_read_and_warm_epoch": cold / expected,
         "read_from_disk_mb": read,
     }
+
+
+def measure_scarce(pack: str, threads: str) -> dict[str, Any]:
+    """Load images four times as large as the memory for them, beside what the disk does.
+
+    In a memory cgroup with what this process has after its imports, and a quarter of the images.
+    """
+    folder = _enter_group()
+    if folder is None:
+        return {"skipped": "no memory cgroup of version 1 or 2 can be made here"}
+    split = cinicpack.open_pack(pack)["train"]
+    file, image_bytes = Path(pack) / "train" / "images-00000.npy", 3 * 32 * 32
+    options: Any = {"batch_size": 512, "augment": cinicpack.Augment(), "num_workers": int(threads)}
+    part = split.select(indices=range(2048))
+    _count(cinicpack.Loader(split.pack, part, **options))
+    del part, split
+    gc.collect()
+    evict(file)
+    limit = int(1e6 * _read_anonymous()) + file.stat().st_size // 4
+    _limit_file(folder).write_text(str(limit))
+    rates: dict[str, list[float]] = {}
+    for _ in range(3):
+        rates.setdefault("disk_random_s", []).append(measure_random(file, image_bytes))
+        rates.setdefault("disk_in_order_mb_s", []).append(measure_sequential(file) / 1e6)
+        for name, shuffle in (("shuffled", True), ("blocks", "blocks"), ("in_order", False)):
+            loader = cinicpack.Loader(pack, shuffle=shuffle, **options)
+            rates.setdefault(f"{name}_images_s", []).append(_count_for(loader, 5))
+            del loader
+    median = {name: statistics.median(each) for name, each in rates.items()}
+    in_order = 1e6 * median["disk_in_order_mb_s"] / image_bytes
+    return {
+        "limit_mb": limit / 1e6,
+        "images_mb": file.stat().st_size / 1e6,
+        **median,
+        "shuffled_of_disk": median["shuffled_images_s"] / median["disk_random_s"],
+        "blocks_of_disk": median["blocks_images_s"] / in_order,
+    }
+
+
+def measure_in_memory(pack: str) -> dict[str, Any]:
+    """Open a pack in memory beside a plain read of its images."""
+    files = [Path(pack) / "train" / "images-00000.npy"]
+    rates = []
+    for run in (partial(_read_plainly, files), partial(_open_in_memory, pack)):
+        _make_cold(files)
+        rates.append(files[0].stat().st_size / 1e6 / run())
+    return {"plain_read_mb_s": rates[0], "in_memory_mb_s": rates[1], "ratio": rates[1] / rates[0]}
 
 
 _MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
@@ -394,6 +485,8 @@ _MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "training thread": measure_training_thread,
     "memory": measure_memory,
     "cold page cache": measure_cold,
+    "more images than memory": measure_scarce,
+    "in memory": measure_in_memory,
 }
 
 
@@ -431,11 +524,63 @@ def _read_from_disk() -> float:
     return int(text.split("read_bytes:")[1].split()[0]) / 1e6
 
 
-def _drop(file: Path) -> None:
-    """Take a file that no process has mapped out of the page cache."""
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
-        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def _make_cold(files: list[Path]) -> None:
+    """Evict files, see that they are, and let the host take back the memory that they had."""
+    for file in files:
+        evict(file)
+        if resident := count_resident(file):
+            raise SystemExit(f"{file}: {resident:,} bytes stay in memory: some process has it open")
+    time.sleep(_SETTLES)
+
+
+def _read_plainly(files: list[Path]) -> float:
+    """Read files from start to end; return the seconds."""
+    buffer, start = bytearray(8 << 20), time.perf_counter()
+    for file in files:
+        with file.open("rb", buffering=0) as stream:
+            while stream.readinto(buffer):
+                pass
+    return time.perf_counter() - start
+
+
+def _open_in_memory(pack: str) -> float:
+    start = time.perf_counter()
+    cinicpack.open_pack(pack, in_memory=True)
+    return time.perf_counter() - start
+
+
+def _count_for(loader: cinicpack.Loader, seconds: float) -> float:
+    """Load batches of epochs for a while; return images per second."""
+    count, start = 0, time.perf_counter()
+    while True:
+        for _, labels in loader:
+            count += len(labels)
+            if (elapsed := time.perf_counter() - start) > seconds:
+                return count / elapsed
+
+
+def _enter_group() -> Path | None:
+    """Make a memory cgroup and enter it; None: this process may not, or there are none."""
+    for root in _GROUPS:
+        folder = root / f"cinicpack-{os.getpid()}"
+        try:
+            folder.mkdir()
+            atexit.register(_leave_group, folder)
+            (folder / "cgroup.procs").write_text(str(os.getpid()))
+            if _limit_file(folder).exists():
+                return folder
+        except OSError:
+            continue
+    return None
+
+
+def _limit_file(folder: Path) -> Path:
+    return folder / _GROUPS[folder.parent]
+
+
+def _leave_group(folder: Path) -> None:
+    (folder.parent / "cgroup.procs").write_text(str(os.getpid()))
+    folder.rmdir()
 
 
 if __name__ == "__main__":

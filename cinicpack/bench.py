@@ -1,11 +1,14 @@
 """A benchmark: how fast a pack loads on this machine, and what holds it back."""
 
 import itertools
+import math
 import os
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +18,19 @@ from torch.utils.data import DataLoader, Dataset
 from cinicpack.convert.layout import arrange
 from cinicpack.convert.source import open_source
 from cinicpack.cores import usable_cores
+from cinicpack.disk import measure_random, measure_sequential
 from cinicpack.errors import SourceError
 from cinicpack.limit import find_limit, measure_rate, name_cache
 from cinicpack.load.augment import Augment
+from cinicpack.load.batches import Batch
 from cinicpack.load.loader import Loader
+from cinicpack.load.supply import fit
+from cinicpack.memory import find_available
 from cinicpack.store.pack import Pack
+from cinicpack.store.split import Split
 from cinicpack.text import counted, table
 
-__all__ = ["Bench", "FileDataset", "format_bench", "run_bench"]
+__all__ = ["Bench", "FileDataset", "Scarce", "format_bench", "run_bench"]
 
 _PADDING = 4
 
@@ -36,9 +44,11 @@ class Bench(NamedTuple):
         batch_size: images in a batch.
         threads: of the loader, of the limit, and processes that read files.
         loader: the `Loader`: crop, flip, normalise, float32.
-        limit: the loader's kernel alone, round buffers that stay in a cache: see `cinicpack.limit`.
+        limit: the loader's kernel alone, round buffers that stay in a cache: see `cinicpack.limit`;
+            where the images do not fit in memory, what the disk reads of single ones, 32 at once.
         buffers: number and size of these buffers, and which cache holds them.
         files: ImageFolder's way, a file at a time; None if there was no tree.
+        scarce: what else was measured, where the images do not fit in memory.
     """
 
     split: str
@@ -49,6 +59,23 @@ class Bench(NamedTuple):
     limit: float
     buffers: str
     files: float | None
+    scarce: "Scarce | None" = None
+
+
+class Scarce(NamedTuple):
+    """Images that do not fit in memory: the loader beside the disk, in images per second.
+
+    Attributes:
+        needed: bytes of the images.
+        left: bytes of memory that were left for them.
+        blocks: the `Loader` with ``shuffle="blocks"``.
+        in_order: what the disk reads of a file from its start on.
+    """
+
+    needed: int
+    left: int
+    blocks: float
+    in_order: float
 
 
 def run_bench(
@@ -62,8 +89,9 @@ def run_bench(
 ) -> Bench:
     """Measure loader and limit in alternate rounds, then the reading of files, in under 30 s.
 
-    The split is "train", or the first that there is. Files are read with torch's DataLoader and one
-    process per core, after its processes have started.
+    Where the images do not fit in memory, loader and disk take turns instead. The split is "train",
+    or the first that there is. Files are read with torch's DataLoader and one process per core,
+    after its processes have started.
 
     Args:
         pack: what is loaded.
@@ -75,36 +103,32 @@ def run_bench(
         file_seconds: for how long files are read.
     """
     name = "train" if "train" in pack else pack.splits[0]
-    split = pack[name]
-    threads = usable_cores()
+    split, threads, scarce = pack[name], usable_cores(), None
     dataset = None if tree is None else FileDataset(Path(tree), name, pack)
-    loader = Loader(pack, split, batch_size=batch_size, augment=Augment(), num_workers=threads)
-    # The first run compiles the kernels and brings the images into memory.
-    _count(loader)
-    limit = find_limit(loader, threads)
-    rates: dict[str, list[float]] = {"loader": [], "limit": []}
-    runs = {"loader": lambda: _count(loader), "limit": limit.run}
-    for _ in range(rounds):
-        for kind, run in runs.items():
-            rates[kind].append(measure_rate(run, round_seconds))
+    needed, left = len(split) * math.prod(pack.image_shape), find_available()
+    options: Any = {"batch_size": batch_size, "augment": Augment(), "num_workers": threads}
+    if left is None or fit(needed, left):
+        loader, limit, buffers = _measure_loader(
+            Loader(pack, split, **options), threads, rounds, round_seconds
+        )
+    else:
+        loader, limit, blocks, in_order = _measure_scarce(pack, split, options, 4 * round_seconds)
+        scarce, buffers = Scarce(needed, left, blocks, in_order), ""
     files = None
     if dataset is not None:
         files = _measure_files(dataset, batch_size, threads, file_seconds)
-    return Bench(
-        split=name,
-        images=len(split),
-        batch_size=batch_size,
-        threads=threads,
-        loader=statistics.median(rates["loader"]),
-        limit=statistics.median(rates["limit"]),
-        buffers=f"{limit}, in {name_cache(limit.nbytes, threads)}",
-        files=files,
-    )
+    return Bench(name, len(split), batch_size, threads, loader, limit, buffers, files, scarce)
 
 
 def format_bench(bench: Bench) -> str:
     """Lay out a measurement as a small table, and name the bottleneck in one sentence."""
-    rows = [("cinicpack Loader", bench.loader), ("limit: its kernel alone", bench.limit)]
+    rows = [("cinicpack Loader", bench.loader)]
+    if bench.scarce is None:
+        rows.append(("limit: its kernel alone", bench.limit))
+    else:
+        rows.append(("disk: single images", bench.limit))
+        rows.append(('Loader, shuffle="blocks"', bench.scarce.blocks))
+        rows.append(("disk: in order", bench.scarce.in_order))
     if bench.files is not None:
         rows.insert(0, ("files, ImageFolder's way", bench.files))
     base = rows[0][1]
@@ -171,6 +195,55 @@ def _measure_files(dataset: FileDataset, batch_size: int, processes: int, second
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
     # The first batch comes when the processes have started.
     next(batches)
+    return _measure_part(batches, seconds)
+
+
+def _measure_loader(
+    loader: Loader, threads: int, rounds: int, seconds: float
+) -> tuple[float, float, str]:
+    """Measure a loader and its limit in alternate rounds, and describe the limit's buffers."""
+    # The first run compiles the kernels and brings the images into memory.
+    _count(loader)
+    limit = find_limit(loader, threads)
+    rate, limit_rate = _take_turns(
+        rounds,
+        lambda: measure_rate(lambda: _count(loader), seconds),
+        lambda: measure_rate(limit.run, seconds),
+    )
+    return rate, limit_rate, f"{limit}, in {name_cache(limit.nbytes, threads)}"
+
+
+def _measure_scarce(
+    pack: Pack, split: Split, options: dict[str, Any], seconds: float
+) -> tuple[float, float, float, float]:
+    """Measure a loader, its limit, one of blocks, and the disk in order, in alternate rounds."""
+    image_bytes = math.prod(pack.image_shape)
+    # The file of most images.
+    file = max(pack._files, key=lambda file: len(pack._files[file]))
+
+    def load(shuffle: bool | str) -> Callable[[], float]:
+        loader = Loader(pack, split, shuffle=shuffle, **options)
+        batches = itertools.chain.from_iterable(itertools.repeat(loader))
+        return partial(_measure_part, batches, seconds)
+
+    loader, limit, blocks, in_order = _take_turns(
+        5,
+        load(True),
+        lambda: measure_random(file, image_bytes, seconds),
+        load("blocks"),
+        lambda: measure_sequential(file, seconds) / image_bytes,
+    )
+    return loader, limit, blocks, in_order
+
+
+def _take_turns(rounds: int, *runs: Callable[[], float]) -> list[float]:
+    """Measure everything in alternate rounds; return the median of each."""
+    rates = [[run() for run in runs] for _ in range(rounds)]
+    return [statistics.median(each) for each in zip(*rates, strict=True)]
+
+
+def _measure_part(batches: Iterator[Batch], seconds: float) -> float:
+    """Take batches for a while; return images per second."""
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
         count += len(next(batches)[1])
@@ -182,6 +255,8 @@ def _count(loader: Loader) -> int:
 
 
 def _name_bottleneck(bench: Bench) -> str:
+    if bench.scarce is not None:
+        return _name_disk(bench, bench.scarce)
     percent = round(100 * bench.loader / bench.limit)
     text = (
         f"The loader reaches {percent}% of what its kernel does alone on these cores, writing to "
@@ -199,3 +274,12 @@ def _name_bottleneck(bench: Bench) -> str:
         times = bench.loader / bench.files
         text += f" Reading files is {times:,.0f} times slower: its bottleneck is decoding."
     return text
+
+
+def _name_disk(bench: Bench, scarce: Scarce) -> str:
+    return (
+        f"The images take {scarce.needed / 1e6:,.0f} MB, and {scarce.left / 1e6:,.0f} MB of memory "
+        "are left: every epoch reads them again. The bottleneck is the disk: the loader has "
+        f"{bench.loader / bench.limit:.0%} of what it reads of single images, and "
+        f'shuffle="blocks" {scarce.blocks / scarce.in_order:.0%} of what it reads in order.'
+    )

@@ -28,6 +28,7 @@ FACTS = {
     "errors",
     "interrupts",
     "jit",
+    "memory",
     "paths",
     "shortage",
     "terminal",
@@ -45,8 +46,9 @@ GRAPH = {
     "datasets": FACTS | {"store", "load", "fetch"},
     "lightning": FACTS | {"store", "load"},
     "synthetic": FACTS,
+    "disk": FACTS,
     "limit": FACTS | {"load"},
-    "bench": FACTS | {"store", "convert", "load", "limit", "synthetic"},
+    "bench": FACTS | {"store", "convert", "load", "limit", "disk", "synthetic"},
     "demo": FACTS | {"store", "convert", "load", "synthetic", "bench"},
 }
 # These show everything, and import it when it is used.

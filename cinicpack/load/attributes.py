@@ -26,7 +26,7 @@ class Attributes:
     pack: Pack
     split: Split
     batch_size: int
-    shuffle: bool
+    shuffle: bool | str
     augment: Augment | None
     views: list[Augment | None] | None
     mix: list[Mix] | None

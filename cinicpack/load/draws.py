@@ -12,6 +12,7 @@ generator has no state, so what happens to a sample is a pure function of seed, 
     CUTOUT   of a sample  0: cy; 1: cx
     FLIP     of a sample  0: mirror in even epochs, with "alternating", the other way round in odd
                           ones; the counter's epoch is always 0
+    BLOCKS   b            as ORDER: of the blocks of shuffle="blocks"
     BALANCED b            as ORDER: of the turns that samples with the same label take
     MIX      of a batch   0: which of the mixes; 1: the partners; 2: cx, 3: cy of CutMix's box
     ORDER    b            0, 1: low and high word of draw 2b; 2, 3: those of draw 2b + 1
@@ -49,8 +50,8 @@ from numpy.typing import NDArray
 from cinicpack.load.augment import Augment
 
 __all__ = [
-    "BALANCED", "COLUMNS", "COUNT", "CROP", "CUTOUT", "CX", "CY", "DX", "DY", "EXP2", "FLIP",
-    "LOG2", "MIRROR", "MIX", "ORDER", "ROOT", "UPSIDE_DOWN", "VERTICAL", "WEIGHTED", "Draw",
+    "BALANCED", "BLOCKS", "COLUMNS", "COUNT", "CROP", "CUTOUT", "CX", "CY", "DX", "DY", "EXP2",
+    "FLIP", "LOG2", "MIRROR", "MIX", "ORDER", "ROOT", "UPSIDE_DOWN", "VERTICAL", "WEIGHTED", "Draw",
     "plan_draws",
 ]  # fmt: skip
 
@@ -62,6 +63,7 @@ VERTICAL: Final = 4
 BALANCED: Final = 5
 WEIGHTED: Final = 6
 MIX: Final = 7
+BLOCKS: Final = 8
 
 _LN2: Final = 0.6931471805599453
 # log2(x) is the sum of LOG2[k] * s**(2 * k + 1) for s = (x - 1) / (x + 1), from ROOT to 1 / ROOT.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cinicpack.load.batches import Batch, BatchFormat, Builder, Wrapper
 from cinicpack.load.engine.memory import Shelf, Slot
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
+from cinicpack.load.kernels.demand import Demand
 from cinicpack.load.kernels.task import begin
 from cinicpack.load.mixing import Mixes, Mixing
 from cinicpack.load.order import Work
@@ -22,6 +23,8 @@ __all__ = ["HostMaker"]
 # How much is made ahead, but 1 batch at least and 8 at most. What is under way, what the user has
 # and what was just given back should all stay in the cache of a processor.
 _AHEAD_BYTES: Final = 4 << 20
+# Images in a piece where those are read from the disk meanwhile.
+_SMALL_PIECE: Final = 8
 # Slots of this size are not kept for later when a loader is closed.
 _LARGE: Final = 1 << 20
 
@@ -64,10 +67,10 @@ class HostMaker(Unique):
             batch_bytes = self._samples.batch_bytes(size) * len(self._samples.transforms)
             ahead = min(_plan_ahead(batch_bytes), max(0, work.batches - 2))
         equipment = self._take_idle()
-        if equipment is None or not equipment.suits(size, ahead):
+        if equipment is None or not equipment.suits(size, ahead, work.demand):
             self._latest = shelf = _find_shelf(self._format, size)
             equipment = _Equipment(
-                self._samples, shelf, size, ahead, self._num_workers, self._mixing
+                self._samples, shelf, size, ahead, self._num_workers, self._mixing, work.demand
             )
         equipment.renew(work)
         return HostFeed(equipment, self._idle, self._build, self._format.wrap, work)
@@ -95,6 +98,7 @@ class _Equipment(Unique):
         ahead: how many batches are made while one is awaited; -1: not even that one.
         num_workers: how many threads may work at once.
         mixing: how batches are mixed; None: not at all.
+        demand: of an epoch, if that has one; what is made with it serves no other epoch.
 
     Attributes:
         samples: as given; they keep the files mapped that the engine reads.
@@ -115,11 +119,12 @@ class _Equipment(Unique):
         ahead: int,
         num_workers: int,
         mixing: Mixing | None,
+        demand: Demand | None,
     ) -> None:
         self.samples = samples
         self.shelf = shelf
         self.size = size
-        self._kind = size, ahead
+        self._kind = size, ahead, demand
         self.slots: deque[Slot] = deque()
         # One more is made ahead of a consumer that finds its batches ready. Every second time it
         # takes one, threads are woken for two.
@@ -127,7 +132,10 @@ class _Equipment(Unique):
         self.labels: list[NDArray[Any]] = list(columns[:, 0])
         self.rows = list(columns[:, 1])
         piece = _plan_piece(size * max(1, ahead + 1), num_workers)
-        self.tasks = samples.make_tasks(ahead + 2, 0, piece=piece)
+        if demand is not None:
+            # A piece may wait for the disk, and an interrupt for the piece.
+            piece = _SMALL_PIECE
+        self.tasks = samples.make_tasks(ahead + 2, 0, piece=piece, demand=demand)
         self.tasks.aim_all(columns)
         self._mixes = None if mixing is None else Mixes(mixing, self.tasks, ahead + 2, size)
         if self._mixes is not None:
@@ -136,9 +144,9 @@ class _Equipment(Unique):
             self.tasks.function, self.tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
         )
 
-    def suits(self, size: int, ahead: int) -> bool:
+    def suits(self, size: int, ahead: int, demand: Demand | None) -> bool:
         """Say whether this is for such batches, and can be used in this process."""
-        return self._kind == (size, ahead) and self.queue.is_open
+        return self._kind == (size, ahead, demand) and self.queue.is_open
 
     def renew(self, work: Work) -> None:
         """Make the batches of another epoch from now on."""

@@ -40,30 +40,32 @@ class Loader(Attributes):
     order of samples one of seed and epoch: any batch size, number of threads and number of ranks
     give the same samples with the same pixels. So a loader that is made anew gives epoch 0 again:
     make one loader for all epochs, or pass ``epoch`` or ``seed=None``. A process warns once, of the
-    third shuffled or augmented loader with the same options, if none of them was told an epoch or
-    a state, and the others were used for epoch 0 alone.
+    third loader with the same options that is to repeat epoch 0.
 
     Threads that all loaders of the process share make batches ahead: 4 MiB of them, but 1 to 9, or
-    3 slabs of 32 MiB for a device (64 MiB with resident pixels). A thread that iterates and finds
-    its batch not ready works on it too. The memory of a batch is used again when nothing refers to
-    its images any longer; labels and index have memory of their own. In the first epoch images are
-    also read ahead, in the order of the files. On a device the batches of a slab share a storage:
-    ``clone()`` a batch to save it alone.
+    3 slabs of 32 MiB for a device (64 MiB with resident pixels). A thread that iterates helps them
+    while its batch is not ready. The memory of a batch is used again when nothing refers to its
+    images any longer; labels and index have their own. On a device the batches of a slab share a
+    storage: ``clone()`` a batch to save it alone.
 
-    Several threads may take batches from one iterator: each batch goes to one of them. ``with
-    Loader(...) as loader`` closes the loader at the end of the block. Every option can be read from
-    an attribute of its name, and cannot be changed; `epoch` counts on.
+    Several threads may take batches from one iterator, each its own. ``with Loader(...) as loader``
+    closes it at the end. Every option is a read-only attribute of its name; `epoch` counts on.
 
-    A copy, made by `copy.copy`, `copy.deepcopy` or `pickle`, is a loader of its own with the same
-    arguments, at the place that `state_dict` names, and closed if its original is. A pickle holds
-    no images: the pack is opened again where the pickle is loaded. Iterators cannot be copied.
+    Images that do not fit in memory are read shortly before they are needed; ``shuffle="blocks"``
+    lets them be read in larger pieces. The loader's rows are cut into blocks of 128, blocks come in
+    an order that is drawn, and 16,384 samples at a time are shuffled: they are from 128 places, so
+    that the parts of the classes vary a little where the rows of a class lie together.
+
+    A copy, by `copy` or `pickle`, is a loader of its own with the same arguments, at the place that
+    `state_dict` names, closed if its original is; a pickle holds no images, and opens the pack.
 
     Args:
         pack: a path, or an open `Pack`.
         split: name of a split, several joined by ``+``, or a `Split`.
         batch_size: images in a batch, per rank.
-        shuffle: draw a new order for every epoch; False: samples come in the order of their rows.
-            None: True, unless there is ``order``, with which ``shuffle`` is refused.
+        shuffle: draw a new order for every epoch, or of "blocks", see above; False: samples come in
+            the order of their rows. None: True, unless there is ``order``, with which ``shuffle``
+            is refused.
         augment: how training images are varied; None: not at all.
         views: instead of ``augment``: how each of several views of an image is varied, drawn
             independently; None: not at all. The first view is what ``augment`` would make it.
@@ -141,7 +143,7 @@ class Loader(Attributes):
         split: str | Split = "train",
         *,
         batch_size: int = 128,
-        shuffle: bool | None = None,
+        shuffle: bool | str | None = None,
         augment: Augment | None = None,
         views: Sequence[Augment | None] | None = None,
         mix: Mix | Sequence[Mix] | None = None,

@@ -38,7 +38,7 @@ class Options:
     pack: Pack
     split: Split
     batch_size: int
-    shuffle: bool
+    shuffle: bool | str
     augment: Augment | None
     views: list[Augment | None] | None
     mix: list[Mix] | None
@@ -89,8 +89,8 @@ def check_options(given: Mapping[str, Any]) -> Options:
     checked["pack"] = pack = pack if isinstance(pack, Pack) else open_pack(pack)
     checked["split"] = _check_split(pack, given["split"])
     checked["batch_size"] = check_int("batch_size", given["batch_size"], 1)
-    checked["shuffle"] = given["order"] is None if given["shuffle"] is None else given["shuffle"]
-    for name in ("shuffle", "channels_last", "drop_last", "resident", "return_index", "unique"):
+    checked["shuffle"] = _check_shuffle(given["shuffle"], given["order"])
+    for name in ("channels_last", "drop_last", "resident", "return_index", "unique"):
         checked[name] = bool(checked[name])
     if not isinstance(given["augment"], Augment | None):
         raise ArgumentError(
@@ -132,11 +132,6 @@ def _check_samples(given: Mapping[str, Any], pack: Pack, split: Split) -> dict[s
     if given["labels"] is not None:
         checked["labels"] = check_labels(given["labels"], len(split))
     if given["order"] is not None:
-        if given["shuffle"] is not None:
-            raise ArgumentError(
-                f"order says in which order samples come: expected no shuffle, found "
-                f"{given['shuffle']!r}"
-            )
         checked["order"] = check_order(given["order"], len(split))
     return checked
 
@@ -192,6 +187,20 @@ def _draw_seed(rank: int | None, world_size: int | None) -> int:
 
 def _share_cores() -> int:
     return max(1, usable_cores() // (read_count("LOCAL_WORLD_SIZE") or 1))
+
+
+def _check_shuffle(shuffle: Any, order: Any) -> bool | str:
+    if shuffle is None:
+        return order is None
+    if order is not None:
+        raise ArgumentError(
+            f"order says in which order samples come: expected no shuffle, found {shuffle!r}"
+        )
+    if isinstance(shuffle, bool | np.bool_):
+        return bool(shuffle)
+    if isinstance(shuffle, str) and shuffle == "blocks":
+        return shuffle
+    raise ArgumentError(f"expected shuffle to be True, False or 'blocks', found {shuffle!r}")
 
 
 def _check_split(pack: Pack, split: str | Split) -> Split:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cinicpack.errors import ArgumentError
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.choice import count_occurrences
+from cinicpack.load.kernels.demand import Demand
 from cinicpack.load.kernels.task import address_of
 from cinicpack.load.recipes import Plan, Recipe
 from cinicpack.load.unique import Unique
@@ -92,6 +93,7 @@ class Work(NamedTuple):
         occurrences: (n,) int64, how often each came before in the epoch; None: never.
         place: of the first sample that any rank has of these batches, in the epoch.
         step: how much further that of the next batch is.
+        demand: which images are asked for before they are needed; None: they fit in memory.
     """
 
     positions: NDArray[np.int64]
@@ -100,6 +102,7 @@ class Work(NamedTuple):
     occurrences: NDArray[np.int64] | None = None
     place: int = 0
     step: int = 0
+    demand: Demand | None = None
 
     @property
     def offset(self) -> int:
@@ -151,6 +154,11 @@ class Orders(Unique):
             consumed,
             share.step,
         )
+
+    @property
+    def window(self) -> int | None:
+        """How many samples of an order lie together in the files, see `Recipe.window`."""
+        return self._recipe.window
 
     def prepare(self, epoch: int) -> None:
         """Draw the order of an epoch meanwhile, where that takes long."""

@@ -1,6 +1,6 @@
 """Recipes: how the order of an epoch's samples is drawn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError
 from cinicpack.load.choice import Repeated, Weighted, check_rows
-from cinicpack.load.draws import BALANCED, ORDER
+from cinicpack.load.draws import BALANCED, BLOCKS, ORDER
 from cinicpack.load.kernels.choice import WEIGHTED, draw_weighted
 from cinicpack.load.kernels.random import SHUFFLE, shuffle
 from cinicpack.load.options import Options
 from cinicpack.load.samples import Samples
 
-__all__ = ["InOrder", "Plan", "Recipe", "Shuffled", "make_recipe"]
+__all__ = ["Blocks", "InOrder", "Plan", "Recipe", "Shuffled", "make_recipe"]
 
 Positions = NDArray[np.int64]
 
@@ -40,6 +40,13 @@ class Recipe(Protocol):
     def repeats(self) -> bool:
         """Whether a sample may occur several times in an epoch."""
 
+    @property
+    def window(self) -> int | None:
+        """How many samples of an epoch lie together in the files, in blocks; 1: they lie apart.
+
+        None: all samples come as they lie in the files.
+        """
+
     def count(self, epoch: int) -> int:
         """Count the samples of an epoch."""
 
@@ -51,6 +58,7 @@ class InOrder:
     """Every sample once, in order."""
 
     repeats = False
+    window = None
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -73,6 +81,8 @@ class Shuffled:
         number: how many samples an epoch has, at most ``times * count``; None: that.
     """
 
+    window = 1
+
     def __init__(self, count: int, times: int = 1, number: int | None = None) -> None:
         self._samples, self._times = count, times
         self._number = times * count if number is None else min(number, times * count)
@@ -84,9 +94,49 @@ class Shuffled:
 
     def plan(self, seed: int, epoch: int) -> Plan:
         """Say what has to be done for the order of an epoch."""
-        tasks, [order] = _plan_shuffles(seed, epoch, self._samples, ORDER)
+        tasks, [order] = _plan_shuffles(seed, epoch, {ORDER: self._samples})
         times, number = self._times, self._number
         return Plan(shuffle, tasks, lambda: np.repeat(order, times)[:number])
+
+
+class Blocks:
+    """Every sample once, in blocks of neighbours that are drawn, and shuffled within windows.
+
+    The samples are cut into blocks of 128, the last one perhaps shorter. The blocks follow one
+    another in an order that is drawn, and every 16,384 samples of that, 128 blocks, are a window.
+    The samples of a window come in the order in which they are in a permutation of all samples.
+    With a single window that is the permutation itself, the order of `Shuffled`.
+    """
+
+    repeats = False
+    window = 16_384
+    block = 128
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def count(self, _epoch: int) -> int:
+        """Count the samples of an epoch."""
+        return self._count
+
+    def plan(self, seed: int, epoch: int) -> Plan:
+        """Say what has to be done for the order of an epoch."""
+        count, size = self._count, self.block
+        tasks, [order, blocks] = _plan_shuffles(
+            seed, epoch, {ORDER: count, BLOCKS: -(-count // size)}
+        )
+
+        def finish() -> Positions:
+            sizes = np.minimum(size, count - blocks * size)
+            # Where each block starts among the samples, once blocks have changed places.
+            starts = np.empty_like(blocks)
+            starts[blocks] = np.cumsum(sizes) - sizes
+            windows = (starts[order // size] + order % size) // self.window
+            # NumPy sorts 16 bits ten times as fast as 64.
+            kind = np.min_scalar_type(count // self.window)
+            return order[np.argsort(windows.astype(kind), kind="stable")]
+
+        return Plan(shuffle, tasks, finish)
 
 
 class _Balanced:
@@ -96,6 +146,7 @@ class _Balanced:
     """
 
     repeats = True
+    window = 1
 
     def __init__(self, labels: NDArray[Any]) -> None:
         if labels.ndim > 1 or labels.dtype.kind == "f" or labels.min() < 0:
@@ -113,7 +164,8 @@ class _Balanced:
 
     def plan(self, seed: int, epoch: int) -> Plan:
         """Say what has to be done for the order of an epoch."""
-        tasks, [turns, order] = _plan_shuffles(seed, epoch, len(self._classes), BALANCED, ORDER)
+        counts = dict.fromkeys((BALANCED, ORDER), len(self._classes))
+        tasks, [turns, order] = _plan_shuffles(seed, epoch, counts)
 
         def finish() -> Positions:
             by_class = turns[np.argsort(self._classes[turns], kind="stable")]
@@ -133,6 +185,8 @@ class _Balanced:
 
 class _ByWeight:
     """Samples drawn by weights, (N,) float64, see `Weighted`."""
+
+    window = 1
 
     def __init__(self, weights: NDArray[np.float64], replacement: bool, number: int) -> None:
         possible = np.count_nonzero(weights)
@@ -174,6 +228,7 @@ class _Given:
     """The samples of rows that are given: for all epochs, or by a function of the epoch."""
 
     repeats = True
+    window = 1
 
     def __init__(self, order: Any, rows: Positions) -> None:
         self._order, self._rows = order, rows
@@ -203,6 +258,8 @@ def make_recipe(options: Options, samples: Samples) -> Recipe:
     """
     order, count = options.order, len(samples)
     if order is None:
+        if options.shuffle == "blocks":
+            return Blocks(count)
         return Shuffled(count) if options.shuffle else InOrder(count)
     if isinstance(order, Repeated):
         return Shuffled(count, order.k, order.num_samples)
@@ -217,11 +274,11 @@ def _plan_nothing(finish: Callable[[], Positions]) -> Plan:
 
 
 def _plan_shuffles(
-    seed: int, epoch: int, count: int, *purposes: int
+    seed: int, epoch: int, counts: Mapping[int, int]
 ) -> tuple[NDArray[np.void], list[Positions]]:
     """Describe permutations of 0 to count - 1, each for a purpose, and where they will be."""
-    orders = [np.empty(count, np.int64) for _ in purposes]
-    tasks = np.zeros(len(purposes), SHUFFLE)
-    for place, (order, purpose) in enumerate(zip(orders, purposes, strict=True)):
-        tasks[place] = (seed, epoch, purpose, count, order.ctypes.data)
+    orders = [np.empty(count, np.int64) for count in counts.values()]
+    tasks = np.zeros(len(counts), SHUFFLE)
+    for place, (order, purpose) in enumerate(zip(orders, counts, strict=True)):
+        tasks[place] = (seed, epoch, purpose, len(order), order.ctypes.data)
     return tasks, orders

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cinicpack.load.batches import BatchFormat
 from cinicpack.load.engine.threads import Queue
+from cinicpack.load.kernels.demand import Demand
 from cinicpack.load.kernels.fill import fill_kernel
 from cinicpack.load.kernels.random import draw
 from cinicpack.load.kernels.task import Tables, Tasks, address_of, begin_at
@@ -16,6 +17,7 @@ from cinicpack.load.kernels.vectors import TOUCH, touch
 from cinicpack.load.labels import Labels, tabulate
 from cinicpack.load.transform import Transform, make_transform, to_parameters
 from cinicpack.load.unique import Unique
+from cinicpack.store.mapping import Mapping
 from cinicpack.store.split import Split
 
 __all__ = ["Samples"]
@@ -102,6 +104,21 @@ class Samples(Unique):
         """The seed of what is drawn."""
         return int(self._fill.parameters["seed"][0])
 
+    @property
+    def addresses(self) -> NDArray[np.uint64]:
+        """Where the images lie in memory: (N,)."""
+        return self._tables.addresses
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of an image in the pack."""
+        return self._image_bytes
+
+    def find_mappings(self) -> list[Mapping]:
+        """Find the mapped files that the images lie in; images in memory lie in none."""
+        found = self._split.pack.find_mappings(self._tables.addresses)
+        return [mapping for mapping in found if not mapping.is_copy]
+
     def reseed(self, seed: int) -> None:
         """Draw from another seed from now on."""
         for parameters in self._parameters:
@@ -115,6 +132,7 @@ class Samples(Unique):
         offset: int = 0,
         piece: int | None = None,
         kernel: Any = None,
+        demand: Demand | None = None,
     ) -> Tasks:
         """Make tasks that augment samples as in an epoch.
 
@@ -124,17 +142,20 @@ class Samples(Unique):
             offset: see `Work.offset`.
             piece: how many samples are made at a time; None: some 10 µs of work.
             kernel: what makes them, with the same parameters; None: the one for this transform.
+            demand: what is read from the disk meanwhile, see `Work.demand`.
         """
         fill = self._fill
         return Tasks(
             kernel or fill.kernel, self._parameters, self._tables, epoch, offset,
-            piece or self._piece, places,
+            piece or self._piece, places, demand,
         )  # fmt: skip
 
-    def make_copies(self, places: int) -> Tasks:
+    def make_copies(self, places: int, demand: Demand | None = None) -> Tasks:
         """Make tasks that copy the planes of samples as they are, uint8."""
         copy = self._copy
-        return Tasks(copy.kernel, [copy.parameters], self._tables, 0, 0, self._piece, places)
+        return Tasks(
+            copy.kernel, [copy.parameters], self._tables, 0, 0, self._piece, places, demand
+        )
 
     def batch_bytes(self, count: int) -> int:
         """Size of the pixels of a batch."""

@@ -152,8 +152,8 @@ class Slabs(Unique):
     def make_tasks(self, places: int, work: Work) -> Tasks:
         """Make tasks that write the first part of what is sent."""
         if self._augments:
-            return self._samples.make_copies(places)
-        return self._samples.make_tasks(places, work.epoch, offset=work.offset)
+            return self._samples.make_copies(places, work.demand)
+        return self._samples.make_tasks(places, work.epoch, offset=work.offset, demand=work.demand)
 
     def lend(self, work: Work, start: int) -> Slab:
         """Lend memory for a slab, its contents arbitrary, unless pixels are resident.

@@ -10,11 +10,11 @@ Keys, in version 2:
     seed         of order and augmentation
     options      16 digits of the SHA-256 of fingerprint, split and all keys below
 
-Options follow that differ from their default: shuffle (true), drop_last (false), source (null),
-classes (null), unique (false), labels (null; else their digest), order (null; else a word, the
-digest of rows, or an object with the fields of `Weighted` or `Repeated`), augment (null; else an
-object with the fields that differ from ``Augment()``), views (null; else a list of such), mix
-(null; else a list of objects with the name of each and its alpha).
+Options follow that differ from their default: shuffle (true; else false or "blocks"), drop_last
+(false), source (null), classes (null), unique (false), labels (null; else their digest), order
+(null; else a word, the digest of rows, or an object with the fields of `Weighted` or `Repeated`),
+augment (null; else an object with the fields that differ from ``Augment()``), views (null; else a
+list of such), mix (null; else a list of objects with the name of each and its alpha).
 
 With mix also batch_size and world_size, on which it depends what is mixed with what.
 

@@ -16,6 +16,7 @@ from cinicpack.load.order import Orders, Share, Work, number_occurrences
 from cinicpack.load.recipes import make_recipe
 from cinicpack.load.samples import Samples
 from cinicpack.load.state import Position
+from cinicpack.load.supply import Supply
 
 __all__ = ["Stream"]
 
@@ -52,7 +53,9 @@ class Stream(Locked):
         # after set_epoch(), whose next iterator has the rest of that epoch.
         self._then: Position | None = None
         self._current: weakref.ref[Epoch] | None = None
-        self._is_cold = options.num_workers > 0 and not options.resident
+        self._supply: Supply | None = None
+        if not options.resident:
+            self._supply = Supply(samples, self._orders.window, options.num_workers)
         self._is_closed = False
 
     @property
@@ -132,12 +135,11 @@ class Stream(Locked):
             start = self.following
             progress = Progress(*start)
             work = self._orders.take(share, *start)
+            reading = None
+            if self._supply is not None:
+                work, reading = self._supply.begin(work, share, start.samples)
             feed = self._maker.open(work)
             self._orders.prepare(start.epoch + 1)
-            # Images are read ahead in one epoch only: afterwards they are in the page cache, or it
-            # has no room for them.
-            reading = self._samples.read_ahead() if self._is_cold else None
-            self._is_cold = False
             finish = partial(self._finish, progress)
             epoch = Epoch(progress, share.step, work.batches, feed, reading, finish, repeat)
             # `_start` is cleared last, since another thread may be in `position`.

@@ -6,11 +6,14 @@ library is called instead.
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import warnings
 import weakref
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.errors import PackError
-from cinicpack.store.region import HUGE_PAGE, Region, open_descriptor, open_file
+from cinicpack.store.region import HUGE_PAGE, Region, open_descriptor
 
 __all__ = ["Mapping", "Stamp", "check_unchanged", "map_file", "map_files", "view_arrays"]
 
@@ -27,6 +30,9 @@ __all__ = ["Mapping", "Stamp", "check_unchanged", "map_file", "map_files", "view
 # direct_io, shared folders of virtual machines.
 _REFUSED: Final = (errno.ENODEV, errno.EINVAL, errno.ENOTSUP)
 _FAILED: Final = ctypes.c_void_p(-1).value
+# A file is read into memory in pieces of this size, so many at once.
+_PIECE: Final = HUGE_PAGE
+_READERS: Final = 4
 
 
 class Stamp(NamedTuple):
@@ -43,12 +49,14 @@ class Mapping:
 
     Attributes:
         stamp: of the file that is mapped; None: the memory is a copy of the file's bytes.
+        is_scattered: what `advise` was told last.
     """
 
     def __init__(
         self, address: int, nbytes: int, library: Any, stamp: Stamp | None, owner: Any = None
     ) -> None:
         self.stamp = stamp
+        self.is_scattered = False
         self._address, self._nbytes, self._library = address, nbytes, library
         self._owner = owner
         self.__array_interface__ = {
@@ -78,9 +86,33 @@ class Mapping:
         if not self.is_copy and hasattr(mmap, "MADV_DONTNEED"):
             self._library.madvise(self._address, self._nbytes, mmap.MADV_DONTNEED)
 
+    def holds(self, addresses: NDArray[np.uint64]) -> bool:
+        """Say whether any of these addresses lie in the mapping."""
+        start = self._address
+        return bool(((addresses >= start) & (addresses < start + self._nbytes)).any())
+
+    def advise(self, *, scattered: bool) -> None:
+        """Say how the file will be read from now on, by all who share the mapping.
+
+        Scattered: what is missing is read alone, in small pages. Otherwise the kernel reads 2 MiB
+        and more for each page that is missing, and keeps that in huge pages where it can.
+        """
+        if self.is_copy or scattered == self.is_scattered or not hasattr(mmap, "MADV_RANDOM"):
+            return
+        self.is_scattered = scattered
+        advice = mmap.MADV_RANDOM if scattered else mmap.MADV_NORMAL
+        self._library.madvise(self._address, self._nbytes, advice)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            huge = mmap.MADV_NOHUGEPAGE if scattered else mmap.MADV_HUGEPAGE
+            self._library.madvise(self._address, self._nbytes, huge)
+
 
 # The mappings that there are. While a file is mapped, no other file gets its inode number.
 _MAPPINGS: Final[weakref.WeakValueDictionary[Stamp, Mapping]] = weakref.WeakValueDictionary()
+
+
+# Likewise what was read into memory, by the stamps of the files.
+_COPIES: Final[weakref.WeakValueDictionary[Stamp, Mapping]] = weakref.WeakValueDictionary()
 
 
 def map_files(regions: Iterable[Region], *, in_memory: bool = False) -> dict[Path, Mapping]:
@@ -171,20 +203,74 @@ def map_file(file: Path, library: Any = None) -> Mapping:
     return _read_file(file, library)
 
 
-def _read_file(file: Path, library: Any) -> Mapping:
-    """Read a whole file into memory of its own."""
-    with open_file(file) as stream:
-        nbytes = os.fstat(stream.fileno()).st_size
-        # One byte more, since a mapping cannot be empty.
-        memory = mmap.mmap(-1, nbytes + 1, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def _read_file(file: Path, library: Any = None) -> Mapping:
+    """Read a whole file into memory, once for all who do so in this process."""
+    descriptor = open_descriptor(file)
+    try:
+        status = os.fstat(descriptor)
+        # No other file has this stamp: the inode of one that is gone may be another's by now, but
+        # hardly one of the same size and time.
+        if (found := _COPIES.get(stamp := _stamp(status))) is not None:
+            return found
+        nbytes = status.st_size
+        # On huge pages from the first byte on, and with room for the whole of the last page.
+        memory = mmap.mmap(-1, nbytes + 2 * HUGE_PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         data: NDArray[np.uint8] = np.frombuffer(memory, np.uint8)
-        _ask_for_huge_pages(data.ctypes.data, nbytes, library)
+        data = data[-data.ctypes.data % HUGE_PAGE :]
+        address = data.ctypes.data
+        _ask_for_huge_pages(address, nbytes, library or _open_library())
         try:
             # Less is found where the file has become shorter since it was opened.
-            found = stream.readinto(memoryview(memory)[:nbytes])
+            count = _read_pieces(descriptor, data.data, nbytes)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(file)) from error
-        return Mapping(data.ctypes.data, found, library, None, owner=data)
+        mapping = _COPIES[stamp] = Mapping(address, count, library, None, owner=data)
+        return mapping
+    finally:
+        os.close(descriptor)
+
+
+def _read_pieces(descriptor: int, memory: memoryview, nbytes: int) -> int:
+    """Read a file in pieces, several at once; return how many bytes were found."""
+    # Past the page cache, which would hold every byte a second time.
+    _set_direct(descriptor, True)
+
+    def read(start: int) -> int:
+        place, stop, tries_again = start, min(start + _PIECE, nbytes), True
+        while place < stop:
+            # What goes past the page cache is whole pages.
+            room = memory[place : place + -(-(stop - place) // mmap.PAGESIZE) * mmap.PAGESIZE]
+            try:
+                count = os.preadv(descriptor, [room], place)
+            except OSError as error:
+                # A file system may have no way past the page cache, and say so only here.
+                if error.errno != errno.EINVAL or not tries_again:
+                    raise
+                tries_again = False
+                _set_direct(descriptor, False)
+                continue
+            if not count:
+                break
+            place += count
+        return min(place, stop) - start
+
+    starts = range(0, nbytes, _PIECE)
+    if len(starts) < 2:
+        return sum(map(read, starts))
+    pool = ThreadPoolExecutor(_READERS)
+    try:
+        return sum(pool.map(read, starts))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _set_direct(descriptor: int, direct: bool) -> None:
+    """Read past the page cache from now on, where the system can do that, or through it."""
+    if hasattr(os, "O_DIRECT"):
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        with suppress(OSError):
+            flags = flags | os.O_DIRECT if direct else flags & ~os.O_DIRECT
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
 
 
 def _ask_for_huge_pages(address: int, nbytes: int, library: Any) -> None:

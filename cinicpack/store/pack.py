@@ -34,8 +34,8 @@ def open_pack(path: PathLike, *, in_memory: bool = False) -> "Pack":
 
     Args:
         path: where the pack is.
-        in_memory: read all of it once, into memory of this process, and map nothing: for files that
-            others may write to, or that a network may take away.
+        in_memory: read all of it once, into memory of this process that all who open it so share,
+            and map nothing: for files that others may write to, or that a network may take away.
 
     Raises:
         ArgumentError: ``path`` is a `Split`.
@@ -113,6 +113,7 @@ class Pack:
         self.std = manifest.normalization.std
         self.fingerprint = manifest.fingerprint
         self._arrays = arrays
+        self._files = files
         # What is compared when an epoch starts; nobody else writes what was read into memory.
         self._watched = [
             (file, os.path.abspath(file), mapping.stamp)
@@ -176,6 +177,10 @@ class Pack:
         >>> cinicpack.open_pack("cinic10.pack").check_unchanged()
         """
         check_unchanged(self._watched)
+
+    def find_mappings(self, addresses: NDArray[np.uint64]) -> list[Mapping]:
+        """Find the files of the pack that lie at any of these addresses of memory."""
+        return [mapping for mapping in self._files.values() if mapping.holds(addresses)]
 
     def __contains__(self, split: object) -> bool:
         return split in self.manifest.splits

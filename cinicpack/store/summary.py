@@ -1,5 +1,6 @@
 """A summary of a pack: what ``cinicpack info`` shows."""
 
+import math
 from typing import Any
 
 from cinicpack.cinic10 import MEAN, STD, Origin
@@ -21,15 +22,18 @@ def describe_pack(pack: Pack) -> dict[str, Any]:
     """Collect what a pack holds, as JSON has it; nothing but the manifest is read.
 
     ``is_cinic10`` says whether the images are of CINIC-10, as `cinic10.is_cinic10` has it.
-    Per split: images, shards, fingerprint, images per class and per source, and the population mean
-    and std of each channel for pixels in [0, 1]. ``resize`` is there if images were resized.
+    Per split: images, the bytes of memory that keep them there, shards, fingerprint, images per
+    class and per source, and the population mean and std of each channel for pixels in [0, 1].
+    ``resize`` is there if images were resized.
     """
     manifest = pack.manifest
+    image_bytes = math.prod(manifest.image_shape)
     splits = {}
     for name, info in manifest.splits.items():
         mean, std = channel_statistics(info.groups, manifest.image_shape)
         splits[name] = {
             "images": info.rows,
+            "image_bytes": info.rows * image_bytes,
             "shards": len(info.shards),
             "fingerprint": info.fingerprint,
             "classes": {
@@ -83,6 +87,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     columns = list(summary["splits"].items())
     rows = [["", *(name for name, _ in columns)]]
     rows.append(["images", *(f"{split['images']:,}" for _, split in columns)])
+    rows.append(["MB in memory", *(f"{split['image_bytes'] / 1e6:,.1f}" for _, split in columns)])
     rows.append(["shards", *(f"{split['shards']:,}" for _, split in columns)])
     names = {"sources": _ORIGIN_NAMES.values(), "classes": columns[0][1]["classes"]}
     for field in ("sources", "classes"):

@@ -26,8 +26,8 @@ from tests.load.philox import draw_words, philox
 __all__ = ["Mixed", "augment_pixels", "draw", "draw_mix", "encode", "fill", "mix_batch", "shuffle"]
 
 
-def shuffle(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    words = draw_words(seed, epoch, ORDER, np.arange(count // 2 + 1)).tolist()
+def shuffle(seed: int, epoch: int, count: int, purpose: int = ORDER) -> NDArray[np.int64]:
+    words = draw_words(seed, epoch, purpose, np.arange(count // 2 + 1)).tolist()
     order = list(range(count))
     for i in range(count - 1, 0, -1):
         low, high = words[i // 2][i % 2 * 2 : i % 2 * 2 + 2]

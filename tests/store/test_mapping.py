@@ -163,3 +163,40 @@ def test_the_files_of_a_pack_are_read_only(any_pack):
     files = [any_pack] if any_pack.is_file() else [p for p in any_pack.rglob("*") if p.is_file()]
     assert files
     assert not any(file.stat().st_mode & 0o222 for file in files)
+
+
+def test_a_pack_in_memory_is_read_once(any_pack):
+    first, second = (cinicpack.open_pack(any_pack, in_memory=True) for _ in range(2))
+    for name in first:
+        assert np.shares_memory(first[name].labels, second[name].labels)
+
+
+@pytest.mark.parametrize("refusal", [None, errno.EINVAL])
+@pytest.mark.parametrize("nbytes", [0, 1, 4096, 12_289])
+def test_a_file_is_read_into_memory_in_pieces(tmp_path, monkeypatch, nbytes, refusal):
+    data = np.random.default_rng(0).integers(0, 256, nbytes, np.uint8)
+    file = tmp_path / "file"
+    file.write_bytes(data.tobytes())
+    monkeypatch.setattr("cinicpack.store.mapping._PIECE", 4096)
+    read = os.preadv
+    refused: list[int] = []
+
+    def refuse_once(descriptor: int, rooms: Any, offset: int) -> int:
+        if refusal is not None and not refused:
+            refused.append(offset)
+            raise OSError(refusal, os.strerror(refusal))
+        return read(descriptor, rooms, offset)
+
+    monkeypatch.setattr(os, "preadv", refuse_once)
+    region = Region(ArraySpec("bytes", np.dtype(np.uint8), (nbytes,)), file, 0)
+    found = map_files([region], in_memory=True)[file]
+    np.testing.assert_array_equal(np.asarray(found), data)
+
+
+def test_an_error_of_the_disk_names_the_file(any_pack, monkeypatch):
+    def fail(*_: Any) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with pytest.raises(OSError, match=r"Input/output error: '.*(npy|h5)'"):
+        cinicpack.open_pack(any_pack, in_memory=True)

@@ -34,6 +34,7 @@ def test_a_description_says_what_the_arrays_hold(any_pack):
         np.testing.assert_allclose(split["mean"], pixels.mean((0, 1, 2)), rtol=1e-12)
         np.testing.assert_allclose(split["std"], pixels.std((0, 1, 2)), rtol=1e-9)
         assert split["images"] == 12
+        assert split["image_bytes"] == 12 * 12 * 12 * 3
         assert split["shards"] == (3 if "sharded" in str(any_pack.parent.name) else 1)
         assert split["fingerprint"] == pack[name].fingerprint
         assert split["classes"] == {"airplane": 6, "cat": 6}
@@ -52,10 +53,11 @@ def test_the_text_for_people(npy_pack):
     assert lines[2].startswith("normalization  mean 0.")
     assert lines[2].endswith("(computed on train)")
     cells = [line.split() for line in lines[3:]]
-    assert cells[:11] == [
+    assert cells[:12] == [
         [],
         ["train", "valid", "test"],
         ["images", "12", "12", "12"],
+        ["MB", "in", "memory", "0.0", "0.0", "0.0"],
         ["shards", "1", "1", "1"],
         ["cifar10", "train", "2", "2", "0"],
         ["cifar10", "test", "0", "0", "2"],

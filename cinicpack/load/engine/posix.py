@@ -1,4 +1,4 @@
-"""What compiled code needs beside arithmetic: mutexes and conditions of POSIX, a clock, addresses.
+"""What compiled code needs beside arithmetic: POSIX mutexes, conditions, clock, advice; addresses.
 
 All of them take addresses as uint64.
 """
@@ -13,8 +13,9 @@ from llvmlite import ir
 from numba.extending import intrinsic, register_jitable
 
 __all__ = [
-    "CONDITION", "MUTEX", "TIME", "array_at", "await_until", "await_wake", "call", "init_condition",
-    "init_mutex", "lock", "read_clock", "record_at", "unlock", "wake_all", "wake_one",
+    "CONDITION", "MUTEX", "TIME", "advise", "array_at", "await_until", "await_wake", "call",
+    "init_condition", "init_mutex", "lock", "read_clock", "record_at", "unlock",
+    "wake_all", "wake_one",
 ]  # fmt: skip
 
 _types: Any = numba.types
@@ -44,6 +45,8 @@ wake_all: Any = _declare("pthread_cond_broadcast", _INT, _ADDRESS)
 # Of a condition and its mutex, and for the second one a time as well: 0 means woken.
 await_wake: Any = _declare("pthread_cond_wait", _INT, _ADDRESS, _ADDRESS)
 await_until: Any = _declare("pthread_cond_timedwait", _INT, _ADDRESS, _ADDRESS, _ADDRESS)
+# Of an address, a number of bytes and the number of an advice: how the memory will be used.
+advise: Any = _declare("madvise", _INT, _ADDRESS, _ADDRESS, _INT)
 _clock_gettime: Any = _declare("clock_gettime", _INT, _INT, _ADDRESS)
 
 

@@ -16,6 +16,8 @@ from cinicpack.jit import jit
 from cinicpack.load.engine import monitor, posix
 from cinicpack.load.engine.posix import record_at
 from cinicpack.load.engine.threads import Queue
+from cinicpack.load.kernels import demand
+from cinicpack.load.kernels.demand import Demand, ask_for_piece
 from cinicpack.load.unique import Unique
 
 __all__ = ["TASK", "Tables", "Tasks", "address_of", "begin", "begin_at", "run_views"]
@@ -34,6 +36,7 @@ _u64 = np.uint64
 #:     views                          how many tasks there are for the same samples
 #:     view                           which of them this is, below 2**16
 #:     run          of a C function   what makes a piece of the view
+#:     demand       of a `DEMAND`     what is read from the disk meanwhile; 0: nothing is
 #:     occurrences                    how many bytes behind ``samples``, or before if that is taken
 #:                                    as negative, it is said in int64 (n,) how often the row of
 #:                                    each came before in the epoch; 0: none did
@@ -49,7 +52,8 @@ TASK: Final = np.dtype(
         (name, "u8")
         for name in (
             "images", "addresses", "rows", "labels", "parameters", "epoch", "views", "view", "run",
-            "occurrences", "piece", "mix", "out_labels", "out_rows", "samples", "out", "count",
+            "demand", "occurrences", "piece", "mix", "out_labels", "out_rows", "samples", "out",
+            "count",
         )
     ]
 )  # fmt: skip
@@ -57,14 +61,19 @@ TASK: Final = np.dtype(
 _SIZE: Final = _u64(TASK.itemsize)
 
 
-@jit(inlines=(posix,))
+@jit(inlines=(posix, demand))
 def run_views(address: Any, piece: Any) -> int:
     """Make a piece of all views of a task: its images are read once, and are then in the cache.
 
-    Returns 1, or 0 where one of them failed.
+    Before that, ask the disk for those of a later piece, where the task has a demand. Returns 1, or
+    0 where one of the views failed.
     """
+    t = record_at(address, TASK)
+    if t.demand:
+        start = _u64(piece) * t.piece
+        ask_for_piece(t.demand, t.samples + _u64(8) * start, min(t.piece, t.count - start))
     done = 1
-    for view in range(record_at(address, TASK).views):
+    for view in range(t.views):
         own = address + _u64(view) * _SIZE
         if not posix.call(record_at(own, TASK).run, own, piece):
             done = 0
@@ -132,6 +141,7 @@ class Tasks(Unique):
         occurrences: how far behind positions it is said how often each came before; 0: nowhere.
         piece: how many samples are made at a time.
         places: how many tasks there are.
+        demand: what is read from the disk meanwhile, for the samples of an epoch; None: nothing is.
 
     Attributes:
         function: address of the kernel's C function.
@@ -147,17 +157,18 @@ class Tasks(Unique):
         occurrences: int,
         piece: int,
         places: int,
+        demand: Demand | None = None,
     ) -> None:
-        self._read = (parameters, tables)
+        self._read = (parameters, tables, demand)
         run, views = address_of(kernel), len(parameters)
-        self.function = run if views == 1 else address_of(run_views)
+        self.function = run if views == 1 and demand is None else address_of(run_views)
         addresses = [table.ctypes.data for table in tables]
         # Numbers, and not records, which take four times as long to write.
         fields = np.zeros((places, views, len(TASK)), np.uint64)
         for view, own in enumerate(parameters):
             known = (
                 len(tables.rows), *addresses, own.ctypes.data, epoch, views, view, run,
-                occurrences % 2**64, piece,
+                0 if demand is None else demand.address, occurrences % 2**64, piece,
             )  # fmt: skip
             fields[:, view, : len(known)] = known
         self._records = fields.view(TASK)[:, :, 0]
