@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from benchmarks.paper.networks.layers import convolve
+from benchmarks.paper.networks.layers import classify, convolve
 
 __all__ = ["resnet7"]
 
@@ -32,5 +32,4 @@ def resnet7(num_classes: int = 10) -> nn.Module:
             _Residual(outputs),
         ]
         inputs = outputs
-    head = nn.Linear(inputs, num_classes)
-    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), head)
+    return nn.Sequential(*layers, classify(inputs, num_classes))
