@@ -2,16 +2,18 @@
 
 python -m benchmarks.paper models                                     # networks and parameters
 python -m benchmarks.paper train PACK --model resnet18 --device cuda  # one run
+python -m benchmarks.paper table PACK --device cuda                   # all runs, and the tables
+python -m benchmarks.paper shift PACK --model resnet18 --device cuda  # one source on the other
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 
-from benchmarks.paper import train
+from benchmarks.paper import shift, table, train
 from benchmarks.paper.networks import NETWORKS, count_parameters
-from benchmarks.paper.options import add_options, add_run
-from cinicpack.text import table
+from benchmarks.paper.options import add_many, add_options, add_run
+from cinicpack import text
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,6 +30,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_options(one)
     add_run(one)
     one.set_defaults(run=train.run)
+    all_of_them = commands.add_parser("table", help="train what is missing, and draw the tables")
+    add_options(all_of_them)
+    add_many(all_of_them)
+    all_of_them.add_argument(
+        "--models", nargs="+", choices=NETWORKS, default=list(NETWORKS)[:7], metavar="MODEL",
+        help="(the authors' seven)",
+    )  # fmt: skip
+    all_of_them.add_argument(
+        "--train-on", nargs="+", metavar="SPLIT", help="(train, and train+valid if there is valid)"
+    )
+    all_of_them.add_argument(
+        "--seeds", type=int, help="runs of each (as the authors: 1 on train, 5 on train+valid)"
+    )
+    all_of_them.set_defaults(run=table.run)
+    sources = commands.add_parser("shift", help="train on each source, and test on both")
+    add_options(sources)
+    add_many(sources)
+    sources.add_argument("--model", choices=NETWORKS, required=True)
+    sources.add_argument("--train-on", default="train", help='(%(default)s), or "train+valid"')
+    sources.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    sources.set_defaults(run=shift.run)
     options = parser.parse_args(arguments)
     options.run(options)
 
@@ -38,7 +61,7 @@ def list_models(options: argparse.Namespace) -> None:
         print(json.dumps(counts, indent=2))
         return
     rows = [(name, NETWORKS[name].title, f"{count:,}") for name, count in counts.items()]
-    print("\n".join(table([("model", "", "parameters"), *rows], left=(0, 1))))
+    print("\n".join(text.table([("model", "", "parameters"), *rows], left=(0, 1))))
 
 
 if __name__ == "__main__":

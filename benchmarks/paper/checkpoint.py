@@ -1,23 +1,22 @@
-"""Checkpoints: one file that is always whole, whenever the process is killed."""
+"""Files that are always whole, whenever the process is killed; checkpoints above all."""
 
+import fcntl
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-__all__ = ["load_checkpoint", "replace_file", "save_checkpoint"]
+from benchmarks.report import say
+
+__all__ = ["hold", "load_checkpoint", "save_checkpoint", "write_file"]
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
-    """Write a state beside ``path``, then put it there at once.
-
-    All ranks have the same weights, so one file of one rank holds everything.
-    """
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        torch.save(state, file)
-    replace_file(part, path)
+    """Write a state. All ranks have the same weights, so the file of one rank holds everything."""
+    _replace(path, lambda file: torch.save(state, file))
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
@@ -28,8 +27,28 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     return state
 
 
-def replace_file(part: Path, path: Path) -> None:
-    """Put a finished file in the place of another, also if the machine stops at any moment."""
-    with part.open("rb") as file:
+def write_file(path: Path, content: str | bytes) -> None:
+    data = content.encode() if isinstance(content, str) else content
+    _replace(path, lambda file: file.write(data))
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Be the only process that trains the run at ``path``; wait for another that does."""
+    with path.with_name(f".{path.name}.lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{path}: waits for another process, which trains this run")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file beside ``path``, and put it there when it is on the disk."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        write(file)
+        file.flush()
         os.fsync(file.fileno())
     part.replace(path)

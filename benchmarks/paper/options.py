@@ -6,10 +6,18 @@ from pathlib import Path
 
 import cinicpack
 from benchmarks.paper.networks import NETWORKS
-from benchmarks.paper.plan import PRECISIONS, Plan
+from benchmarks.paper.plan import PRECISIONS, SOURCES, Plan
 from benchmarks.paper.recipe import RECIPES
 
-__all__ = ["add_options", "add_run", "read_pack", "read_plan"]
+__all__ = [
+    "add_many",
+    "add_options",
+    "add_run",
+    "choose_folder",
+    "list_arguments",
+    "read_pack",
+    "read_plan",
+]
 
 _RESULTS = Path(__file__).parents[1] / "results" / "paper"
 _FAST = ("channels_last", "bf16", "compile")
@@ -40,12 +48,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="keep the pixels on the host: on a GPU they are resident, which changes no bit",
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1 (%(default)s)")
-    parser.add_argument("--output", type=Path, default=_RESULTS, help="folder (%(default)s)")
+    parser.add_argument(
+        "--output", type=Path, help="folder (benchmarks/results/paper/ and the pack's name)"
+    )
     parser.add_argument(
         "--checkpoint-every", type=int, default=1000, metavar="STEPS",
         help="and at the end of every epoch (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="log there as well")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add what tells one run from another."""
+    parser.add_argument("--model", choices=NETWORKS, required=True)
+    parser.add_argument("--train-on", default="train", help='(%(default)s), or "train+valid"')
+    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    parser.add_argument(
+        "--source", choices=SOURCES,
+        help="train on the images of one source alone; the last one is CIFAR-10's own train split",
+    )  # fmt: skip
+
+
+def add_many(parser: argparse.ArgumentParser) -> None:
+    """Add what only commands of many runs need to know."""
+    parser.add_argument(
+        "--side-by-side", type=int, default=1, metavar="RUNS",
+        help="so many at the same time, on the same device (%(default)s)",
+    )  # fmt: skip
 
 
 def read_pack(options: argparse.Namespace) -> cinicpack.Pack:
@@ -65,19 +94,19 @@ def read_pack(options: argparse.Namespace) -> cinicpack.Pack:
 
 def read_plan(
     options: argparse.Namespace,
-    model: str | None = None,
-    train_on: str | None = None,
-    seed: int | None = None,
+    model: str,
+    train_on: str,
+    seed: int,
     source: str | None = None,
 ) -> Plan:
-    """Make the plan that the options describe, with these in place of theirs."""
+    """Make the plan of a run with these options."""
     fast = set(_FAST) if "all" in options.fast else set(options.fast)
     changes = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr")}
     changes = {name: value for name, value in changes.items() if value is not None}
     return Plan(
-        model=model or options.model,
-        train_on=train_on or options.train_on,
-        seed=options.seed if seed is None else seed,
+        model=model,
+        train_on=train_on,
+        seed=seed,
         source=source,
         hold_out=options.hold_out,
         precision="bf16" if "bf16" in fast else options.precision,
@@ -87,8 +116,34 @@ def read_plan(
     )
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add what names one run."""
-    parser.add_argument("--model", choices=NETWORKS, required=True)
-    parser.add_argument("--train-on", default="train", help='(%(default)s), or "train+valid"')
-    parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+def choose_folder(options: argparse.Namespace, pack: cinicpack.Pack) -> Path:
+    """Return the folder of the results; packs of other names have other folders."""
+    return Path(options.output or _RESULTS / pack.path.stem)
+
+
+def list_arguments(options: argparse.Namespace) -> list[str]:
+    """Write the options of `add_options` as they were given to another process."""
+    flags = {"--cifar10": options.cifar10, "--no-resident": not options.resident}
+    values = {
+        "--recipe": options.recipe,
+        "--epochs": options.epochs,
+        "--batch-size": options.batch_size,
+        "--lr": options.lr,
+        "--hold-out": options.hold_out,
+        "--precision": options.precision,
+        "--device": options.device,
+        "--output": options.output and options.output.absolute(),
+        "--checkpoint-every": options.checkpoint_every,
+        "--tensorboard": options.tensorboard and options.tensorboard.absolute(),
+    }
+    return [
+        str(options.pack.absolute()),
+        *(flag for flag, is_set in flags.items() if is_set),
+        *(
+            part
+            for name, value in values.items()
+            if value is not None
+            for part in (name, str(value))
+        ),
+        *(["--fast", *options.fast] if options.fast else []),
+    ]

@@ -7,11 +7,11 @@ import cinicpack
 from benchmarks.paper.recipe import Recipe
 from cinicpack.cinic10 import Origin
 
-__all__ = ["PRECISIONS", "Images", "Plan", "choose_images"]
+__all__ = ["PRECISIONS", "SOURCES", "Images", "Plan", "choose_images"]
 
 PRECISIONS: Final = ("fp32", "tf32", "bf16")
-# The 50,000 images that CIFAR-10 itself trains on, which all splits of CINIC-10 have some of.
-_CIFAR10_TRAIN: Final = "cifar10 train"
+# The third one is all 50,000 images that CIFAR-10 itself trains on, in whichever split they are.
+SOURCES: Final = ("cifar10", "imagenet", "cifar10 train")
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,7 @@ class Plan:
         model: a name in `NETWORKS`.
         train_on: the splits to train on, joined by ``+``.
         seed: of the weights, the order and the augmentation.
-        source: only images of "cifar10" or "imagenet"; or "cifar10 train", the training set of
-            CIFAR-10 itself, wherever CINIC-10 has it; None: all.
+        source: only images of one of `SOURCES`; None: all.
         hold_out: share of the training images of each class to validate on instead.
         precision: "fp32"; "tf32", in which a GPU multiplies; "bf16", by autocast.
         channels_last: the memory format of images and weights.
@@ -72,7 +71,7 @@ def choose_images(pack: cinicpack.Pack, plan: Plan) -> Images:
 
     These are held out, or else the split valid, if it is not trained on.
     """
-    if plan.source == _CIFAR10_TRAIN:
+    if plan.source == SOURCES[2]:
         every = pack["train+valid+test"]
         chosen = every.sources["origin"] == Origin.CIFAR10_TRAIN
         train, valid = every.select(indices=chosen), None

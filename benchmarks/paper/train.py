@@ -1,6 +1,7 @@
 """The command train: one run, from its checkpoint if it has one, to its results."""
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import torch
 
 import cinicpack
 from benchmarks.machine import describe_machine
-from benchmarks.paper.checkpoint import load_checkpoint, replace_file, save_checkpoint
+from benchmarks.paper.checkpoint import hold, load_checkpoint, save_checkpoint, write_file
 from benchmarks.paper.device import is_first, name_device, open_device, set_arithmetic
 from benchmarks.paper.networks import count_parameters
-from benchmarks.paper.options import read_pack, read_plan
+from benchmarks.paper.options import choose_folder, read_pack, read_plan
 from benchmarks.paper.plan import Plan, choose_images
 from benchmarks.paper.testing import measure_errors
 from benchmarks.paper.training import Training
@@ -22,14 +23,14 @@ __all__ = ["run", "train"]
 
 def run(options: argparse.Namespace) -> None:
     """Do what the command line asks for."""
-    plan = read_plan(options)
+    plan = read_plan(options, options.model, options.train_on, options.seed, options.source)
     with open_device(options.device) as device:
         pack = read_pack(options)
         train(
             plan,
             pack,
             device,
-            options.output,
+            choose_folder(options, pack),
             every=options.checkpoint_every,
             resident=options.resident and device.type == "cuda",
             tensorboard=options.tensorboard,
@@ -53,7 +54,8 @@ def train(
     """
     output.mkdir(parents=True, exist_ok=True)
     checkpoint = output / f"{plan.name}.pt"
-    with set_arithmetic(device, plan.precision):
+    held = hold(checkpoint) if is_first() else nullcontext()
+    with held, set_arithmetic(device, plan.precision):
         training = Training(plan, choose_images(pack, plan), device, resident=resident)
         if (state := load_checkpoint(checkpoint, device)) is not None:
             training.load_state_dict(state)
@@ -69,9 +71,7 @@ def train(
         training.close()
         report = _describe(plan, pack, training, device) | _test(plan, pack, training, device)
     if is_first():
-        part = output / f".{plan.name}.json.part"
-        part.write_text(format_json(report), "utf-8")
-        replace_file(part, output / f"{plan.name}.json")
+        write_file(output / f"{plan.name}.json", format_json(report))
         say(f"{plan.name}: test error {report['last']['error']:.2f} %")
     return report
 
