@@ -12,6 +12,7 @@ from benchmarks.paper.plan import SOURCES, Plan
 from benchmarks.paper.recipe import Recipe
 from benchmarks.paper.table import draw_table, summarise
 from benchmarks.paper.train import train
+from cinicpack.cinic10 import CLASSES
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=2, batch_size=32)
@@ -101,10 +102,30 @@ def test_shift_keeps_apart_what_was_trained_on(cinic, tmp_path, capsys):
     assert ElementTree.parse(tmp_path / "shift-resnet7.svg").getroot().tag.endswith("svg")
 
 
-def test_shift_wants_cinic10(npy_pack, tmp_path):
-    images = torch.zeros(10, 32, 32, 3, dtype=torch.uint8)
+@pytest.fixture
+def cifar(tmp_path):
+    """A folder in which CIFAR-10, or 20 images for it, is ready."""
+    images = torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1).expand(10, 32, 32, 3) * 20
     splits = dict.fromkeys(("train", "test"), (images, range(10)))
-    classes = [f"class {number}" for number in range(10)]
-    pack = cinicpack.pack_arrays(splits, tmp_path / "other.pack", classes=classes)
+    folder = tmp_path / "cifar"
+    folder.mkdir()
+    cinicpack.pack_arrays(splits, folder / "cifar10.pack", classes=CLASSES)
+    return folder
+
+
+def test_cifar10_has_tables_of_its_own(cifar, tmp_path, capsys):
+    options = [str(cifar), "--cifar10", *OPTIONS, "--output", str(tmp_path)]
+    main(["train", *options, "--model", "resnet7"])
+    main(["table", *options, "--models", "resnet7"])
+    table = capsys.readouterr().out
+    assert "Trained on train;" in table
+    # CIFAR-10 has no valid, and the authors have no figures of it.
+    assert "train+valid" not in table
+    assert table.splitlines()[4].endswith(" | - | - | - |")
+    main(["curve", str(tmp_path / "resnet7-train-0.json"), "-o", str(tmp_path / "curve.svg")])
+    assert (tmp_path / "curve.svg").read_bytes() == (tmp_path / "curves.svg").read_bytes()
+
+
+def test_shift_wants_cinic10(cifar):
     with pytest.raises(SystemExit, match="expected a pack of CINIC-10"):
-        main(["shift", str(pack.path), "--model", "resnet7"])
+        main(["shift", str(cifar / "cifar10.pack"), "--model", "resnet7"])
