@@ -1,26 +1,41 @@
-"""The README's figures: table and chart of the loaders, sentences on the converter and on a GPU.
+"""The figures of README.md and docs/benchmarks.md: tables, charts and sentences from results.
 
-python -m benchmarks.draw      # writes docs/throughput.svg and what is between README.md's marks
+python -m benchmarks.draw      # writes docs/*.svg and what is between the marks of both pages
 """
 
 import json
 import math
 import textwrap
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-__all__ = ["draw_chart", "draw_gpu", "draw_sentence", "draw_table", "fill_readme"]
+__all__ = ["FEW", "draw_chart", "draw_pages", "draw_table", "fill_page"]
 
 _ROOT = Path(__file__).parents[1]
 _RESULTS = _ROOT / "benchmarks" / "results"
-_CHART = _ROOT / "docs" / "throughput.svg"
-_README = _ROOT / "README.md"
+_CHARTS = _ROOT / "docs"
 # The row that all other rows are compared with.
 _BASE = "image_folder"
 
-_WIDTH, _LABELS, _VALUES = 860, 330, 80
-_BAR, _PITCH, _TOP = 16, 24, 54
+# The rows that the README's chart has: all crop, mirror and normalise each image, and give batches
+# of 512 in float32.
+FEW = (
+    "WebDataset, PNG in tar shards",
+    "ImageFolder + DataLoader",
+    "packed array + DataLoader + torchvision v2",
+    "tf.data, packed array",
+    "torch by hand, a crop an image",
+    "DALI on CPU, packed array",
+    "FFCV, float32",
+    "cinicpack, float32",
+)
+# And the rows that its table has.
+_FEWER = (FEW[1], FEW[2], FEW[5], FEW[6], FEW[7])
+
+_WIDTH, _LABELS, _VALUES = 860, 330, 130
+_RADIUS, _PITCH, _TOP = 6, 28, 54
 # Sentences are wrapped as wide as the README's other lines.
 _COLUMNS = 100
 
@@ -29,19 +44,21 @@ _STYLE = """
 svg { background: #ffffff; }
 text { font: 13px system-ui, -apple-system, "Segoe UI", sans-serif; fill: #1f2328; }
 .small { font-size: 11px; fill: #59636e; }
-.cinicpack { font-weight: 600; }
+text.cinicpack { font-weight: 600; }
 line { stroke: #d1d9e0; }
-rect.rival { fill: #8c959f; }
-rect.cinicpack { fill: #0969da; }
-rect.limit { fill: none; stroke: #0969da; stroke-dasharray: 4 3; }
+line.rival { stroke: #8c959f; stroke-width: 2; }
+line.cinicpack, line.limit { stroke: #0969da; stroke-width: 2; }
+circle.rival { fill: #8c959f; }
+circle.cinicpack { fill: #0969da; }
+circle.limit { fill: #ffffff; stroke: #0969da; stroke-width: 2; }
 @media (prefers-color-scheme: dark) {
   svg { background: #0d1117; }
   text { fill: #e6edf3; }
   .small { fill: #9198a1; }
   line { stroke: #3d444d; }
-  rect.rival { fill: #6e7681; }
-  rect.cinicpack { fill: #4493f8; }
-  rect.limit { stroke: #4493f8; }
+  line.cinicpack, line.limit { stroke: #4493f8; }
+  circle.cinicpack { fill: #4493f8; }
+  circle.limit { fill: #0d1117; stroke: #4493f8; }
 }
 """
 
@@ -50,11 +67,12 @@ def main() -> None:
     throughput, convert = _read("throughput", "run"), _read("convert", "bench_convert")
     # gpu.json is missing until somebody has run tools/gpu on a GPU.
     gpu = _read("gpu", "bench_gpu") if (_RESULTS / "gpu.json").exists() else None
-    readme = fill_readme(_README.read_text("utf-8"), throughput, convert, gpu)
-    _CHART.parent.mkdir(exist_ok=True)
-    _CHART.write_text(draw_chart(throughput), "utf-8")
-    _README.write_text(readme, "utf-8")
-    print(f"drawn from {_RESULTS}: {_README.name}, {_CHART.relative_to(_ROOT)}")
+    for name, parts in draw_pages(throughput, convert, gpu).items():
+        page = _ROOT / name
+        page.write_text(fill_page(name, page.read_text("utf-8"), parts), "utf-8")
+    (_CHARTS / "throughput.svg").write_text(draw_chart(throughput, FEW), "utf-8")
+    (_CHARTS / "throughput-all.svg").write_text(draw_chart(throughput), "utf-8")
+    print(f"drawn from {_RESULTS}: README.md, docs/benchmarks.md, docs/throughput*.svg")
 
 
 def _read(name: str, module: str) -> dict[str, Any]:
@@ -66,31 +84,36 @@ def _read(name: str, module: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text("utf-8")))
 
 
-def fill_readme(
-    readme: str,
-    throughput: dict[str, Any],
-    convert: dict[str, Any],
-    gpu: dict[str, Any] | None = None,
-) -> str:
-    """Write the table and the sentences between their marks in the README's text."""
-    for name, text in (
-        ("throughput", draw_table(throughput)),
-        ("convert", draw_sentence(convert, throughput["machine"])),
-        ("gpu", draw_gpu(gpu)),
-    ):
-        begin, end = f"<!-- {name}: python -m benchmarks.draw -->\n", f"<!-- /{name} -->\n"
-        before, mark, rest = readme.partition(begin)
+def draw_pages(
+    throughput: dict[str, Any], convert: dict[str, Any], gpu: dict[str, Any] | None = None
+) -> dict[str, dict[str, str]]:
+    """Draw, by page and mark, what stands between the marks of the pages."""
+    return {
+        "README.md": {
+            "throughput": _draw_few(throughput),
+            "convert": _draw_conversion(convert, throughput["machine"]),
+            "gpu": _draw_gpu(gpu),
+        },
+        "docs/benchmarks.md": {"throughput": draw_table(throughput), "gpu": _draw_gpu_table(gpu)},
+    }
+
+
+def fill_page(name: str, page: str, parts: Mapping[str, str]) -> str:
+    """Write the parts between their marks in the text of a page."""
+    for mark, text in parts.items():
+        begin, end = f"<!-- {mark}: python -m benchmarks.draw -->\n", f"<!-- /{mark} -->\n"
+        before, opening, rest = page.partition(begin)
         _, closing, after = rest.partition(end)
-        if not (mark and closing):
+        if not (opening and closing):
             raise SystemExit(
-                f"README.md: expected the lines {begin.strip()} and {end.strip()}, "
+                f"{name}: expected the lines {begin.strip()} and {end.strip()}, "
                 "found not both; put them back around what is drawn"
             )
-        readme = before + begin + text + end + after
-    return readme
+        page = before + begin + text + end + after
+    return page
 
 
-def draw_sentence(report: dict[str, Any], machine: dict[str, Any]) -> str:
+def _draw_conversion(report: dict[str, Any], machine: dict[str, Any]) -> str:
     """Say how long conversion takes, and where, if not on the machine of the table above."""
     times = {row["name"]: row["median_s"] for row in report["times"]}
     here = report["machine"] == machine
@@ -103,36 +126,64 @@ def draw_sentence(report: dict[str, Any], machine: dict[str, Any]) -> str:
     )
 
 
-def draw_gpu(report: dict[str, Any] | None) -> str:
-    """Say how fast each path to a GPU is, and how fast a network trains on each."""
+# The three ways to a GPU, as the results and as the pages name them.
+_PATHS = {
+    "augmented on the host": "augmented by the CPU",
+    "augmented on the device": '`augment_on="device"`',
+    "resident": "`resident=True`",
+}
+
+
+def _draw_gpu(report: dict[str, Any] | None) -> str:
+    """Say in a sentence how fast each path to a GPU is."""
     if report is None:
-        return _fill("How fast this is on a GPU: not measured.")
-    parts = ("bus", "resident", "training")
-    rows = {(part, row["name"]): row for part in parts for row in report[part]}
-    paths = ("augmented on the host", "augmented on the device", "resident")
-    host, device = (rows["bus", name]["median"] / 1e6 for name in paths[:2])
-    [resident] = (row for (_, name), row in rows.items() if name.startswith("batches of 512"))
-    alone = rows["training", "one cached batch"]["median"]
-    trained = [rows["training", name]["ratio"] for name in paths]
-    aims = [row["reached"] for row in [*rows.values(), report["memory"]] if "reached" in row]
-    gpu, tests = report["gpu"], report["tests"]
-    copy, idle = (
-        rows["bus", name]["median"] / 1e6 for name in ("bus: plain pinned copy", "hand-off alone")
-    )
-    kernel = rows["resident", "kernel alone, float32"]["median"] / 1e6
+        return _fill("There are no figures of a GPU yet; `tools/gpu` measures them.")
+    rates, _ = _read_paths(report)
+    host, device, resident = (f"{rate / 1e6:.1f}" for rate in rates)
     return _fill(
-        f"On one {gpu['name']} with {report['threads']} threads of its host (torch "
-        f"{gpu['torch']}), batches of 512 in float32 arrive at {host:.1f} million images/s "
-        f"augmented on the host, {device:.1f} million augmented on the device, and "
-        f"{resident['median'] / 1e6:.1f} million from resident pixels. For comparison, a loader "
-        f"whose kernels do nothing hands over {idle:.1f} million, a plain copy over the bus moves "
-        f"{copy:.1f} million, and the kernel by itself makes {kernel:,.0f} million. A ResNet-18 in "
-        f"bfloat16 trains on one cached batch at {_round(alone):,} images/s, and on the three "
-        f"paths at {trained[0]:.2f}, {trained[1]:.2f} and {trained[2]:.2f} times that. Of the "
-        f"{len(aims)} ratios that the benchmark aims at {sum(aims)} are reached. The tests of the "
-        f"GPU ran there: {tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} "
-        "skipped ([gpu.json](benchmarks/results/gpu.json), by `tools/gpu`)."
+        f"On one {report['gpu']['name']} these three give {host}, {device} and {resident} million "
+        "images/s in float32, batches of 512 "
+        "([what that means for training](docs/benchmarks.md#on-a-gpu))."
     )
+
+
+def _read_paths(report: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Read of each path the images/s, and the speed of training relative to one cached batch."""
+    bus, trained = ({row["name"]: row for row in report[part]} for part in ("bus", "training"))
+    [resident] = (row for row in report["resident"] if row["name"].startswith("batches of 512"))
+    *others, _ = _PATHS
+    rates = [*(bus[name]["median"] for name in others), resident["median"]]
+    return rates, [trained[name]["ratio"] for name in _PATHS]
+
+
+def _draw_gpu_table(report: dict[str, Any] | None) -> str:
+    """Lay out how fast each path to a GPU is, and how fast a network trains on each."""
+    if report is None:
+        return _draw_gpu(report)
+    rows = [row for part in ("bus", "resident", "training") for row in report[part]]
+    medians = {row["name"]: row["median"] for row in rows}
+    copy, idle, kernel = (
+        medians[name] / 1e6
+        for name in ("bus: plain pinned copy", "hand-off alone", "kernel alone, float32")
+    )
+    aims = [row["reached"] for row in [*rows, report["memory"]] if "reached" in row]
+    gpu, tests = report["gpu"], report["tests"]
+    lines = ["| where images are augmented | images/s | training, of the speed on one batch |"]
+    lines.append("| --- | ---: | ---: |")
+    for name, rate, trained in zip(_PATHS.values(), *_read_paths(report), strict=True):
+        lines.append(f"| {name} | {_round(rate):,} | {trained:.2f} |")
+    notes = _fill(
+        f"On one {gpu['name']} with {report['threads']} threads of its host (torch "
+        f"{gpu['torch']}); batches of 512 in float32. For comparison: a loader whose kernels do "
+        f"nothing hands over {idle:.1f} million images/s, a plain copy to the GPU moves {copy:.1f} "
+        f"million, and the GPU's kernel by itself makes {kernel:,.0f} million. Training is that of "
+        "a ResNet-18 in bfloat16; 1.00 is its speed on one batch that is on the GPU already, "
+        f"{_round(medians['one cached batch']):,} images/s. Of the {len(aims)} ratios that the "
+        f"benchmark aims at {sum(aims)} are reached. The tests of "
+        f"the GPU ran there: {tests['passed']} passed, {tests['failed']} failed, "
+        f"{tests['skipped']} skipped ([gpu.json](../benchmarks/results/gpu.json), by `tools/gpu`)."
+    )
+    return "\n".join([*lines, "", notes])
 
 
 def _fill(text: str) -> str:
@@ -147,34 +198,63 @@ def _name_machine(machine: dict[str, Any]) -> str:
 
 
 def draw_table(report: dict[str, Any]) -> str:
-    """Lay out the results as Markdown, slowest row first."""
-    rows = sorted(report["rows"], key=lambda row: row["median"])
-    base = next((row["median"] for row in rows if row["file"] == _BASE), None)
+    """Lay out all results as Markdown, slowest row first."""
     lines = ["| loader | images/s | lowest to highest round | ratio | differs |"]
     lines.append("| --- | ---: | ---: | ---: | --- |")
-    for row in rows:
-        name = f"**{row['name']}**" if row["kind"] == "cinicpack" else row["name"]
-        ratio = f"{row['median'] / base:,.1f}" if base else ""
+    for row in _sort(report):
         spread = f"{_round(min(row['rounds'])):,} to {_round(max(row['rounds'])):,}"
-        cells = (name, f"{_round(row['median']):,}", spread, ratio, _list_differences(row))
-        lines.append(f"| {' | '.join(cells)} |")
-    notes = [
-        f"Medians of {report['rounds']} interleaved rounds on {_name_machine(report['machine'])}; "
-        f"{report['images']:,} images of 32x32 in the page cache; "
-        "random crop with padding 4, random flip, normalise, batches of 512 in float32 where the "
-        "row does not say otherwise."
-    ]
+        cells = (_name(row), f"{_round(row['median']):,}", spread, _compare(row, report))
+        lines.append(f"| {' | '.join([*cells, _list_differences(row)])} |")
+    notes = [_describe(report) + " where the row does not say otherwise."]
     if missing := report["unavailable"]:
         said = "; ".join(f"{row['name']} ({row['reason']})" for row in missing)
         notes.append(f"Not measured: {said}.")
     return "\n".join([*lines, "", "\n".join(map(_fill, notes))])
 
 
-def draw_chart(report: dict[str, Any]) -> str:
-    """Draw the results as bars on a logarithmic scale, as SVG that follows light and dark."""
-    rows = sorted(report["rows"], key=lambda row: row["median"])
-    low = math.floor(math.log10(rows[0]["median"]))
-    high = math.ceil(math.log10(rows[-1]["median"]))
+def _draw_few(report: dict[str, Any]) -> str:
+    """Lay out the README's rows as Markdown, and say where all are."""
+    lines = ["| loader | images/s | times ImageFolder |", "| --- | ---: | ---: |"]
+    for row in _sort(report, _FEWER):
+        cells = (_name(row), f"{_round(row['median']):,}", _compare(row, report))
+        lines.append(f"| {' | '.join(cells)} |")
+    count = len(report["rows"])
+    note = f"{_describe(report)}. [All {count} rows, and how they differ](docs/benchmarks.md)."
+    return "\n".join([*lines, "", _fill(note)])
+
+
+def _sort(report: dict[str, Any], names: tuple[str, ...] | None = None) -> list[dict[str, Any]]:
+    """Sort the rows with these names, or all, slowest first."""
+    rows = [row for row in report["rows"] if names is None or row["name"] in names]
+    return sorted(rows, key=lambda row: int(row["median"]))
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"**{row['name']}**" if row["kind"] == "cinicpack" else str(row["name"])
+
+
+def _compare(row: dict[str, Any], report: dict[str, Any]) -> str:
+    base = next((other["median"] for other in report["rows"] if other["file"] == _BASE), None)
+    return f"{row['median'] / base:,.1f}" if base else ""
+
+
+def _describe(report: dict[str, Any]) -> str:
+    return (
+        f"Medians of {report['rounds']} interleaved rounds on {_name_machine(report['machine'])}; "
+        f"{report['images']:,} images of 32x32 in the page cache; "
+        "random crop with padding 4, random flip, normalise, batches of 512 in float32"
+    )
+
+
+def draw_chart(report: dict[str, Any], names: tuple[str, ...] | None = None) -> str:
+    """Draw results as dots on a logarithmic scale, as SVG that follows light and dark.
+
+    A row has a dot at its median and a line from its lowest to its highest round. ``names`` are the
+    rows that are drawn, all by default.
+    """
+    rows = _sort(report, names)
+    every = [rate for row in rows for rate in row["rounds"]]
+    low, high = math.floor(math.log10(min(every))), math.log10(max(every))
     span = _WIDTH - _LABELS - _VALUES
     bottom = _TOP + _PITCH * len(rows)
 
@@ -186,10 +266,10 @@ def draw_chart(report: dict[str, Any]) -> str:
         f'width="{_WIDTH}" height="{bottom + 14}" role="img">',
         f"<title>Images per second of {len(rows)} ways to load CINIC-10, logarithmic</title>",
         f"<style>{_STYLE}</style>",
-        f'<text x="{_LABELS}" y="18">images/s, on a logarithmic scale: '
-        "each line is ten times the one before</text>",
+        f'<text x="{_LABELS}" y="18">images per second: '
+        "each vertical line is ten times the one before</text>",
     ]
-    for power in range(low, high + 1):
+    for power in range(low, math.floor(high) + 1):
         x = place(10**power)
         parts += [
             f'<line x1="{x}" x2="{x}" y1="{_TOP - 6}" y2="{bottom}"/>',
@@ -197,22 +277,25 @@ def draw_chart(report: dict[str, Any]) -> str:
             f"{10**power:,}</text>",
         ]
     for number, row in enumerate(rows):
-        y = _TOP + _PITCH * number + (_PITCH - _BAR) / 2
-        end, middle = place(row["median"]), y + _BAR - 4
-        kind = row["kind"]
-        parts += [
-            f'<text class="{kind}" x="{_LABELS - 8}" y="{middle}" text-anchor="end">'
-            f"{escape(row['name'])}</text>",
-            f'<rect class="{kind}" x="{_LABELS}" y="{y}" width="{end - _LABELS:.1f}" '
-            f'height="{_BAR}" rx="2"/>',
-            f'<text class="{kind}" x="{end + 6}" y="{middle}">{_round(row["median"]):,}</text>',
-        ]
+        parts += _draw_row(row, _TOP + _PITCH * (number + 0.5), place)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _round(rate: int) -> int:
+def _draw_row(row: dict[str, Any], y: float, place: Callable[[float], float]) -> list[str]:
+    kind, middle, fastest = row["kind"], place(row["median"]), place(max(row["rounds"]))
+    value = max(fastest, middle + _RADIUS) + 8
+    return [
+        f'<text class="{kind}" x="{_LABELS - 14}" y="{y + 4}" text-anchor="end">'
+        f"{escape(row['name'])}</text>",
+        f'<line class="{kind}" x1="{place(min(row["rounds"]))}" x2="{fastest}" y1="{y}" y2="{y}"/>',
+        f'<circle class="{kind}" cx="{middle}" cy="{y}" r="{_RADIUS}"/>',
+        f'<text class="{kind}" x="{value:.1f}" y="{y + 4}">{_round(row["median"]):,}</text>',
+    ]
+
+
+def _round(rate: float) -> int:
     """Keep three figures: the spread is larger than the rest."""
-    return round(rate, min(0, 3 - len(str(rate))))
+    return round(int(rate), min(0, 3 - len(str(int(rate)))))
 
 
 def _list_differences(row: dict[str, Any]) -> str:

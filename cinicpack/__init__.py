@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cinicpack.convert.packer import pack
     from cinicpack.datasets import CIFAR10, CIFAR100, CINIC10
     from cinicpack.load.augment import Augment
+    from cinicpack.load.choice import Repeated, Weighted
     from cinicpack.load.dataset import PackedDataset
     from cinicpack.load.loader import Loader
     from cinicpack.store.index_map import read_partition
@@ -52,10 +53,12 @@ __all__ = [
     "Pack",
     "PackError",
     "PackedDataset",
+    "Repeated",
     "SelectionError",
     "SourceError",
     "Split",
     "StateError",
+    "Weighted",
     "__version__",
     "cinic10",
     "open_pack",
@@ -76,7 +79,9 @@ _HOMES = {
     "Loader": "cinicpack.load.loader",
     "Pack": "cinicpack.store.pack",
     "PackedDataset": "cinicpack.load.dataset",
+    "Repeated": "cinicpack.load.choice",
     "Split": "cinicpack.store.split",
+    "Weighted": "cinicpack.load.choice",
     "open_pack": "cinicpack.store.pack",
     "pack": "cinicpack.convert.packer",
     "pack_arrays": "cinicpack.convert.arrays",

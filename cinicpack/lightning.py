@@ -38,11 +38,12 @@ class PackedDataModule(LightningDataModule):
         options: of all loaders, as `Loader` takes them: ``dtype``, ``source``, ``seed``, ...;
             ``device`` is the trainer's if that is a GPU. Not ``shuffle``: training images come in a
             new order every epoch, unless the trainer has ``overfit_batches``, and all others in
-            order. Not ``epoch``, which is the trainer's.
+            order. Not ``epoch``, which is the trainer's, nor ``labels``, ``order``
+            and ``views``, which are for one split.
 
-    Raises `ArgumentError` for ``shuffle`` and ``epoch``, and what `open_pack` raises. ``fit``
-    raises `StateError` for a checkpoint in mid-epoch of other data or options. ``fit`` warns where
-    it is called again without a checkpoint after it ended in mid-epoch, and starts the next epoch.
+    Raises `ArgumentError` for any of these, and what `open_pack` raises. ``fit`` raises
+    `StateError` for a checkpoint in mid-epoch of other data or options. ``fit`` warns where it is
+    called again without a checkpoint after it ended in mid-epoch, and starts the next epoch.
 
     >>> from cinicpack.lightning import PackedDataModule
     >>> data = PackedDataModule("cinic10.pack", batch_size=32)
@@ -68,6 +69,8 @@ class PackedDataModule(LightningDataModule):
             raise ArgumentError(
                 "expected no shuffle: training batches are shuffled, validation and test are not"
             )
+        for name in options.keys() & {"labels", "order", "views"}:
+            raise ArgumentError(f"expected no {name}: that is for one split, and here are three")
         if "epoch" in options:
             raise ArgumentError("expected no epoch: the training loader's is that of the trainer")
         self.pack = pack if isinstance(pack, Pack) else open_pack(pack)

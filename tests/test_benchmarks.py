@@ -13,7 +13,7 @@ import torch
 from benchmarks import bench_gpu
 from benchmarks.bench_sources import KINDS, draw_page
 from benchmarks.check import Sample, check_samples
-from benchmarks.draw import draw_chart, draw_gpu, draw_sentence, draw_table, fill_readme
+from benchmarks.draw import FEW, draw_chart, draw_pages, draw_table, fill_page
 from benchmarks.report import format_json
 from benchmarks.run import read_rival
 
@@ -84,49 +84,61 @@ def test_the_table_names_what_could_not_be_measured():
     assert "Not measured: Loader X (no wheel)." in draw_table(make_report(unavailable=missing))
 
 
-def test_the_chart_is_logarithmic_svg_with_colours_for_dark_and_light():
+def test_the_chart_has_dots_on_a_logarithmic_scale_and_colours_for_dark_and_light():
     text = draw_chart(make_report())
     chart = ElementTree.fromstring(text)
-    bars = [
-        (bar.get("class"), float(bar.attrib["width"]))
-        for bar in chart.iter("{http://www.w3.org/2000/svg}rect")
-    ]
-    assert [kind for kind, _ in bars] == ["rival", "rival", "cinicpack", "limit"]
-    widths = [width for _, width in bars]
-    decade = widths[1] - widths[0]
-    assert widths[2] - widths[1] == pytest.approx(
-        decade * np.log10(1_234_567 / 98_040) / np.log10(98_040 / 3712), abs=0.3
-    )
-    shown = [element.text for element in chart.iter("{http://www.w3.org/2000/svg}text")]
-    assert "images/s, on a logarithmic scale: each line is ten times the one before" in shown
+    svg = "{http://www.w3.org/2000/svg}"
+    dots = [(dot.get("class"), float(dot.attrib["cx"])) for dot in chart.iter(f"{svg}circle")]
+    assert [kind for kind, _ in dots] == ["rival", "rival", "cinicpack", "limit"]
+    places = [place for _, place in dots]
+    decade = (places[1] - places[0]) / np.log10(98_040 / 3712)
+    assert places[2] - places[1] == pytest.approx(decade * np.log10(1_234_567 / 98_040), abs=0.3)
+    # A line goes from the slowest to the fastest round.
+    [slow, *_] = [line for line in chart.iter(f"{svg}line") if line.get("class")]
+    ends = float(slow.attrib["x1"]), float(slow.attrib["x2"])
+    assert ends[1] - ends[0] == pytest.approx(decade * np.log10(3800 / 3600), abs=0.3)
+    shown = [element.text for element in chart.iter(f"{svg}text")]
+    assert "images per second: each vertical line is ten times the one before" in shown
     assert "prefers-color-scheme: dark" in text
     assert "slow &amp; sure" in text
 
 
-def test_the_sentence_says_how_long_conversion_takes_and_where():
-    report = make_conversion()
-    assert " ".join(draw_sentence(report, report["machine"]).split()) == (
+def test_a_chart_of_some_rows_has_these_alone():
+    text = draw_chart(make_report(), ("ours", "slow & sure", "not there"))
+    assert text.count("<circle") == 2
+    assert "other" not in text
+
+
+def draw(conversion=None, gpu=None):
+    return draw_pages(make_report(), conversion or make_conversion(), gpu)
+
+
+def test_the_readme_says_how_long_conversion_takes_and_where():
+    assert " ".join(draw()["README.md"]["convert"].split()) == (
         "On the same machine the tree of 270,000 files is packed in 12.5 s and the archive in "
         "17.0 s, and a pack is checked in 0.4 s ([convert.json](benchmarks/results/convert.json))."
     )
-    elsewhere = draw_sentence(report, {**report["machine"], "processor": "Q"})
-    assert elsewhere.startswith("On 2 cores of P, 8 GB, S, Python 3 the tree of 270,000 files")
+    conversion = make_conversion()
+    conversion["machine"] = {**conversion["machine"], "processor": "Q"}
+    elsewhere = draw(conversion)["README.md"]["convert"]
+    assert elsewhere.startswith("On 2 cores of Q, 8 GB, S, Python 3 the tree of 270,000 files")
 
 
-def test_what_is_between_the_readmes_marks_is_replaced_and_nothing_else():
-    marks = [
-        f"<!-- {name}: python -m benchmarks.draw -->\n{{}}<!-- /{name} -->\n"
-        for name in ("throughput", "convert", "gpu")
-    ]
-    readme = "before\n" + "between\n".join(marks) + "after\n"
-    report, conversion = make_report(), make_conversion()
-    drawn = draw_table(report), draw_sentence(conversion, report["machine"]), draw_gpu(None)
-    assert "GPU: not measured" in drawn[2]
-    filled = fill_readme(readme.format("old\n", "", "old\n"), report, conversion)
-    assert filled == readme.format(*drawn)
-    assert fill_readme(filled, report, conversion) == filled
-    with pytest.raises(SystemExit, match="expected the lines <!-- convert:"):
-        fill_readme(filled.replace("<!-- /convert -->", ""), report, conversion)
+def test_pages_without_figures_of_a_gpu_say_so():
+    assert all("no figures of a GPU yet" in parts["gpu"] for parts in draw().values())
+
+
+def test_what_is_between_the_marks_of_a_page_is_replaced_and_nothing_else():
+    for name, parts in draw().items():
+        marks = [
+            f"<!-- {mark}: python -m benchmarks.draw -->\n{{}}<!-- /{mark} -->\n" for mark in parts
+        ]
+        page = "before\n" + "between\n".join(marks) + "after\n"
+        filled = fill_page(name, page.format(*["old\n", "", "old\n"][: len(parts)]), parts)
+        assert filled == page.format(*parts.values())
+        assert fill_page(name, filled, parts) == filled
+        with pytest.raises(SystemExit, match=f"{name}: expected the lines <!-- gpu:"):
+            fill_page(name, filled.replace("<!-- /gpu -->", ""), parts)
 
 
 @pytest.mark.parametrize("name", ["throughput", "loader", "convert", "sources", "gpu"])
@@ -157,19 +169,22 @@ def test_committed_throughput_is_complete_and_drawn():
     for row in report["rows"]:
         assert len(row["rounds"]) == report["rounds"]
         assert min(row["rounds"]) <= row["median"] <= max(row["rounds"])
-    chart = BENCHMARKS.parent / "docs" / "throughput.svg"
-    assert chart.read_text() == draw_chart(report)
+    assert found >= set(FEW)
+    docs = BENCHMARKS.parent / "docs"
+    assert (docs / "throughput.svg").read_text() == draw_chart(report, FEW)
+    assert (docs / "throughput-all.svg").read_text() == draw_chart(report)
 
 
-def test_the_readme_says_what_the_committed_results_say():
+def test_the_pages_say_what_the_committed_results_say():
     paths = [RESULTS / f"{name}.json" for name in ("throughput", "convert")]
     if missing := [str(path) for path in paths if not path.exists()]:
         pytest.skip(f"no full run has been committed: {', '.join(missing)}")
-    readme = (BENCHMARKS.parent / "README.md").read_text("utf-8")
     gpu = RESULTS / "gpu.json"
     results = [json.loads(path.read_text()) for path in [*paths, gpu] if path.exists()]
-    # Where they differ: python -m benchmarks.draw
-    assert readme == fill_readme(readme, *results)
+    for name, parts in draw_pages(*results).items():
+        page = (BENCHMARKS.parent / name).read_text("utf-8")
+        # Where they differ: python -m benchmarks.draw
+        assert page == fill_page(name, page, parts)
 
 
 def test_the_page_of_sources_says_what_the_committed_results_say():

@@ -1,4 +1,4 @@
-"""The README's code runs as it stands, on a small CINIC-10."""
+"""The code of the README and of the pages in docs/ runs as it stands, on a small CINIC-10."""
 
 import contextlib
 import json
@@ -20,14 +20,23 @@ import cinicpack
 from cinicpack import cli
 from cinicpack.synthetic import write_tree
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
 
 # Commands that need the internet.
 NOT_HERE = ("pip install", "cinicpack download")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+def blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def test_no_code_is_overlooked():
+    languages = {found for text in PAGES.values() for found in re.findall(r"```(\w+)", text)}
+    assert languages == {"console", "python"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +58,7 @@ def test_the_commands_run(folder, monkeypatch, capsys):
     pytest.importorskip("matplotlib", reason="the histogram needs matplotlib")
     monkeypatch.chdir(folder)
     ran = set()
-    for line in "".join(blocks("console")).splitlines():
+    for line in "".join(blocks("console", "\n".join(PAGES.values()))).splitlines():
         assert line.startswith("$ "), line
         if not line[2:].startswith(NOT_HERE):
             program, *arguments = shlex.split(line[2:])
@@ -63,25 +72,26 @@ def test_the_commands_run(folder, monkeypatch, capsys):
 
 
 def sections() -> dict[str, str]:
-    """The Python under every heading."""
-    parts = re.split(r"^##+ (.*)\n", README.read_text("utf-8"), flags=re.MULTILINE)
-    found = {
-        title: "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-        for title, text in zip(parts[1::2], parts[2::2], strict=True)
-    }
-    return {title: code for title, code in found.items() if code}
+    """The Python under every heading, by page and heading."""
+    found = {}
+    for page, text in PAGES.items():
+        parts = re.split(r"^##+ (.*)\n", text, flags=re.MULTILINE)
+        for title, section in zip(parts[1::2], parts[2::2], strict=True):
+            if code := "\n".join(blocks("python", section)):
+                found[f"{page}: {title}"] = code
+    return found
 
 
-# The program that runs the sections of the README: each alone, as if copied to a file, and then all
+# The program that runs the sections of the pages: each alone, as if copied to a file, and then all
 # as one. It has a process of its own, because a process that imported JAX must not fork. With more
-# than one rank it starts a process group first, as the README says, unless the section does.
+# than one rank it starts a process group first, as docs/loading.md says, unless the section does.
 PROGRAM = """
 import importlib.util, json, os, pathlib, sys, warnings
 
 from torch import distributed
 
 warnings.simplefilter("error")
-# Warnings of libraries about themselves are no fault of the README.
+# Warnings of libraries about themselves are no fault of the pages.
 for category in (FutureWarning, UserWarning):
     warnings.filterwarnings("ignore", category=category, module="(lightning|torch)[.].*")
 if importlib.util.find_spec("lightning") and importlib.util.find_spec("torchvision"):
@@ -100,7 +110,7 @@ def run(titles, folder):
     names = {}
     for title in titles:
         print(f"{title}, after {titles[0]}", flush=True)
-        exec(compile(sections[title], f"README.md: {title}", "exec"), names)
+        exec(compile(sections[title], title, "exec"), names)
     if distributed.is_initialized():
         distributed.barrier()
         distributed.destroy_process_group()
@@ -135,7 +145,8 @@ def test_the_python_runs(folder, tmp_path, world_size):
         # Each rank would have a trainer of its own, and remove the checkpoints of the other's:
         # a trainer of several ranks is made with devices=, as tests/test_lightning.py does. And
         # each would make the same packs.
-        once = ("Lightning", "From arrays and datasets")
+        once = ("docs/loading.md: Lightning", "docs/packing.md: From arrays and datasets")
+        assert set(once) <= set(imports)
         runnable = {title: code for title, code in runnable.items() if title not in once}
     with contextlib.ExitStack() as stack:
         servers = [
@@ -157,7 +168,7 @@ def test_the_python_runs(folder, tmp_path, world_size):
             process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM],
                 cwd=tmp_path,
-                env={**os.environ, **ranks, "PYTHONPATH": str(README.parent)},
+                env={**os.environ, **ranks, "PYTHONPATH": str(ROOT)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -173,12 +184,26 @@ def test_the_python_runs(folder, tmp_path, world_size):
         statuses = [process.poll() for process in processes]
     shown = "".join((tmp_path / f"output {rank}").read_text("utf-8") for rank in range(world_size))
     assert statuses == [0] * world_size, shown
-    assert (tmp_path / "together" / "third.ckpt").exists() or "Lightning" not in runnable
+    assert (tmp_path / "together" / "third.ckpt").exists() or not any(
+        "Lightning" in title for title in runnable
+    )
     if absent:
         pytest.skip(f"all of it ran but what needs {', '.join(absent)}")
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README.read_text("utf-8")):
-        if not target.startswith("http"):
-            assert (README.parent / target).exists(), target
+def anchors(text: str) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (ROOT / page).parent / path if path else ROOT / page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked.read_text("utf-8")), target

@@ -1,7 +1,6 @@
 """From the host to the device: the bus by itself, the cores by themselves, and both together."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -39,7 +38,10 @@ def _load_idle(setting: Setting) -> Any:
     """Make a loader that leaves its memory as it is, and only sends it."""
     loader = setting.load()
     maker: Any = loader._maker
-    maker._slabs.make_tasks = partial(loader._samples.make_tasks, kernel=_leave)
+    samples = loader._samples
+    maker._slabs.make_tasks = lambda places, work: samples.make_tasks(
+        places, work.epoch, offset=work.offset, kernel=_leave
+    )
     return loader
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from cinicpack.cli.options import (
     Run,
@@ -17,6 +18,9 @@ from cinicpack.cli.options import (
     whole_number,
 )
 from cinicpack.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from cinicpack.store.split import Split
 
 __all__ = ["audit", "contributors", "histogram", "sheet", "shift", "stats"]
 
@@ -105,7 +109,7 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
     """Draw a contact sheet: of one class, of all classes, or of one image augmented.
 
     One class gives the authors' sheet, 20 x 10 random images with lines of one pixel; several or
-    all give a few rows of each. FILE ends in .png or .svg.
+    all give a few rows of each. A line above says what is shown. FILE ends in .png or .svg.
 
     Example:
       cinicpack sheet cinic10.pack -o cat.png --class cat --source imagenet
@@ -127,7 +131,7 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.pack import open_pack
         from cinicpack.study.output import require_suffix
-        from cinicpack.study.picture import write_picture
+        from cinicpack.study.picture import add_title, write_picture
 
         require_suffix(arguments.output, ".png", ".svg")
         pack = open_pack(arguments.pack)
@@ -142,6 +146,7 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
 
             draw = draw_sheet if len(arguments.classes or ()) == 1 else draw_classes
             picture = draw(split, seed=arguments.seed)
+        picture = add_title(_name_images(arguments, split), picture)
         write_picture(arguments.output, picture)
         print(f"{arguments.output}: {picture.shape[1]} x {picture.shape[0]} pixels")
         return 0
@@ -149,10 +154,22 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
     return run
 
 
+def _name_images(arguments: argparse.Namespace, split: "Split") -> str:
+    """Say which images a sheet shows, as its title."""
+    parts = [
+        f"{split.pack.path.name}, {split.name}",
+        ", ".join(arguments.classes or ()),
+        f"source {arguments.source}" if arguments.source else "all sources",
+        f"image {arguments.augment:,}" if arguments.augment is not None else "random images",
+        f"seed {arguments.seed}",
+    ]
+    return ", ".join(filter(None, parts))
+
+
 def histogram(parser: argparse.ArgumentParser) -> Run:
     """Draw how pixel intensities of the ImageNet part and of the CIFAR-10 part are distributed.
 
-    All channels together as in the authors' figure, and each of them; the means are dashed. FILE
+    All channels together as in the authors' figure, and each of them; dashed lines are means. FILE
     ends in .png or .svg. Needs matplotlib: pip install matplotlib.
 
     Example:
@@ -172,7 +189,8 @@ def histogram(parser: argparse.ArgumentParser) -> Run:
         start = time.perf_counter()
         histograms = count_intensities(pack, arguments.split)
         seconds = time.perf_counter() - start
-        draw_histograms(arguments.output, histograms)
+        title = f"{pack.path.name}, {arguments.split or '+'.join(pack.splits)}"
+        draw_histograms(arguments.output, histograms, title=title)
         pixels = sum(int(counts[0].sum()) for counts in histograms.values())
         print(f"{arguments.output}: {pixels:,} pixels counted in {seconds:.1f} s")
         return 0
@@ -202,7 +220,7 @@ def audit(parser: argparse.ArgumentParser) -> Run:
         from cinicpack.store.pack import open_pack
         from cinicpack.study.audit import audit_pack, describe_audit, format_audit, format_findings
         from cinicpack.study.output import require_suffix, write_text
-        from cinicpack.study.picture import write_picture
+        from cinicpack.study.picture import add_title, write_picture
         from cinicpack.study.sheet import draw_duplicates
 
         if arguments.output is not None:
@@ -219,7 +237,8 @@ def audit(parser: argparse.ArgumentParser) -> Run:
         if arguments.output is not None:
             write_text(arguments.output, format_findings(found))
         if arguments.sheet is not None and found.duplicates:
-            write_picture(arguments.sheet, draw_duplicates(found))
+            title = f"{found.pack.path.name}: pictures that are there more than once"
+            write_picture(arguments.sheet, add_title(title, draw_duplicates(found)))
         elif arguments.sheet is not None:
             print(f"{arguments.sheet}: not drawn, there are no duplicates", file=sys.stderr)
         if not arguments.json:

@@ -234,9 +234,9 @@ def demo(_: argparse.ArgumentParser) -> Run:
 def download(parser: argparse.ArgumentParser) -> Run:
     """Fetch CINIC-10: the official archive, 688 MB, or the hub's parquet files, 771 MB.
 
-    The second is asked for if the first cannot be had. What breaks off is kept in DEST.part, and
-    goes on from there when the command is run again. Sizes and digests are checked. The data are
-    under CC BY 4.0.
+    The second is asked for if the first cannot be had. An interrupted download is kept in
+    DEST.part, and resumes when the command is run again. Sizes and digests are checked. The data
+    are under CC BY 4.0.
 
     Example:
       cinicpack download --pack

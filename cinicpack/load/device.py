@@ -60,6 +60,7 @@ class DeviceMaker(Unique):
 
     def open(self, work: Work) -> "DeviceFeed":
         """Begin to make the batches of an epoch."""
+        self._slabs.fit(len(work.positions))
         return DeviceFeed(self._slabs, work)
 
     def clear(self) -> None:
@@ -93,7 +94,7 @@ class DeviceFeed(Unique):
         self._written: deque[Slab] = deque()
         self._made: deque[_Made] = deque()
         self._current = _Made([], None)
-        self._tasks = slabs.make_tasks(AHEAD, work.epoch)
+        self._tasks = slabs.make_tasks(AHEAD, work)
         self._queue = Queue(self._tasks.function, self._tasks.addresses, slabs.num_workers)
         if self._makes_ahead:
             self._advance()
@@ -117,6 +118,10 @@ class DeviceFeed(Unique):
         self._slabs.transfers.receive(self._current.event, batch)
         return batch
 
+    def finish(self) -> None:
+        """Make no further batches: all were taken, and no thread is in `take`."""
+        self.close()
+
     def close(self) -> None:
         """Make no further batches."""
         if hasattr(self, "_queue"):
@@ -137,12 +142,11 @@ class DeviceFeed(Unique):
     def _begin(self) -> None:
         """Let the engine write the next slab."""
         place = self._begun % AHEAD
-        step = self._slabs.images
-        slab = self._slabs.lend(self._work.positions[self._begun * step :][:step])
+        slab = self._slabs.lend(self._work, self._begun * self._slabs.images)
         self._begun += 1
         self._written.append(slab)
         if not self._slabs.is_resident:
-            self._tasks.aim(place, slab.labels, slab.rows)
+            self._slabs.aim(self._tasks, place, slab)
             begin_at(self._queue, place, slab.positions, slab.head)
 
     def _is_first_done(self) -> bool:

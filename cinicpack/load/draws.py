@@ -12,8 +12,10 @@ generator has no state, so what happens to a sample is a pure function of seed, 
     CUTOUT   of a sample  0: cy; 1: cx
     FLIP     of a sample  0: mirror in even epochs, with "alternating", the other way round in odd
                           ones; the counter's epoch is always 0
+    BALANCED b            as ORDER: of the turns that samples with the same label take
     ORDER    b            0, 1: low and high word of draw 2b; 2, 3: those of draw 2b + 1
     VERTICAL of a sample  0: upside_down
+    WEIGHTED b            as ORDER: draw b is for the sample at place b of an epoch
 
 The use is view + 2**16 * occurrence: which view of the sample it is, and how often its row came in
 the epoch before; of an order it is 0. So the first view of a sample draws what a loader without
@@ -21,7 +23,8 @@ views does.
 
 A word is brought below n by ``word * n >> 32``, a draw of 64 bits by ``draw * n >> 64``. An order
 of n samples starts as 0 to n - 1; for i from n - 1 down to 1, the values at i and at draw i,
-brought below i + 1, change places.
+brought below i + 1, change places. Draws by weights are brought below the sum of the weights, and
+stand for the first sample with which the sum of the weights so far is above that.
 
 To add a column: a name in `COLUMNS`, a constant for its place, a line in `plan_draws`. A new
 purpose takes a new number, and no number is ever used for a second purpose.
@@ -35,8 +38,8 @@ from numpy.typing import NDArray
 from cinicpack.load.augment import Augment
 
 __all__ = [
-    "COLUMNS", "COUNT", "CROP", "CUTOUT", "CX", "CY", "DX", "DY", "FLIP", "MIRROR", "ORDER",
-    "UPSIDE_DOWN", "VERTICAL", "Draw", "plan_draws",
+    "BALANCED", "COLUMNS", "COUNT", "CROP", "CUTOUT", "CX", "CY", "DX", "DY", "FLIP", "MIRROR",
+    "ORDER", "UPSIDE_DOWN", "VERTICAL", "WEIGHTED", "Draw", "plan_draws",
 ]  # fmt: skip
 
 CROP: Final = 0
@@ -44,6 +47,8 @@ CUTOUT: Final = 1
 FLIP: Final = 2
 ORDER: Final = 3
 VERTICAL: Final = 4
+BALANCED: Final = 5
+WEIGHTED: Final = 6
 
 # dy, dx: where the crop starts in the padded image; mirror, upside_down: 0 or 1; (cy, cx): the
 # cutout's centre.

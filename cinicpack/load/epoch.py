@@ -27,6 +27,9 @@ class Feed(Protocol):
     def take(self) -> Batch:
         """Return the next batch; `ClosedQueueError` after `close`, and in a forked process."""
 
+    def finish(self) -> None:
+        """Make no further batches: all were taken, and no thread is in `take`."""
+
     def close(self) -> None:
         """Make no further batches; this takes no lock."""
 
@@ -175,7 +178,7 @@ class Epoch(Locked):
     def _finish(self) -> None:
         self._tell_finished()
         self.is_running = False
-        self._feed.close()
+        self._feed.finish()
         self._stop_reading()
         self._count()
 

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.load.batches import Batch, BatchFormat, Builder
+from cinicpack.load.batches import Batch, BatchFormat, Builder, Wrapper
 from cinicpack.load.engine.memory import Shelf, Slot
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.task import begin
@@ -40,30 +40,89 @@ class HostMaker(Unique):
     ) -> None:
         self._samples = samples
         self._format = batch_format
-        self._size = min(batch_size, len(samples))
+        self._batch_size = batch_size
         self._num_workers = num_workers
-        self._build = batch_format.builder()
+        self._build = batch_format.builder(samples.looked_up)
+        self._latest: Shelf | None = None
+        # What the latest epoch was made with, if it came to its end.
+        self._idle: deque[_Equipment] = deque(maxlen=1)
 
     def open(self, work: Work) -> "HostFeed":
         """Begin to make the batches of an epoch."""
-        shelf = _find_shelf(self._format, self._size)
-        return HostFeed(self._samples, shelf, self._build, self._size, self._num_workers, work)
+        size = max(1, min(self._batch_size, len(work.positions)))
+        ahead = -1
+        if self._num_workers:
+            batch_bytes = self._samples.batch_bytes(size) * len(self._samples.transforms)
+            ahead = min(_plan_ahead(batch_bytes), max(0, work.batches - 2))
+        equipment = self._take_idle()
+        if equipment is None or not equipment.suits(size, ahead):
+            self._latest = shelf = _find_shelf(self._format, size)
+            equipment = _Equipment(self._samples, shelf, size, ahead, self._num_workers)
+        equipment.tasks.renew(work.epoch, work.offset)
+        return HostFeed(equipment, self._idle, self._build, self._format.wrap, work)
 
     def clear(self) -> None:
         """Free the memory that no batch needs, where it is much."""
-        if self._format.image_bytes * self._size >= _LARGE:
-            _find_shelf(self._format, self._size).clear()
+        self._idle.clear()
+        if self._latest is not None and self._latest.nbytes >= _LARGE:
+            self._latest.clear()
+
+    def _take_idle(self) -> "_Equipment | None":
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+
+class _Equipment(Unique):
+    """What batches are made with, in one epoch after the other, as making it takes 20 µs.
+
+    Args:
+        samples: what batches are made of.
+        shelf: the memory of batches.
+        size: samples in a batch.
+        ahead: how many batches are made while one is awaited; -1: not even that one.
+        num_workers: how many threads may work at once.
+
+    Attributes:
+        samples: as given; they keep the files mapped that the engine reads.
+        shelf: as given.
+        slots: those of batches under way, in order.
+        columns: (places, 2, size) int64, labels and rows of the batch at each place.
+        tasks: of the batches.
+        queue: where the engine gets them from.
+    """
+
+    def __init__(
+        self, samples: Samples, shelf: Shelf, size: int, ahead: int, num_workers: int
+    ) -> None:
+        self.samples = samples
+        self.shelf = shelf
+        self._kind = size, ahead
+        self.slots: deque[Slot] = deque()
+        # One more is made ahead of a consumer that finds its batches ready. Every second time it
+        # takes one, threads are woken for two.
+        self.columns = np.empty((ahead + 2, 2, size), np.int64)
+        piece = _plan_piece(size * max(1, ahead + 1), num_workers)
+        self.tasks = samples.make_tasks(ahead + 2, 0, piece=piece)
+        self.tasks.aim_all(self.columns)
+        self.queue = Queue(
+            self.tasks.function, self.tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
+        )
+
+    def suits(self, size: int, ahead: int) -> bool:
+        """Say whether this is for such batches, and can be used in this process."""
+        return self._kind == (size, ahead) and self.queue.is_open
 
 
 class HostFeed(Unique):
     """The batches of an epoch, made ahead in the order in which they are taken.
 
     Args:
-        samples: what batches are made of.
-        shelf: the memory of batches.
+        equipment: what they are made with.
+        idle: where the equipment is put after the last batch.
         build: makes a batch of its arrays, see `BatchFormat.builder`.
-        size: samples in a batch.
-        num_workers: how many threads may work at once; 0: only the one that takes the batches.
+        wrap: makes the images of a batch of their array.
         work: which samples, in which order.
 
     Attributes:
@@ -73,61 +132,91 @@ class HostFeed(Unique):
 
     def __init__(
         self,
-        samples: Samples,
-        shelf: Shelf,
+        equipment: _Equipment,
+        idle: "deque[_Equipment]",
         build: Builder,
-        size: int,
-        num_workers: int,
+        wrap: Wrapper,
         work: Work,
     ) -> None:
-        # The samples keep the files mapped that the engine reads.
-        self._samples = samples
-        self._shelf = shelf
-        # The slots of batches under way, in order.
-        self._slots: deque[Slot] = deque()
-        # One more is made ahead of a consumer that finds its batches ready. Every second time it
-        # takes one, threads are woken for two.
-        ahead = -1
-        if num_workers:
-            ahead = min(_plan_ahead(shelf.nbytes), max(0, work.batches - 2))
-        columns = np.empty((ahead + 2, 2, size), np.int64)
-        piece = _plan_piece(size * max(1, ahead + 1), num_workers)
-        self._tasks = samples.make_tasks(ahead + 2, work.epoch, piece=piece)
-        self._tasks.aim_all(columns)
-        self._queue = Queue(
-            self._tasks.function, self._tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
-        )
+        self._idle = idle
+        # Whoever takes it out of here, `finish` or `close`, decides what becomes of it.
+        self._equipment = [equipment]
         # The generator must not refer to the feed, which would then be a cycle.
-        batches = _make_batches(self._queue, shelf, self._slots, columns, build, size, work)
+        views = None
+        if others := len(equipment.samples.transforms) - 1:
+            views = _Views(equipment, build, wrap, others)
+        batches = _make_batches(equipment, build, work, views)
         next(batches)
         self.take: Callable[[], Batch] = batches.__next__
 
     def __del__(self) -> None:
         self.close()
 
+    def finish(self) -> None:
+        """Make no further batches: all were taken, and no thread is in `take`."""
+        if equipment := self._let_go():
+            self._idle.append(equipment)
+
     def close(self) -> None:
         """Make no further batches."""
-        if hasattr(self, "_queue"):
-            self._queue.close()
+        if equipment := self._let_go():
+            equipment.queue.close()
             # No thread writes into these now.
-            while self._slots:
-                self._shelf.put(self._slots.popleft())
+            while equipment.slots:
+                equipment.shelf.put(equipment.slots.popleft())
+
+    def _let_go(self) -> _Equipment | None:
+        try:
+            return self._equipment.pop()
+        except (AttributeError, IndexError):
+            return None
+
+
+class _Views:
+    """The memory and the images of all views of a batch but the first, which is made as ever.
+
+    Args:
+        equipment: what batches are made with; the slots of a batch lie one behind the other.
+        build: makes a batch of its first view.
+        wrap: makes the images of another view of their array.
+        count: how many other views there are.
+    """
+
+    def __init__(self, equipment: _Equipment, build: Builder, wrap: Wrapper, count: int) -> None:
+        self._tasks, self._shelf, self._slots = equipment.tasks, equipment.shelf, equipment.slots
+        self._build, self._wrap, self._count = build, wrap, count
+
+    def lend(self, place: int) -> None:
+        """Lend memory for the batch that comes to a place, behind that of its first view."""
+        for view in range(1, self._count + 1):
+            slot = self._shelf.lend()
+            self._slots.append(slot)
+            self._tasks.aim_view(place, view, slot.address)
+
+    def take(self) -> list[Slot]:
+        """Take the memory of the batch whose first view was taken before."""
+        return [self._slots.popleft() for _ in range(self._count)]
+
+    def give(self, slots: list[Slot], labels: NDArray[np.int64], rows: NDArray[np.int64]) -> Batch:
+        """Make a batch of all of its views, and look after their memory from now on."""
+        first, *others = (slot.array[: len(rows)] for slot in slots)
+        images, *rest = self._build(first, labels, rows)
+        batch = (images, *map(self._wrap, others), *rest)
+        for slot in slots:
+            self._shelf.put(slot)
+        return batch
 
 
 def _make_batches(
-    queue: Queue,
-    shelf: Shelf,
-    slots: deque[Slot],
-    columns: NDArray[np.int64],
-    build: Builder,
-    size: int,
-    work: Work,
+    equipment: _Equipment, build: Builder, work: Work, views: _Views | None
 ) -> Iterator[Batch]:
     """Post batches, wait for them and give them, one at a time and with little Python for each."""
+    queue, shelf, slots = equipment.queue, equipment.shelf, equipment.slots
     engine, jobs, shared = queue.engine, queue.jobs, queue.is_shared
     depth, total, batches = len(jobs), len(work.positions), work.batches
+    size = equipment.columns.shape[2]
     first, full = work.positions.ctypes.data, total // size
-    labels, rows = list(columns[:, 0]), list(columns[:, 1])
+    labels, rows = list(equipment.columns[:, 0]), list(equipment.columns[:, 1])
     posted, is_done = 0, False
     for number in range(-1, batches):
         # A fork may have come while the engine's mutex was held, which nobody frees here then.
@@ -139,6 +228,8 @@ def _make_batches(
         while posted < stop:
             slot = shelf.lend()
             slots.append(slot)
+            if views:
+                views.lend(posted % depth)
             start = min(posted * size, total)
             count = min(size, total - start)
             is_done = begin(
@@ -154,11 +245,15 @@ def _make_batches(
             queue.wait(place)
         try:
             slot = slots.popleft()
+            others = views.take() if views else []
         except IndexError:
             # Another thread has closed the feed since the batch was done.
             raise ClosedQueueError from None
         # No name may refer to the arrays of a batch: its memory could not be used again.
-        if number < full:
+        if views:
+            count = min(size, max(0, total - number * size))
+            yield views.give([slot, *others], labels[place][:count], rows[place][:count])
+        elif number < full:
             yield shelf.hand_over(slot, build(slot.array, labels[place], rows[place]))
         else:
             count = max(0, total - number * size)

@@ -1,19 +1,22 @@
 """The loader: epochs of augmented batches from a pack."""
 
-import hashlib
 import os
-import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Self
 
+from numpy.typing import ArrayLike
+
 from cinicpack.arguments import check_int
-from cinicpack.errors import ArgumentError, LoaderError
+from cinicpack.errors import LoaderError
+from cinicpack.load.attributes import OPTIONS, Attributes
 from cinicpack.load.augment import Augment
+from cinicpack.load.batches import Batch
+from cinicpack.load.choice import Repeated, Weighted
 from cinicpack.load.epoch import Epoch
 from cinicpack.load.makers import Maker, make_maker, make_samples
-from cinicpack.load.options import Normalize, Options, check_options, resolve_ranks
+from cinicpack.load.options import Normalize, check_options, resolve_ranks
 from cinicpack.load.order import Share
-from cinicpack.load.repeats import repeats
+from cinicpack.load.repeats import find_repeat, repeats
 from cinicpack.load.samples import Samples
 from cinicpack.load.state import identify, read_state, write_state
 from cinicpack.load.stream import Stream
@@ -22,24 +25,23 @@ from cinicpack.store.split import Split
 
 __all__ = ["Loader"]
 
-# The attributes that are options. `Loader.epoch` is not: it counts on from the option.
-_OPTIONS: Final = tuple(name for name in Options.__dataclass_fields__ if name != "epoch")
 # Arguments that a copy gets as they were opened and read: a path may lead elsewhere tomorrow, and
 # an iterator is used up. A copy gets all other arguments as they were given, so that the number of
 # threads, for example, is decided where the copy is made.
-_OPENED: Final = ("pack", "split", "classes", "normalize")
+_OPENED: Final = ("pack", "split", "classes", "labels", "order", "views", "normalize")
 
 
-class Loader:
+class Loader(Attributes):
     """Iterates over epochs of augmented batches of a split.
 
     The first ``iter()`` is epoch 0, each further one the next. What happens to a sample is a pure
-    function of seed, epoch and index, and the order of samples one of seed and epoch: any batch
-    size, number of threads and number of ranks give the same samples with the same pixels. So a
-    loader that is made anew gives epoch 0 again: make one loader for all epochs, or pass ``epoch``
-    or ``seed=None``. A process warns once: when it makes the third shuffled or augmented loader
-    with the same options, and each of the others gave more than a first batch of epoch 0, no other
-    epoch, and had no ``epoch``, `set_epoch` or loaded state.
+    function of seed, epoch, index, view and how often its row came in the epoch before, and the
+    order of samples one of seed and epoch: any batch size, number of threads and number of ranks
+    give the same samples with the same pixels. So a loader that is made anew gives epoch 0 again:
+    make one loader for all epochs, or pass ``epoch`` or ``seed=None``. A process warns once: when
+    it makes the third shuffled or augmented loader with the same options, and each of the others
+    gave more than a first batch of epoch 0, no other epoch, and had no ``epoch``, `set_epoch` or
+    loaded state.
 
     Threads that all loaders of the process share make batches ahead: 4 MiB of them, but 1 to 9, or
     3 slabs of 32 MiB for a device (64 MiB with resident pixels). A thread that iterates and finds
@@ -61,8 +63,11 @@ class Loader:
         pack: a path, or an open `Pack`.
         split: name of a split, several joined by ``+``, or a `Split`.
         batch_size: images in a batch, per rank.
-        shuffle: draw a new order for every epoch; else samples come in the order of their rows.
+        shuffle: draw a new order for every epoch; False: samples come in the order of their rows.
+            None: True, unless there is ``order``, with which ``shuffle`` is refused.
         augment: how training images are varied; None: not at all.
+        views: instead of ``augment``: how each of several views of an image is varied, drawn
+            independently; None: not at all. The first view is what ``augment`` would make it.
         normalize: True: with mean and std of the whole pack, whatever part of it is loaded; False:
             pixels stay in [0, 1]; or (mean, std), three numbers each.
         dtype: of the images: "float32", "float16", "bfloat16"; "uint8": pixels as they are, cropped
@@ -71,6 +76,14 @@ class Loader:
             memory format ``torch.channels_last``, NumPy arrays the shape (B, H, W, 3).
         source: only images from "cifar10" or "imagenet".
         classes: only images of these classes; labels stay as they are.
+        unique: of images with exactly the same pixels, only the first that is else chosen.
+        labels: instead of those of the pack: integers or floats, (N,) or (N, K), a label for every
+            row of ``split``, whatever ``source``, ``classes`` and ``unique`` leave of that. Batches
+            have integers as int64, floats as float32.
+        order: other samples than every one once: `Weighted`, or its weights (N,) of floats;
+            `Repeated`; "balanced": as many as there are, each label as often as any other; rows of
+            ``split``, (n,) of integers, or a function of the number of an epoch that returns them,
+            the same ones on every rank. A row that comes again in an epoch is augmented anew.
         drop_last: leave out the images that do not fill a batch on every rank.
         seed: of order and augmentation, below 2**64. None: one is drawn, and a loaded state brings
             another; where torch.distributed is initialised, rank 0 draws for all ranks, so that
@@ -86,12 +99,13 @@ class Loader:
             epoch that of torch.distributed, or 0 if there is no process group.
         world_size: number of processes that share an epoch; None: at every start of an epoch that
             of torch.distributed, or 1 if there is no process group.
-        return_index: add the index of each image, which is its row in ``split``, whatever
-            ``source`` and ``classes`` leave of that.
+        return_index: add the index of each image, which is its row in ``split``, as for
+            ``labels``.
         output: kind of the arrays of a batch: "torch" or "numpy".
 
-    A batch is ``(images, labels)`` or ``(images, labels, index)``: images (B, 3, H, W) of
-    ``dtype``, labels (B,) int64, index (B,) int64.
+    A batch is ``(images, labels)`` or ``(images, labels, index)``, with several views as many
+    images first, for example ``(weak, strong, labels)``: images (B, 3, H, W) of
+    ``dtype``, labels (B,) int64 unless ``labels`` are others, index (B,) int64.
 
     Raises:
         ArgumentError: an argument is out of its domain.
@@ -112,26 +126,6 @@ class Loader:
     >>> loader.close()
     """
 
-    pack: Pack
-    split: Split
-    batch_size: int
-    shuffle: bool
-    augment: Augment | None
-    normalize: Normalize
-    dtype: str
-    channels_last: bool
-    source: str | None
-    classes: list[str] | None
-    drop_last: bool
-    seed: int
-    num_workers: int
-    device: Any
-    augment_on: str
-    resident: bool
-    rank: int | None
-    world_size: int | None
-    return_index: bool
-    output: str
     _arguments: dict[str, Any]
     _draws_seed: bool
     _seed_is_own: bool
@@ -147,13 +141,17 @@ class Loader:
         split: str | Split = "train",
         *,
         batch_size: int = 128,
-        shuffle: bool = True,
+        shuffle: bool | None = None,
         augment: Augment | None = None,
+        views: Sequence[Augment | None] | None = None,
         normalize: Normalize = True,
         dtype: str = "float32",
         channels_last: bool = False,
         source: str | None = None,
         classes: str | Iterable[str] | None = None,
+        unique: bool = False,
+        labels: ArrayLike | None = None,
+        order: Weighted | Repeated | str | ArrayLike | Callable[[int], ArrayLike] | None = None,
         drop_last: bool = False,
         seed: int | None = 0,
         epoch: int | None = None,
@@ -169,7 +167,7 @@ class Loader:
         given = {**locals()}
         del given["self"]
         options = check_options(given)
-        vars(self).update({name: getattr(options, name) for name in _OPTIONS})
+        vars(self).update({name: getattr(options, name) for name in OPTIONS})
         self._arguments = given | {name: getattr(options, name) for name in _OPENED}
         self._draws_seed = seed is None
         # Whether each rank of a process group that is made later would have drawn another seed.
@@ -178,20 +176,15 @@ class Loader:
         self._samples = make_samples(options)
         self._maker = make_maker(options, self._samples)
         self._stream = Stream(self._samples, self._maker, options)
-        self._repeat = None if self._draws_seed else _find_repeat(options, self._identity)
-        self._warn_of_repeat(epoch)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse to change an option, since samples and threads were made for what it is."""
-        if name == "epoch":
-            raise ArgumentError("epoch of a Loader is not assigned: call set_epoch()")
-        if name in _OPTIONS and name in vars(self):
-            raise ArgumentError(f"{name} of a Loader cannot be changed: make a new Loader")
-        super().__setattr__(name, value)
+        self._repeat = None if self._draws_seed else find_repeat(options, self._identity)
+        if epoch is not None:
+            self._vary()
+        elif self._repeat is not None:
+            repeats.warn(self._repeat, self)
 
     def __len__(self) -> int:
-        """Count the batches of an epoch, the same on every rank."""
-        return self._share().batches(len(self._samples))
+        """Count the batches of the next epoch, the same on every rank."""
+        return self._share().batches(self._stream.count(self._stream.following.epoch))
 
     def __iter__(self) -> Epoch:
         """Start the next epoch, or go on from where a loaded state is.
@@ -225,6 +218,25 @@ class Loader:
         4
         """
         return self._stream.epoch
+
+    def batch(self, rows: ArrayLike, epoch: int = 0) -> Batch:
+        """Return what an iterator of an epoch gives for these rows, as one batch.
+
+        Args:
+            rows: (n,) of integers, rows of ``split`` as ``return_index`` has them, in any order and
+                any number; a row that comes again is augmented anew.
+            epoch: whose augmentation it is; the order of that epoch does not matter.
+
+        What iterates goes on as if nothing had been asked. Raises `ArgumentError` for rows that the
+        loader does not have, and `LoaderError` after `close`.
+
+        >>> import cinicpack
+        >>> loader = cinicpack.Loader("cinic10.pack", augment=cinicpack.Augment())
+        >>> images, labels = loader.batch([5, 3, 5], epoch=2)
+        >>> images.shape, bool((images[0] == images[2]).all())
+        (torch.Size([3, 3, 32, 32]), False)
+        """
+        return self._stream.make(rows, check_int("epoch", epoch, 0, 2**32))
 
     def set_epoch(self, epoch: int) -> None:
         """Set the number of the next epoch; later epochs count on from there.
@@ -266,8 +278,8 @@ class Loader:
                 "expected a loader without a running iterator, found one in the middle of an "
                 "epoch; load the state before iter(), or close() the iterator"
             )
-        rows, any_seed = len(self._samples), self._draws_seed
-        position, seed = read_state(state, self._identity, rows=rows, any_seed=any_seed)
+        count, any_seed = self._stream.count, self._draws_seed
+        position, seed = read_state(state, self._identity, count=count, any_seed=any_seed)
         if seed != self.seed:
             self._stream.reseed(seed)
             vars(self)["seed"] = seed
@@ -291,9 +303,7 @@ class Loader:
             "seed_is_own_in": os.getpid() if self._seed_is_own else None,
             "places": self._stream.places(),
             "closed": self._stream.is_closed,
-            "others": {
-                name: vars(self)[name] for name in vars(self).keys() - Loader.__annotations__
-            },
+            "others": {name: vars(self)[name] for name in vars(self).keys() - _OWN},
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -327,22 +337,6 @@ class Loader:
         if self._repeat is not None:
             repeats.excuse(self._repeat)
 
-    def _warn_of_repeat(self, epoch: int | None) -> None:
-        if epoch is not None:
-            self._vary()
-        elif self._repeat is not None and repeats.is_next_due(self._repeat):
-            warnings.warn(
-                f"{self!r} is the third loader with these options in this process, and those "
-                "before gave nothing but epoch 0, always in the same order with the same "
-                "augmentation, as this one will: make one loader for all rounds, or pass "
-                "epoch= (epoch=0 if that is meant), or seed=None for a fresh seed",
-                stacklevel=3,
-            )
 
-
-def _find_repeat(options: Options, identity: dict[str, Any]) -> bytes | None:
-    """Hash all that makes the batches of two loaders equal; None: epoch 0 is like any other."""
-    if not options.shuffle and options.augment is None:
-        return None
-    others = [str(getattr(options, name)) for name in _OPTIONS if name not in ("pack", "split")]
-    return hashlib.sha256(repr((identity, others)).encode()).digest()
+# What `__init__` makes anew in a copy.
+_OWN: Final = {*OPTIONS, *Loader.__annotations__}

@@ -31,17 +31,21 @@ def make_samples(options: Options) -> Samples:
         ArgumentError: a std is not above 0, or the augmentation does not fit the size of images.
     """
     pack, split, normalize = options.pack, options.split, options.normalize
-    rows = split.where(source=options.source, classes=options.classes)
+    rows = split.where(source=options.source, classes=options.classes, unique=options.unique)
     if not len(rows):
         raise SelectionError(
             f"{split!r} has no images with source={options.source!r}, classes={options.classes!r}"
         )
     mean, std = (pack.mean, pack.std) if isinstance(normalize, bool) else normalize
     normalized = normalize is not False and options.dtype != "uint8"
-    transform = make_transform(
-        options.augment, pack.image_shape, mean, std, normalized=normalized, dtype=options.dtype
+    first, *more = (
+        make_transform(
+            augment, pack.image_shape, mean, std, normalized=normalized, dtype=options.dtype
+        )
+        for augment in options.views or [options.augment]
     )
-    return Samples(split, rows, transform, options.seed, options.batch_format)
+    form = options.batch_format
+    return Samples(split, rows, first, options.seed, form, options.labels, more)
 
 
 def make_maker(options: Options, samples: Samples) -> Maker:

@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +16,8 @@ from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, LoaderError, SelectionError
 from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat
+from cinicpack.load.choice import Order, check_order
+from cinicpack.load.labels import Labels, check_labels
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.split import Split
 
@@ -36,11 +39,15 @@ class Options:
     batch_size: int
     shuffle: bool
     augment: Augment | None
+    views: list[Augment | None] | None
     normalize: Normalize
     dtype: str
     channels_last: bool
     source: str | None
     classes: list[str] | None
+    unique: bool
+    labels: Labels | None
+    order: Order | None
     drop_last: bool
     seed: int
     epoch: int | None
@@ -80,14 +87,26 @@ def check_options(given: Mapping[str, Any]) -> Options:
     checked["pack"] = pack = pack if isinstance(pack, Pack) else open_pack(pack)
     checked["split"] = _check_split(pack, given["split"])
     checked["batch_size"] = check_int("batch_size", given["batch_size"], 1)
-    for name in ("shuffle", "channels_last", "drop_last", "resident", "return_index"):
-        checked[name] = bool(given[name])
+    checked["shuffle"] = given["order"] is None if given["shuffle"] is None else given["shuffle"]
+    for name in ("shuffle", "channels_last", "drop_last", "resident", "return_index", "unique"):
+        checked[name] = bool(checked[name])
     if not isinstance(given["augment"], Augment | None):
         raise ArgumentError(
             f"expected augment to be an Augment or None, found {given['augment']!r}"
         )
+    if given["views"] is not None:
+        checked["views"] = _check_views(given["views"], given["augment"])
     if (classes := given["classes"]) is not None:
         checked["classes"] = [classes] if isinstance(classes, str) else list(classes)
+    if given["labels"] is not None:
+        checked["labels"] = check_labels(given["labels"], len(checked["split"]))
+    if given["order"] is not None:
+        if given["shuffle"] is not None:
+            raise ArgumentError(
+                f"order says in which order samples come: expected no shuffle, found "
+                f"{given['shuffle']!r}"
+            )
+        checked["order"] = check_order(given["order"], len(checked["split"]))
     if given["seed"] is not None:
         checked["seed"] = check_int("seed", given["seed"], 0, 2**64)
     if given["epoch"] is not None:
@@ -169,6 +188,22 @@ def _check_split(pack: Pack, split: str | Split) -> Split:
     if split.pack.fingerprint != pack.fingerprint:
         raise SelectionError(f"expected a split of {pack!r}, found {split!r}, which is of another")
     return split
+
+
+def _check_views(views: Any, augment: Augment | None) -> list[Augment | None]:
+    if augment is not None:
+        raise ArgumentError(
+            f"views say how images are varied: expected no augment beside them, found {augment!r}"
+        )
+    # The counter of a sample's draws has 16 bits for the view.
+    if not (isinstance(views, list | tuple) and 0 < len(views) <= 2**16) or not all(
+        isinstance(view, Augment | None) for view in views
+    ):
+        raise ArgumentError(
+            f"expected views to be a list of 1 to {2**16} of Augment or None, found "
+            f"{shorten(repr(views), 200)}"
+        )
+    return list(views)
 
 
 def _check_dtype(dtype: Any) -> str:

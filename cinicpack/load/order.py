@@ -7,29 +7,42 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cinicpack.errors import ArgumentError
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
-from cinicpack.load.kernels.random import SHUFFLE
-from cinicpack.load.kernels.random import shuffle as shuffle_kernel
+from cinicpack.load.kernels.choice import count_occurrences
 from cinicpack.load.kernels.task import address_of
+from cinicpack.load.recipes import Plan, Recipe
 from cinicpack.load.unique import Unique
 
-__all__ = ["Orders", "Share", "Work", "epoch_order"]
+__all__ = ["Orders", "Share", "Work", "draw_order", "number_occurrences"]
 
 # An order of so many samples takes 30 µs, as long as it takes to let a thread draw it.
 _WORTHWHILE: Final = 10_000
+# The counter of a sample's draws has 16 bits for how often its row came before.
+_MOST: Final = 2**16
 
 
-def epoch_order(count: int, *, shuffle: bool, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the order of an epoch's samples: (count,) int64, a permutation of 0 to count - 1.
+def draw_order(recipe: Recipe, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the order of an epoch's samples: (n,) int64, positions."""
+    plan = recipe.plan(seed, epoch)
+    for task in range(len(plan.tasks)):
+        plan.kernel(np.uint64(plan.tasks[task:].ctypes.data), 0)
+    return plan.finish()
 
-    A pure function of its arguments: drawn by Fisher and Yates' method from Philox4x32-10.
+
+def number_occurrences(order: NDArray[np.int64], count: int) -> NDArray[np.int64] | None:
+    """Return how often each sample came before in the order, (n,); None: never.
+
+    ``count`` is above every sample. Raises `ArgumentError` where one occurs too often.
     """
-    if not shuffle:
-        return np.arange(count)
-    order = np.empty(count, np.int64)
-    task = _describe(order, seed, epoch)
-    shuffle_kernel(np.uint64(task.ctypes.data), 0)
-    return order
+    occurrences = np.empty_like(order)
+    most = count_occurrences(order, count, occurrences)
+    if most >= _MOST:
+        raise ArgumentError(
+            f"expected each row up to {_MOST} times in an epoch, found one {most + 1} times: have "
+            "fewer samples in an epoch"
+        )
+    return occurrences if most else None
 
 
 class Share(NamedTuple):
@@ -76,29 +89,42 @@ class Work(NamedTuple):
         positions: (n,) int64, the samples, in order.
         batches: how many batches there are; the last ones may have few samples, or none.
         epoch: the epoch that the samples are of.
+        occurrences: (n,) int64, how often each came before in the epoch; None: never.
     """
 
     positions: NDArray[np.int64]
     batches: int
     epoch: int
+    occurrences: NDArray[np.int64] | None = None
+
+    @property
+    def offset(self) -> int:
+        """Say how many bytes behind each position its occurrence lies; 0: there are none."""
+        if self.occurrences is None:
+            return 0
+        return self.occurrences.ctypes.data - self.positions.ctypes.data
 
 
 class Orders(Unique):
     """Draws the order of every epoch, that of the next one while an epoch goes on.
 
     Args:
-        count: samples of the split.
-        shuffle: draw an order for every epoch.
+        recipe: what the order is.
+        samples: how many there are.
         seed: of the orders.
         ahead: whether a thread of the engine may draw the next one.
     """
 
-    def __init__(self, count: int, *, shuffle: bool, seed: int, ahead: bool) -> None:
-        self._count = count
-        self._shuffle = shuffle
+    def __init__(self, recipe: Recipe, samples: int, *, seed: int, ahead: bool) -> None:
+        self._recipe = recipe
+        self._samples = samples
         self._seed = seed
-        self._ahead = ahead and shuffle and count >= _WORTHWHILE
+        self._ahead = ahead
         self._next: _Drawing | None = None
+
+    def count(self, epoch: int) -> int:
+        """Count the samples that all ranks together have in an epoch."""
+        return self._recipe.count(epoch)
 
     def take(self, share: Share, epoch: int, consumed: int) -> Work:
         """Return what a rank makes batches of, after ``consumed`` samples of an epoch."""
@@ -109,13 +135,23 @@ class Orders(Unique):
             with suppress(ClosedQueueError):
                 order = drawing.wait()
         if order is None:
-            order = epoch_order(self._count, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
-        return Work(share.take(order[consumed:]), share.batches(self._count - consumed), epoch)
+            order = draw_order(self._recipe, self._seed, epoch)
+        occurrences = None
+        if self._recipe.repeats:
+            occurrences = number_occurrences(order, self._samples)
+        return Work(
+            share.take(order[consumed:]),
+            share.batches(max(0, len(order) - consumed)),
+            epoch,
+            None if occurrences is None else share.take(occurrences[consumed:]),
+        )
 
     def prepare(self, epoch: int) -> None:
-        """Draw the order of an epoch meanwhile."""
-        if self._ahead:
-            self._next = _Drawing(self._count, self._seed, epoch)
+        """Draw the order of an epoch meanwhile, where that takes long."""
+        if self._ahead and self._samples >= _WORTHWHILE:
+            plan = self._recipe.plan(self._seed, epoch)
+            if len(plan.tasks):
+                self._next = _Drawing(plan, epoch)
 
     def reseed(self, seed: int) -> None:
         """Draw from another seed from now on."""
@@ -129,23 +165,20 @@ class Orders(Unique):
 class _Drawing(Unique):
     """An order that a thread of the engine draws."""
 
-    def __init__(self, count: int, seed: int, epoch: int) -> None:
+    def __init__(self, plan: Plan, epoch: int) -> None:
         self.epoch = epoch
-        self._order = np.empty(count, np.int64)
-        self._task = _describe(self._order, seed, epoch)
-        self._queue = Queue(address_of(shuffle_kernel), [self._task.ctypes.data], 1)
-        self._queue.post(0, 1)
+        self._plan = plan
+        first, places = plan.tasks.ctypes.data, range(len(plan.tasks))
+        tasks = [first + place * plan.tasks.itemsize for place in places]
+        self._queue = Queue(address_of(plan.kernel), tasks, 1)
+        for place in places:
+            self._queue.post(place, 1)
 
     def __del__(self) -> None:
         if hasattr(self, "_queue"):
             self._queue.close()
 
     def wait(self) -> NDArray[np.int64]:
-        self._queue.wait(0)
-        return self._order
-
-
-def _describe(order: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.void]:
-    task = np.zeros(1, SHUFFLE)
-    task[0] = (seed, epoch, len(order), order.ctypes.data)
-    return task
+        for place in range(len(self._plan.tasks)):
+            self._queue.wait(place)
+        return self._plan.finish()

@@ -1,11 +1,17 @@
 """Repeats: loaders that are made anew with the same options, and so give epoch 0 again."""
 
+import hashlib
 import os
 import threading
+import warnings
 from collections import OrderedDict
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["Repeats", "repeats"]
+import numpy as np
+
+from cinicpack.load.options import Options
+
+__all__ = ["Repeats", "find_repeat", "repeats"]
 
 _EXCUSED: Final = -1
 
@@ -46,6 +52,17 @@ class Repeats:
         with self._lock:
             self._keep(key, _EXCUSED)
 
+    def warn(self, key: bytes, loader: object) -> None:
+        """Warn whoever makes ``loader``, in whose ``__init__`` this is called, if that is due."""
+        if self.is_next_due(key):
+            warnings.warn(
+                f"{loader!r} is the third loader with these options in this process, and those "
+                "before gave nothing but epoch 0, always in the same order with the same "
+                "augmentation, as this one will: make one loader for all rounds, or pass "
+                "epoch= (epoch=0 if that is meant), or seed=None for a fresh seed",
+                stacklevel=3,
+            )
+
     def _keep(self, key: bytes, count: int) -> None:
         self._counts[key] = count
         self._counts.move_to_end(key)
@@ -54,6 +71,17 @@ class Repeats:
 
 
 repeats: Final = Repeats()
+
+
+def find_repeat(options: Options, identity: dict[str, Any]) -> bytes | None:
+    """Hash all that makes the batches of two loaders equal; None: epoch 0 is like any other."""
+    varies = options.shuffle or not isinstance(options.order, np.ndarray | None)
+    if not varies and options.augment is None and options.views is None:
+        return None
+    known = ("pack", "split", "epoch", "labels", "order")
+    others = [str(value) for name, value in vars(options).items() if name not in known]
+    return hashlib.sha256(repr((identity, others)).encode()).digest()
+
 
 if hasattr(os, "register_at_fork"):
     # A forked process gets a new lock, since the old one may be held by a thread that exists only

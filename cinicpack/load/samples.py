@@ -1,5 +1,6 @@
 """The samples of a split: its chosen rows, and the kernels that make batches of them."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from cinicpack.load.kernels.fill import fill_kernel
 from cinicpack.load.kernels.random import draw
 from cinicpack.load.kernels.task import Tables, Tasks, address_of, begin_at
 from cinicpack.load.kernels.vectors import TOUCH, touch
+from cinicpack.load.labels import Labels
 from cinicpack.load.transform import Transform, make_transform, to_parameters
 from cinicpack.load.unique import Unique
 from cinicpack.store.split import Split
@@ -33,6 +35,13 @@ class Samples(Unique):
         transform: what happens to them.
         seed: of what is drawn, below 2**64.
         batch_format: dtype and layout of batches; the dtype is the one the transform was made for.
+        labels: by row of the split, see `check_labels`; None: those of the pack.
+        more: what happens to them in further views, normalised as in the first.
+
+    Attributes:
+        transforms: what happens to the samples, in every view.
+        looked_up: where a label is not one int64: labels by position, (N,) or (N, K); the kernels
+            then write positions in place of labels. Else None.
     """
 
     def __init__(
@@ -42,14 +51,23 @@ class Samples(Unique):
         transform: Transform,
         seed: int,
         batch_format: BatchFormat,
+        labels: Labels | None = None,
+        more: Sequence[Transform] = (),
     ) -> None:
         # The split keeps the files mapped, without which the addresses mean nothing: threads that
         # read there must refer to this object, not to the addresses alone.
         self._split = split
-        labels = split.labels[rows].astype(np.int64)
-        self._tables = Tables(split.addresses(rows), rows.copy(), labels)
-        self.transform = transform
-        self._fill = _Prepared(transform, seed, batch_format.dtype, batch_format.channels_last)
+        chosen: Any = split.labels[rows].astype(np.int64) if labels is None else labels[rows]
+        self.looked_up: Labels | None = None
+        if chosen.ndim > 1 or chosen.dtype != np.int64:
+            self.looked_up, chosen = chosen, np.arange(len(rows))
+        self._tables = Tables(split.addresses(rows), rows.copy(), chosen)
+        self.transforms = (transform, *more)
+        dtype, channels_last = batch_format.dtype, batch_format.channels_last
+        self._fill = _Prepared(transform, seed, dtype, channels_last)
+        self._parameters = [
+            self._fill.parameters, *(to_parameters(each, seed, dtype) for each in more),
+        ]  # fmt: skip
         self._format = batch_format
         self._image_bytes = 3 * transform.height * transform.width
         self._piece = max(1, _PIECE_BYTES // self._image_bytes)
@@ -67,30 +85,54 @@ class Samples(Unique):
         """Raise ``PackError`` if a file of the pack was written to since it was opened."""
         self._split.pack.check_unchanged()
 
+    @property
+    def transform(self) -> Transform:
+        """What happens to the samples in the first view."""
+        return self.transforms[0]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """What the samples are in the split: (N,), ascending."""
+        return self._tables.rows
+
+    @property
+    def labels(self) -> Labels:
+        """The labels by position: (N,) or (N, K)."""
+        return self._tables.labels if self.looked_up is None else self.looked_up
+
     def reseed(self, seed: int) -> None:
         """Draw from another seed from now on."""
-        self._fill.parameters["seed"] = seed
+        for parameters in self._parameters:
+            parameters["seed"] = seed
 
     def make_tasks(
-        self, places: int, epoch: int, *, piece: int | None = None, kernel: Any = None
+        self,
+        places: int,
+        epoch: int,
+        *,
+        offset: int = 0,
+        piece: int | None = None,
+        kernel: Any = None,
     ) -> Tasks:
         """Make tasks that augment samples as in an epoch.
 
         Args:
             places: how many tasks.
             epoch: the epoch.
+            offset: see `Work.offset`.
             piece: how many samples are made at a time; None: some 10 µs of work.
             kernel: what makes them, with the same parameters; None: the one for this transform.
         """
         fill = self._fill
         return Tasks(
-            kernel or fill.kernel, fill.parameters, self._tables, epoch, piece or self._piece,
-            places,
+            kernel or fill.kernel, self._parameters, self._tables, epoch, offset,
+            piece or self._piece, places,
         )  # fmt: skip
 
     def make_copies(self, places: int) -> Tasks:
         """Make tasks that copy the planes of samples as they are, uint8."""
-        return Tasks(self._copy.kernel, self._copy.parameters, self._tables, 0, self._piece, places)
+        copy = self._copy
+        return Tasks(copy.kernel, [copy.parameters], self._tables, 0, 0, self._piece, places)
 
     def batch_bytes(self, count: int) -> int:
         """Size of the pixels of a batch."""
@@ -121,14 +163,22 @@ class Samples(Unique):
     def look_up(
         self, positions: NDArray[np.int64], labels: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> None:
-        """Write label and row of the samples."""
+        """Write label, or the position where labels are looked up, and row of the samples."""
         np.take(self._tables.labels, positions, out=labels)
         np.take(self._tables.rows, positions, out=rows)
 
-    def draw(self, rows: NDArray[np.int64], epoch: int, out: NDArray[np.int32]) -> None:
+    def draw(
+        self,
+        rows: NDArray[np.int64],
+        epoch: int,
+        out: NDArray[np.int32],
+        occurrences: NDArray[np.int64] | None = None,
+        view: int = 0,
+    ) -> None:
         """Write what is drawn for the samples of these rows, (n,): (n, COUNT), by `COLUMNS`."""
         [seed] = self._fill.parameters["seed"]
-        draw(rows, np.zeros_like(rows), seed, np.uint64(epoch), self.transform.draws, out)
+        uses = np.full_like(rows, view) if occurrences is None else (occurrences << 16) + view
+        draw(rows, uses, seed, np.uint64(epoch), self.transforms[view].draws, out)
 
 
 class Reading(Unique):

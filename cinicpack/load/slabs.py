@@ -12,6 +12,7 @@ from cinicpack.load.draws import COUNT
 from cinicpack.load.engine.memory import allocate_aligned
 from cinicpack.load.kernels.task import Tasks
 from cinicpack.load.on_torch import choose_augment, place_constants
+from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
 from cinicpack.load.transfers import Transfers
 from cinicpack.load.unique import Unique
@@ -42,15 +43,17 @@ class Slab(NamedTuple):
 
     Attributes:
         positions: (n,) int64, the samples.
+        occurrences: (n,) int64, how often each came before in the epoch; None: never.
         memory: all of what was lent.
         nbytes: how much of that is sent.
         head: flat, what a kernel writes, or with resident pixels the positions.
         labels: (n,) int64.
         rows: (n,) int64.
-        draws: (n, COUNT) int32, for the device to augment by; else (0, COUNT).
+        draws: (views, n, COUNT) int32, for the device to augment by; else (views, 0, COUNT).
     """
 
     positions: NDArray[np.int64]
+    occurrences: NDArray[np.int64] | None
     memory: NDArray[np.uint8]
     nbytes: int
     head: NDArray[np.uint8]
@@ -101,48 +104,68 @@ class Slabs(Unique):
         self._samples = samples
         self._format = batch_format
         self.num_workers = num_workers
-        self.batch_size = min(batch_size, len(samples))
+        self._asked_size = batch_size
         self.is_resident = resident
         self._augments = resident or augment_on == "device"
-        size = _LAUNCH_BYTES if resident else _SLAB_BYTES
-        self.batches = max(1, size // (batch_format.image_bytes * self.batch_size))
-        self.images = self.batches * self.batch_size
+        self._slab_bytes = _LAUNCH_BYTES if resident else _SLAB_BYTES
         raw = batch_format._replace(dtype="uint8").image_bytes
         # Bytes of a sample in the first part of what is sent.
-        self._head = 8 if resident else raw if self._augments else batch_format.image_bytes
-        _, nbytes = self._lay_out(min(self.images, len(samples)))
-        self.transfers = Transfers(device, nbytes, AHEAD)
+        self._views = len(samples.transforms)
+        finished = batch_format.image_bytes * self._views
+        self._head = 8 if resident else raw if self._augments else finished
+        self.transfers = Transfers(device, 0, AHEAD)
+        self._fitted = 0
+        self.fit(len(samples))
         if self._augments:
             self._augment_pixels = choose_augment(device)
         # These tensors are allocated on the maker's own stream: torch's allocator then gives their
         # memory to nobody who could write there before the maker's last kernel has read it.
         with self.transfers.on_stream():
             self._constants = place_constants(samples.transform, device)
+            self._looked_up: torch.Tensor | None = None
+            if samples.looked_up is not None:
+                self._looked_up = torch.from_numpy(samples.looked_up).to(device)
             self._resident = self._upload(device, raw) if resident else None
+
+    def fit(self, count: int) -> None:
+        """Be ready for epochs of so many samples; no slab may be under way if they are more."""
+        if count > self._fitted:
+            self._fitted = count
+            self.batch_size = min(self._asked_size, count)
+            batch_bytes = self._format.image_bytes * self._views * self.batch_size
+            self.batches = max(1, self._slab_bytes // batch_bytes)
+            self.images = self.batches * self.batch_size
+            self.transfers.grow(self._lay_out(min(self.images, count))[1])
 
     def clear(self) -> None:
         """Let go of all memory that no batch needs; nothing can be made any more."""
         self.transfers.clear()
         self._resident = None
 
-    def make_tasks(self, places: int, epoch: int) -> Tasks:
+    def make_tasks(self, places: int, work: Work) -> Tasks:
         """Make tasks that write the first part of what is sent."""
         if self._augments:
             return self._samples.make_copies(places)
-        return self._samples.make_tasks(places, epoch)
+        return self._samples.make_tasks(places, work.epoch, offset=work.offset)
 
-    def lend(self, positions: NDArray[np.int64]) -> Slab:
-        """Lend memory for a slab, its contents arbitrary, unless pixels are resident."""
+    def lend(self, work: Work, start: int) -> Slab:
+        """Lend memory for a slab, its contents arbitrary, unless pixels are resident.
+
+        ``start`` says where its samples start in the positions of ``work``.
+        """
+        part = slice(start, start + self.images)
+        positions, occurrences = work.positions[part], work.occurrences
         count, memory = len(positions), self.transfers.lend()
         (labels, rows, draws), end = self._lay_out(count)
         slab = Slab(
             positions,
+            None if occurrences is None else occurrences[part],
             memory,
             end,
             memory[: count * self._head],
             memory[labels : labels + 8 * count].view(np.int64),
             memory[rows : rows + 8 * count].view(np.int64),
-            memory[draws:end].view(np.int32).reshape(-1, COUNT),
+            memory[draws:end].view(np.int32).reshape(self._views, -1, COUNT),
         )
         if self.is_resident:
             slab.head.view(np.int64)[:] = positions
@@ -155,24 +178,40 @@ class Slabs(Unique):
         Returns its images, labels and, if the user asked for an index, rows.
         """
         if self._augments:
-            self._samples.draw(slab.rows, epoch, slab.draws)
+            for view, draws in enumerate(slab.draws):
+                self._samples.draw(slab.rows, epoch, draws, slab.occurrences, view)
         sent = self.transfers.send(slab.memory, slab.nbytes)
         labels, rows = _of(sent, slab.memory, slab.labels), _of(sent, slab.memory, slab.rows)
-        images = self._augment_there(slab, sent) if self._augments else self._view(slab, sent)
+        make = self._augment_there if self._augments else self._cut_out
+        images = [make(slab, sent, view) for view in range(self._views)]
         if not self.is_resident:
             # Labels and indices get memory of their own: a user who keeps the labels of a whole
             # epoch must not keep its pixels with them.
             labels, rows = torch.stack((labels, rows)).unbind()
-        return (images, labels, rows) if self._format.return_index else (images, labels)
+        if self._looked_up is not None:
+            labels = self._looked_up.index_select(0, labels)
+        return (*images, labels, rows) if self._format.return_index else (*images, labels)
 
-    def _view(self, slab: Slab, sent: torch.Tensor) -> torch.Tensor:
+    def aim(self, tasks: Tasks, place: int, slab: Slab) -> None:
+        """Say where the engine writes a slab, but for the first view."""
+        tasks.aim(place, slab.labels, slab.rows)
+        if not self._augments:
+            for view in range(1, self._views):
+                tasks.aim_view(place, view, self._find_view(slab, view).ctypes.data)
+
+    def _find_view(self, slab: Slab, view: int) -> NDArray[np.uint8]:
+        """Find the finished images of a view."""
+        nbytes = self._format.image_bytes * len(slab.positions)
+        return slab.head[view * nbytes : (view + 1) * nbytes]
+
+    def _cut_out(self, slab: Slab, sent: torch.Tensor, view: int) -> torch.Tensor:
         form, count = self._format, len(slab.positions)
-        images = _of(sent, slab.memory, slab.head).view(_DTYPES[form.dtype])
+        images = _of(sent, slab.memory, self._find_view(slab, view)).view(_DTYPES[form.dtype])
         if form.channels_last:
             return images.view(count, form.height, form.width, 3).permute(0, 3, 1, 2)
         return images.view(count, 3, form.height, form.width)
 
-    def _augment_there(self, slab: Slab, sent: torch.Tensor) -> torch.Tensor:
+    def _augment_there(self, slab: Slab, sent: torch.Tensor, view: int) -> torch.Tensor:
         form, pixels, positions = self._format, self._resident, None
         if self.is_resident:
             if pixels is None:
@@ -185,9 +224,9 @@ class Slabs(Unique):
         return self._augment_pixels(
             pixels,
             positions,
-            _of(sent, slab.memory, slab.draws).view(-1, COUNT),
+            _of(sent, slab.memory, slab.draws[view]).view(-1, COUNT),
             self._constants,
-            self._samples.transform,
+            self._samples.transforms[view],
             _DTYPES[form.dtype],
             form.channels_last,
         )
@@ -197,7 +236,7 @@ class Slabs(Unique):
         labels = -(-count * self._head // _ALIGNMENT) * _ALIGNMENT
         rows = labels + 8 * count
         draws = -(-(rows + 8 * count) // _ALIGNMENT) * _ALIGNMENT
-        return (labels, rows, draws), draws + 4 * COUNT * count * self._augments
+        return (labels, rows, draws), draws + 4 * COUNT * count * self._views * self._augments
 
     def _upload(self, device: torch.device, image_bytes: int) -> torch.Tensor:
         """Copy the pixels of all samples to the device: (N, 3, H, W) uint8."""

@@ -11,8 +11,11 @@ Keys, in version 2:
     options      16 digits of the SHA-256 of fingerprint, split and all keys below
 
 Options follow that differ from their default: shuffle (true), drop_last (false), source (null),
-classes (null), augment (null; else an object with the fields that differ from ``Augment()``).
+classes (null), unique (false), labels (null; else their digest), order (null; else a word, the
+digest of rows, or an object with the fields of `Weighted` or `Repeated`), augment (null; else an
+object with the fields that differ from ``Augment()``), views (null; else a list of such).
 
+The digest of an array is 16 digits of the SHA-256 of its dtype, its shape and its bytes.
 A value whose JSON is longer than 60 characters is replaced by 16 digits of the SHA-256 of its JSON.
 A callable is "callable", since callables cannot be compared.
 
@@ -28,9 +31,12 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from cinicpack.arguments import check_int
 from cinicpack.errors import ArgumentError, StateError
 from cinicpack.load.augment import Augment
+from cinicpack.load.choice import Repeated, Weighted
 from cinicpack.load.options import Options
 from cinicpack.store.split import Split
 
@@ -43,8 +49,14 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "drop_last": False,
     "source": None,
     "classes": None,
+    "unique": False,
+    "labels": None,
+    "order": None,
     "augment": None,
+    "views": None,
 }
+# Those that version 1 had.
+_FIRST: Final = ("shuffle", "drop_last", "source", "classes", "augment")
 _ALWAYS: Final = {"version", "epoch", "samples", "fingerprint", "split", "seed", "options"}
 
 
@@ -78,14 +90,18 @@ def write_state(identity: Mapping[str, Any], position: Position) -> dict[str, An
 
 
 def read_state(
-    state: Any, identity: Mapping[str, Any], *, rows: int, any_seed: bool = False
+    state: Any,
+    identity: Mapping[str, Any],
+    *,
+    count: Callable[[int], int],
+    any_seed: bool = False,
 ) -> tuple[Position, int]:
     """Return the position and the seed that a state holds.
 
     Args:
         state: what a loader saved, perhaps in an earlier version.
         identity: of the loader that is to go on from the state.
-        rows: number of samples of that loader.
+        count: counts the samples of that loader in an epoch.
         any_seed: whether the state may have another seed than the loader.
 
     Raises ``StateError`` where this is no state, or a damaged one, or one of another loader; what
@@ -111,7 +127,7 @@ def read_state(
         )
     try:
         epoch = check_int("epoch", state["epoch"], 0, 2**32)
-        samples = check_int("samples", state["samples"], 0, rows + 1)
+        samples = check_int("samples", state["samples"], 0, count(epoch) + 1)
         seed = check_int("seed", state["seed"], 0, 2**64)
     except ArgumentError as error:
         raise StateError(f"the state is damaged: {error}") from None
@@ -142,7 +158,7 @@ def _upgrade(state: Any) -> dict[str, Any]:
 
 def _upgrade_1(state: dict[str, Any]) -> dict[str, Any]:
     """Make a state of version 2 of one of version 1, which held all options."""
-    identity = {name: state[name] for name in ("fingerprint", "split", "seed", *_DEFAULTS)}
+    identity = {name: state[name] for name in ("fingerprint", "split", "seed", *_FIRST)}
     if identity["augment"] is not None:
         identity["augment"] = _leave_out_defaults(identity["augment"])
     position = Position(state["epoch"], state["samples"])
@@ -160,13 +176,19 @@ def _seal(identity: Mapping[str, Any]) -> dict[str, Any]:
         if name not in _DEFAULTS or value != _DEFAULTS[name]
     }
     options = {name: value for name, value in kept.items() if name != "seed"}
-    return {**kept, "options": _digest(json.dumps(options, sort_keys=True))}
+    return {**kept, "options": _digest(json.dumps(options, sort_keys=True).encode())}
 
 
 def _describe(value: Any) -> Any:
     """Write the value of an option as JSON can hold it."""
     if isinstance(value, Augment):
         return _leave_out_defaults(dataclasses.asdict(value))
+    if isinstance(value, Weighted | Repeated):
+        return {name: _describe(field) for name, field in vars(value).items()}
+    if isinstance(value, list):
+        return [_describe(each) for each in value]
+    if isinstance(value, np.ndarray):
+        return _digest(f"{value.dtype.str} {value.shape} ".encode() + value.tobytes())
     return "callable" if callable(value) else value
 
 
@@ -184,11 +206,11 @@ def _describe_split(split: Split) -> str:
 
 def _abridge(value: Any) -> Any:
     text = json.dumps(value, sort_keys=True)
-    return value if len(text) <= _LONGEST else _digest(text)
+    return value if len(text) <= _LONGEST else _digest(text.encode())
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _shorten(value: Any) -> str:

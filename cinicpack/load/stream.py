@@ -2,12 +2,18 @@
 
 import weakref
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from cinicpack.errors import LoaderError
+from cinicpack.load.batches import Batch
+from cinicpack.load.choice import check_rows
 from cinicpack.load.epoch import Epoch, Locked, Progress
 from cinicpack.load.makers import Maker
 from cinicpack.load.options import Options
-from cinicpack.load.order import Orders, Share
+from cinicpack.load.order import Orders, Share, Work, number_occurrences
+from cinicpack.load.recipes import make_recipe
 from cinicpack.load.samples import Samples
 from cinicpack.load.state import Position
 
@@ -31,9 +37,10 @@ class Stream(Locked):
         super().__init__()
         self._samples = samples
         self._maker = maker
+        self._options = options
         self._orders = Orders(
+            make_recipe(options, samples),
             len(samples),
-            shuffle=options.shuffle,
             seed=options.seed,
             ahead=options.num_workers > 0,
         )
@@ -63,6 +70,10 @@ class Stream(Locked):
     def following(self) -> Position:
         """Where the next iterator starts."""
         return self._start or Position(self._progress.epoch + 1, 0)
+
+    def count(self, epoch: int) -> int:
+        """Count the samples that all ranks together have in an epoch."""
+        return self._orders.count(epoch)
 
     @property
     def epoch(self) -> int:
@@ -137,6 +148,26 @@ class Stream(Locked):
             # Another thread called `close` meanwhile, which may not have seen the new iterator.
             self.close()
         return epoch
+
+    def make(self, rows: Any, epoch: int) -> Batch:
+        """Make a batch of rows as they are in an epoch; what is running goes on.
+
+        Raises ``ArgumentError`` for rows that the loader does not have, and ``LoaderError`` after
+        `close`.
+        """
+        self._check_open()
+        count, known = len(self._samples), self._samples.rows
+        positions = np.searchsorted(known, check_rows("rows", rows, known))
+        occurrences = number_occurrences(positions, count)
+        # No more at once than the maker is ready for.
+        size, batches = min(self._options.batch_size, count), []
+        for start in range(0, len(positions), size):
+            part = slice(start, start + size)
+            before = None if occurrences is None else occurrences[part]
+            feed = self._maker.open(Work(positions[part], 1, epoch, before))
+            batches.append(feed.take())
+            feed.finish()
+        return self._options.batch_format.join(batches)
 
     def close(self) -> None:
         """End the running iterator, and free memory."""

@@ -137,6 +137,11 @@ class Transfers(Unique):
             event: Any = torch.cuda.Event
             self._received.append(stream.record_event(event(blocking=True)))
 
+    def grow(self, nbytes: int) -> None:
+        """Copy so much at most from now on."""
+        self.clear()
+        self._nbytes = nbytes
+
     def clear(self) -> None:
         """Wait for all copies, and let go of the memory."""
         while self._transit:

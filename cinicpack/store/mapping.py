@@ -113,23 +113,23 @@ def view_arrays(regions: Iterable[Region], files: dict[Path, Mapping]) -> dict[s
     return arrays
 
 
-def check_unchanged(files: dict[Path, Mapping], folder: str) -> None:
-    """Raise `PackError` if one of the mapped files was written to since it was mapped.
+def check_unchanged(files: Iterable[tuple[Path, str, Stamp]]) -> None:
+    """Raise `PackError` if a file was written to since it was mapped.
 
     A file that is gone, or another file in its place, is no change of the one that is mapped.
-    Relative paths are looked up in ``folder``, whatever the working directory is by now.
+
+    Args:
+        files: of each, what it is called, its absolute path, and what it was.
     """
-    for file, mapping in files.items():
-        if mapping.stamp is None:
-            continue
+    for name, path, stamp in files:
         try:
-            found = _stamp(os.stat(os.path.join(folder, file)))
+            found = _stamp(os.stat(path))
         except OSError:
             continue
-        if found != mapping.stamp and found[:2] == mapping.stamp[:2]:
+        if found != stamp and found[:2] == stamp[:2]:
             raise PackError(
-                f"{file}: expected {_describe(mapping.stamp)}, found {_describe(found)}: the file "
-                "was written to after it was opened; restore it or pack again, and open it anew "
+                f"{name}: expected {_describe(stamp)}, found {_describe(found)}: the file was "
+                "written to after it was opened; restore it or pack again, and open it anew "
                 "(open_pack(..., in_memory=True) does not depend on the file any more)"
             )
 

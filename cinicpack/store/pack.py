@@ -113,8 +113,13 @@ class Pack:
         self.std = manifest.normalization.std
         self.fingerprint = manifest.fingerprint
         self._arrays = arrays
-        self._files = files
-        self._folder = "" if path.is_absolute() else os.getcwd()
+        # What is compared when an epoch starts; nobody else writes what was read into memory.
+        self._watched = [
+            (file, os.path.abspath(file), mapping.stamp)
+            for file, mapping in files.items()
+            if mapping.stamp is not None
+        ]
+        self._in_memory = not self._watched
         # A pickle names the pack by an absolute path, since the working directory may have changed
         # by the time of pickling.
         self._home = path.absolute()
@@ -170,7 +175,7 @@ class Pack:
         >>> import cinicpack
         >>> cinicpack.open_pack("cinic10.pack").check_unchanged()
         """
-        check_unchanged(self._files, self._folder)
+        check_unchanged(self._watched)
 
     def __contains__(self, split: object) -> bool:
         return split in self.manifest.splits
@@ -181,8 +186,7 @@ class Pack:
         return f"Pack({str(self.path)!r}, {rows}, {height}x{width}, {len(self.classes)} classes)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        in_memory = all(mapping.is_copy for mapping in self._files.values())
-        return _reopen, (self._home, self.fingerprint, in_memory)
+        return _reopen, (self._home, self.fingerprint, self._in_memory)
 
 
 def _concatenate(arrays: list[NDArray[Any]]) -> NDArray[Any]:

@@ -70,11 +70,13 @@ def _count_block(
                 counts[origins[row], channel, value] += np.uint64(1)
 
 
-def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> None:
+def draw_histograms(
+    path: str | os.PathLike[str], histograms: Histograms, *, title: str | None = None
+) -> None:
     """Draw what `count_intensities` counted as ``.png`` or ``.svg``.
 
     After ``images/histogram-cinic.svg`` of the authors, which has all channels in one: shares of
-    the pixels by colour intensity, the means as dashed lines.
+    the pixels by colour intensity, the means as dashed lines. ``title`` says whose they are.
 
     Raises:
         ArgumentError: for any other suffix.
@@ -84,6 +86,7 @@ def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> Non
     try:
         import matplotlib
         from matplotlib.figure import Figure
+        from matplotlib.lines import Line2D
     except ImportError as error:
         raise CinicPackError(
             f"expected matplotlib, which draws histograms, found {error}; "
@@ -97,19 +100,27 @@ def draw_histograms(path: str | os.PathLike[str], histograms: Histograms) -> Non
     with matplotlib.rc_context({"svg.hashsalt": "cinicpack", "font.size": 9}):
         figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
         panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
-        for number, (panel, title) in enumerate(zip(panels, _PANELS, strict=True)):
+        for number, (panel, channel) in enumerate(zip(panels, _PANELS, strict=True)):
             for name, share in shares.items():
                 _draw_curve(panel, name, share[number])
-            panel.set_title(title, loc="left", fontsize=10)
+            panel.set_title(channel, loc="left", fontsize=10)
             panel.set(xlim=(-2, 257), ylim=(0, top))
             panel.grid(color="#e5e5e5", linewidth=0.6)
             panel.set_axisbelow(True)
             panel.spines[["top", "right"]].set_visible(False)
             panel.legend(loc="upper center", fontsize=7.5, framealpha=1, edgecolor="none")
-        names = [_STYLES[name][0] for name in shares]
-        handles = panel.get_legend_handles_labels()[0]
+        names = [*(_STYLES[name][0] for name in shares), "dashed: mean intensity"]
+        dashed = Line2D([], [], color="#333333", linestyle=(0, (4, 4)), linewidth=1.2)
+        handles = [*panel.get_legend_handles_labels()[0], dashed]
         figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
-        figure.supxlabel("colour intensity", fontsize=9)
+        if title is not None:
+            # A pack's name may have signs that the font lacks, and dollar signs without formulas.
+            plain = title.encode("ascii", "backslashreplace").decode()
+            figure.suptitle(plain, x=0.01, ha="left", fontsize=11, parse_math=False)
+        figure.supxlabel(
+            "colour intensity (black, at 0, and full brightness, at 255, may go beyond the top)",
+            fontsize=9,
+        )
         figure.supylabel("share of the pixels", fontsize=9)
         file = io.BytesIO()
         metadata = {"Date": None} if suffix == ".svg" else {"Software": None}

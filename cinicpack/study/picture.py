@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cinicpack.study.output import require_suffix, write_file
 
-__all__ = ["draw_bands", "draw_grid", "write_picture"]
+__all__ = ["add_title", "draw_bands", "draw_grid", "write_picture"]
 
 Pixels = NDArray[np.uint8]
 
@@ -65,6 +65,18 @@ def draw_bands(bands: Sequence[tuple[str, Pixels]]) -> Pixels:
             y = middle + (number - (len(lines) - 1) / 2) * _LINE_HEIGHT
             pen.text((left - _MARGIN, y), line, _INK, font, anchor="rm")
         top += height
+    return np.asarray(canvas)
+
+
+def add_title(title: str, picture: Pixels) -> Pixels:
+    """Write a line above a picture (H, W, 3), which becomes wider where the line is longer."""
+    title = " ".join(title.split())  # a file's name may have several lines
+    font = ImageFont.load_default(_FONT_SIZE)
+    top = _LINE_HEIGHT + _MARGIN
+    width = max(picture.shape[1], int(font.getlength(title)) + 2 * _MARGIN)
+    canvas = Image.new("RGB", (width, top + len(picture)), (_PAPER,) * 3)
+    ImageDraw.Draw(canvas).text((_MARGIN, top / 2), title, _INK, font, anchor="lm")
+    canvas.paste(Image.fromarray(picture), (0, top))
     return np.asarray(canvas)
 
 

@@ -120,11 +120,11 @@ compile --cifar10 cifar --imagenet imagenet --contributors contributors.csv made
 compile --cifar10 cifar --imagenet imagenet --synsets synsets.txt made.h5 --per-class 0
 compile --cifar10 cifar --imagenet imagenet --synsets synsets.txt more --per-class 60
 compile --cifar10 cifar --imagenet imagenet neither
-sheet a.pack -o cat.png --class cat
-sheet a.pack -o ships.svg --class ship --source imagenet --split train+test --seed 3
 """
 # Pillow writes the text in these.
 _LABELLED = """
+sheet a.pack -o cat.png --class cat
+sheet a.pack -o ships.svg --class ship --source imagenet --split train+test --seed 3
 sheet a.pack -o classes.png
 sheet a.pack -o two.png --class cat,dog --seed 1
 sheet a.pack -o augmented.png --class cat --augment 7

@@ -5,7 +5,17 @@ import pytest
 
 from cinicpack.load import draws
 from cinicpack.load.augment import Augment
-from cinicpack.load.draws import COLUMNS, CROP, CUTOUT, FLIP, ORDER, VERTICAL, plan_draws
+from cinicpack.load.draws import (
+    BALANCED,
+    COLUMNS,
+    CROP,
+    CUTOUT,
+    FLIP,
+    ORDER,
+    VERTICAL,
+    WEIGHTED,
+    plan_draws,
+)  # fmt: skip
 
 
 def plan(augment):
@@ -15,7 +25,7 @@ def plan(augment):
 
 
 def test_purposes_never_change():
-    assert (CROP, CUTOUT, FLIP, ORDER, VERTICAL) == (0, 1, 2, 3, 4)
+    assert tuple(range(7)) == (CROP, CUTOUT, FLIP, ORDER, VERTICAL, BALANCED, WEIGHTED)
 
 
 @pytest.mark.parametrize("name", COLUMNS)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 # In a process of its own, since what it looks for kills the process. Every kernel that is given
 # addresses is held up until all is dropped that may be dropped before it ends, and reads its images
 # only then. Dropping the iterator is to wait for the kernel. The program prints the kernels that
@@ -62,6 +64,41 @@ for module, make in (
         drop(module, make, order)
     print(module, flush=True)
 """
+
+
+# What a program has left when it ends is dropped amid the interpreter's own end.
+LEFT = """
+import sys
+import cinicpack
+loader = cinicpack.Loader(sys.argv[1], "train", batch_size=8, OPTIONS)
+iterator = iter(loader)
+batch = next(iterator)
+END
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "end"),
+    [
+        ("num_workers=0", ""),
+        ("num_workers=2", ""),
+        ("num_workers=2", "rest = list(iterator)"),
+        ("num_workers=2, augment_on='device'", ""),
+    ],
+)
+def test_what_is_left_when_the_program_ends_is_dropped_in_silence(pack, options, end):
+    code = LEFT.replace("OPTIONS", options).replace("END", end)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(pack.path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    # It may say that kernels are compiled.
+    assert "Traceback" not in done.stderr
 
 
 def test_everything_may_be_dropped_in_any_order_under_a_kernel(pack):

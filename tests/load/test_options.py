@@ -20,6 +20,7 @@ OPTIONS: dict[str, Any] = {
     "channels_last": True,
     "source": "imagenet",
     "classes": ["cat", "dog"],
+    "unique": True,
     "drop_last": True,
     "seed": 5,
     "num_workers": 1,
@@ -35,7 +36,14 @@ OPTIONS: dict[str, Any] = {
 
 def test_every_option_can_be_read_and_none_changed(pack):
     loader = Loader(pack, "train+valid", epoch=3, **OPTIONS)
-    names = inspect.signature(Loader).parameters.keys() - {"pack", "split", "epoch"}
+    names = inspect.signature(Loader).parameters.keys() - {
+        "pack",
+        "split",
+        "epoch",
+        "labels",
+        "order",
+        "views",
+    }
     assert names == OPTIONS.keys()
     assert {name: getattr(loader, name) for name in names} == OPTIONS
     assert (loader.pack, loader.split.name, loader.epoch) == (pack, "train+valid", 3)

@@ -5,11 +5,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cinicpack.load.order import Orders, Share, epoch_order
+from cinicpack.load.order import Orders, Share, draw_order
+from cinicpack.load.recipes import InOrder, Recipe, Shuffled
 from tests.load import twins
 
 seeds = st.integers(0, 2**64 - 1)
 epochs = st.integers(0, 2**32 - 1)
+
+
+def make(count, shuffle) -> Recipe:
+    return Shuffled(count) if shuffle else InOrder(count)
+
+
+def epoch_order(count, *, shuffle, seed, epoch):
+    return draw_order(make(count, shuffle), seed, epoch)
 
 
 def batches(order, consumed, batch_size, rank, world_size, drop_last=False):
@@ -118,7 +127,7 @@ def test_work_is_a_ranks_share_of_an_order_that_was_drawn_ahead_or_not(
 ):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("cinicpack.load.order._WORTHWHILE", 1)
-        orders = Orders(count, shuffle=shuffle, seed=3, ahead=ahead)
+        orders = Orders(make(count, shuffle), count, seed=3, ahead=ahead)
         for epoch, consumed in starts:
             consumed = min(consumed, count)
             work = orders.take(share, epoch, consumed)
@@ -133,7 +142,7 @@ def test_work_is_a_ranks_share_of_an_order_that_was_drawn_ahead_or_not(
 
 
 def test_another_seed_or_end_forgets_what_was_drawn_ahead():
-    orders = Orders(20_000, shuffle=True, seed=1, ahead=True)
+    orders = Orders(Shuffled(20_000), 20_000, seed=1, ahead=True)
     share = Share(100, 0, 1, False)
     for seed in (2, 3):
         orders.prepare(1)

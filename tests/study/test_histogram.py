@@ -51,10 +51,14 @@ def test_figure_is_png_or_svg(npy_pack, tmp_path):
         assert first.read_bytes() == second.read_bytes()
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (1200, 750)
-    # Two dashed means in each of four panels.
+    # Two dashed means in each of four panels, and the line that explains them.
     root = ElementTree.parse(tmp_path / "a.svg").getroot()
     dashed = [node for node in root.iter() if "stroke-dasharray" in node.get("style", "")]
-    assert len(dashed) == 8
+    assert len(dashed) == 9
+    texts = (tmp_path / "a.svg").read_text("utf-8")
+    assert "<!-- dashed: mean intensity -->" in texts
+    draw_histograms(tmp_path / "a.svg", found, title="a$_{$\u65e5\udcff.pack")
+    assert r"<!-- a$_{$\u65e5\udcff.pack -->" in (tmp_path / "a.svg").read_text("utf-8")
     with pytest.raises(ArgumentError, match=r"ends in .png or .svg"):
         draw_histograms(tmp_path / "a.pdf", found)
 
@@ -72,7 +76,8 @@ def test_command_draws_and_counts(npy_pack, tmp_path, capsys):
     file = tmp_path / "a.svg"
     assert main(["histogram", str(npy_pack), "-o", str(file), "--split", "train"]) == 0
     assert f"{file}: {12 * 12 * 12:,} pixels counted in " in capsys.readouterr().out
-    draw_histograms(tmp_path / "b.svg", count_intensities(cinicpack.open_pack(npy_pack), "train"))
+    found = count_intensities(cinicpack.open_pack(npy_pack), "train")
+    draw_histograms(tmp_path / "b.svg", found, title=f"{npy_pack.name}, train")
     assert file.read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert main(["histogram", "missing.pack", "-o", "a.jpg"]) == 1
     assert "ends in .png or .svg" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cinicpack.errors import ArgumentError
-from cinicpack.study.picture import draw_bands, draw_grid, write_picture
+from cinicpack.study.picture import add_title, draw_bands, draw_grid, write_picture
 from tests.outside import read_sheet, read_tiles
 
 
@@ -65,6 +65,21 @@ def test_bands_stand_below_each_other_with_labels_to_the_left():
     inked = ink[top + 30 :].any(1)
     assert np.count_nonzero(np.diff(inked.astype(int)) == 1) >= 2
     assert not ink[:, -2:].any()
+
+
+@pytest.mark.parametrize(
+    "title", ["short", "longer than the picture is wide, by far", "of\ntwo lines"]
+)
+def test_a_title_stands_above_its_picture(title):
+    picture = noise(20, 60, 3)
+    titled = add_title(title, picture)
+    height, width, _ = picture.shape
+    assert np.array_equal(titled[-height:, :width], picture)
+    above = titled[:-height]
+    assert (above < 200).any()
+    # The whole title is there: paper surrounds it.
+    for edge in (above[0], above[-1], above[:, 0], above[:, -1]):
+        assert (edge == 255).all()
 
 
 def test_picture_is_written_as_png_or_svg(tmp_path):

@@ -6,6 +6,7 @@ import cinicpack
 from cinicpack.cli import main
 from cinicpack.errors import ArgumentError
 from cinicpack.study.audit import Audit, Place
+from cinicpack.study.picture import add_title
 from cinicpack.study.sheet import draw_classes, draw_duplicates, draw_sheet
 
 
@@ -124,12 +125,25 @@ def test_command_draws_one_class_or_all(npy_pack, tmp_path, capsys):
         assert f"{picture.shape[1]} x {picture.shape[0]} pixels" in capsys.readouterr().out
         return picture
 
-    cats = split.select(classes="cat")
-    assert np.array_equal(draw("--class", "cat", "--seed", "3"), draw_sheet(cats, seed=3))
-    narrow = cinicpack.open_pack(npy_pack)["test"].select(source="imagenet")
-    drawn = draw("--split", "test", "--source", "imagenet")
-    assert np.array_equal(drawn, draw_classes(narrow))
-    assert np.array_equal(draw("--class", "airplane,cat"), draw_classes(split))
+    name = npy_pack.name
+    for options, title, picture in (
+        (
+            ["--class", "cat", "--seed", "3"],
+            f"{name}, train+valid+test, cat, all sources, random images, seed 3",
+            draw_sheet(split.select(classes="cat"), seed=3),
+        ),
+        (
+            ["--split", "test", "--source", "imagenet"],
+            f"{name}, test, source imagenet, random images, seed 0",
+            draw_classes(cinicpack.open_pack(npy_pack)["test"].select(source="imagenet")),
+        ),
+        (
+            ["--class", "airplane,cat"],
+            f"{name}, train+valid+test, airplane, cat, all sources, random images, seed 0",
+            draw_classes(split),
+        ),
+    ):
+        assert np.array_equal(draw(*options), add_title(title, picture))
 
     assert main(["sheet", str(npy_pack), "-o", str(tmp_path / "a.gif")]) == 1
     assert "ends in .png or .svg" in capsys.readouterr().err

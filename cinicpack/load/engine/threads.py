@@ -85,6 +85,9 @@ def _get_engine() -> _Engine:
         with _lock:
             if _engine is None:
                 _engine = _Engine()
+                # This loads what `close` calls. It may be called first while the interpreter
+                # exits, when nothing can be loaded any more.
+                Queue(0, [0], 0).close()
     return _engine
 
 
@@ -149,6 +152,11 @@ class Queue(Unique):
     def __del__(self) -> None:
         if getattr(self, "_is_open", False):
             self.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the queue was not closed, and is not from before a fork."""
+        return self._is_open and self._engine is _engine
 
     def check_open(self) -> None:
         """Raise `ClosedQueueError` if the queue was closed, or is from before a fork."""

@@ -121,7 +121,7 @@ def _number_uses(t: Any, start: Any, count: Any) -> Any:
     """Number the use of its row that each sample is, see `draws`."""
     uses = np.full(count, np.int64(t["view"]))
     if t.occurrences:
-        occurrences = array_at(t.occurrences + _u64(8) * start, count, np.int64)
+        occurrences = array_at(t.samples + t.occurrences + _u64(8) * start, count, np.int64)
         for i in range(count):
             uses[i] += occurrences[i] << 16
     return uses

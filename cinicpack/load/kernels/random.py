@@ -51,11 +51,12 @@ def random_words(counters: NDArray[np.uint32], seed: np.uint64, out: NDArray[np.
     out[:] = words.T
 
 
-#: What `shuffle` draws: an order of ``count`` samples, below 2**32, into int64 (count,) at ``out``.
-SHUFFLE: Final = np.dtype([(name, "u8") for name in ("seed", "epoch", "count", "out")])
+#: What `shuffle` draws, and for which purpose: an order of ``count`` samples, below 2**32, into
+#: int64 (count,) at ``out``.
+SHUFFLE: Final = np.dtype([(name, "u8") for name in ("seed", "epoch", "purpose", "count", "out")])
 
 
-@jit(inlines=(draws, posix))
+@jit(inlines=(posix,))
 def shuffle(address: Any, _piece: Any) -> int:
     """Draw a permutation of 0 to ``count`` - 1, as the `SHUFFLE` at an address says, in one piece.
 
@@ -72,7 +73,7 @@ def shuffle(address: Any, _piece: Any) -> int:
         first = (i >> _u64(1)) // _u64(_COUNTERS) * _u64(_COUNTERS)
         for block in range(_u64(_COUNTERS)):
             words[0, block], words[1, block] = first + block, epoch
-            words[2, block], words[3, block] = draws.ORDER, 0
+            words[2, block], words[3, block] = t.purpose, 0
         _philox(words, _COUNTERS, seed)
         while i >> _u64(1) >= first and i:
             block, half = (i >> _u64(1)) - first, (i & _u64(1)) << _u64(1)

@@ -4,6 +4,7 @@ The engine runs kernels as C functions of an address and a number: the address o
 piece of it is to be made.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -17,11 +18,12 @@ from cinicpack.load.engine.posix import record_at
 from cinicpack.load.engine.threads import Queue
 from cinicpack.load.unique import Unique
 
-__all__ = ["TASK", "Tables", "Tasks", "address_of", "begin", "begin_at"]
+__all__ = ["TASK", "Tables", "Tasks", "address_of", "begin", "begin_at", "run_views"]
 
 _u64 = np.uint64
 
-#: A task. First what is the same for all batches of an epoch, then what is not.
+#: A task. First what is the same for all batches of an epoch, then what is not. Where samples have
+#: several views, there are as many tasks, one behind the other, and a job's is the first.
 #:
 #:     images                         N
 #:     addresses    of uint64 (N,)    where the images lie in memory
@@ -29,23 +31,43 @@ _u64 = np.uint64
 #:     labels       of int64 (N,)
 #:     parameters   of a record       what `to_parameters` gives
 #:     epoch                          below 2**32
-#:     view                           below 2**16
+#:     views                          how many tasks there are for the same samples
+#:     view                           which of them this is, below 2**16
+#:     run          of a C function   what makes a piece of the view
+#:     occurrences                    how many bytes behind ``samples``, or before if that is taken
+#:                                    as negative, it is said in int64 (n,) how often the row of
+#:                                    each came before in the epoch; 0: none did
 #:     piece                          how many samples are made at a time
 #:     out_labels   of int64 (n,)     where labels and rows are written
 #:     out_rows     of int64 (n,)
 #:     samples      of int64 (n,)     positions in the tables of N
-#:     occurrences  of int64 (n,)     how often the row of each came before in the epoch; 0: never
 #:     out          of the pixels     where they are written: n * 3 * H * W, and no more
 #:     count                          n
 TASK: Final = np.dtype(
     [
         (name, "u8")
         for name in (
-            "images", "addresses", "rows", "labels", "parameters", "epoch", "view", "piece",
-            "out_labels", "out_rows", "samples", "occurrences", "out", "count",
+            "images", "addresses", "rows", "labels", "parameters", "epoch", "views", "view", "run",
+            "occurrences", "piece", "out_labels", "out_rows", "samples", "out", "count",
         )
     ]
 )  # fmt: skip
+
+_SIZE: Final = _u64(TASK.itemsize)
+
+
+@jit(inlines=(posix,))
+def run_views(address: Any, piece: Any) -> int:
+    """Make a piece of all views of a task: its images are read once, and are then in the cache.
+
+    Returns 1, or 0 where one of them failed.
+    """
+    done = 1
+    for view in range(record_at(address, TASK).views):
+        own = address + _u64(view) * _SIZE
+        if not posix.call(record_at(own, TASK).run, own, piece):
+            done = 0
+    return done
 
 
 @jit(nogil=False, inlines=(monitor, posix))
@@ -59,12 +81,16 @@ def begin(
         job: address of a job whose argument is a task.
         samples: address of the positions.
         count: how many there are.
-        out: address of the memory for pixels.
+        out: address of the memory for pixels, of the first view if there are several.
         shared: whether the engine's threads work on it.
         awaited: address of a job of the same queue.
     """
-    task = record_at(record_at(_u64(job), monitor.JOB).argument, TASK)
-    task.samples, task.out, task.count = _u64(samples), _u64(out), _u64(count)
+    first = record_at(_u64(job), monitor.JOB).argument
+    task = record_at(first, TASK)
+    task.out = _u64(out)
+    for view in range(task.views):
+        each = record_at(first + _u64(view) * _SIZE, TASK)
+        each.samples, each.count = _u64(samples), _u64(count)
     pieces = (_u64(count) + task.piece - _u64(1)) // task.piece
     done: bool = monitor.exchange(_u64(engine), _u64(job), pieces, shared, _u64(awaited))
     return done
@@ -99,38 +125,47 @@ class Tasks(Unique):
 
     Args:
         kernel: what makes the batches.
-        parameters: of the kernel.
+        parameters: of the kernel, for every view of the samples.
         tables: of all samples.
         epoch: that the batches are of.
+        occurrences: how far behind positions it is said how often each came before; 0: nowhere.
         piece: how many samples are made at a time.
         places: how many tasks there are.
 
     Attributes:
         function: address of the kernel's C function.
-        addresses: of the task at each place.
+        addresses: of the task at each place, or the first of them.
     """
 
     def __init__(
         self,
         kernel: Any,
-        parameters: NDArray[np.void],
+        parameters: Sequence[NDArray[np.void]],
         tables: Tables,
         epoch: int,
+        occurrences: int,
         piece: int,
         places: int,
     ) -> None:
         self._read = (parameters, tables)
-        self.function = address_of(kernel)
-        known = (
-            len(tables.rows), *(table.ctypes.data for table in tables), parameters.ctypes.data,
-            epoch, 0, piece,
-        )  # fmt: skip
+        run, views = address_of(kernel), len(parameters)
+        self.function = run if views == 1 else address_of(run_views)
+        addresses = [table.ctypes.data for table in tables]
         # Numbers, and not records, which take four times as long to write.
-        fields = np.zeros((places, len(TASK)), np.uint64)
-        fields[:, : len(known)] = known
-        self._records = fields.view(TASK)[:, 0]
-        first = fields.ctypes.data
-        self.addresses = [first + TASK.itemsize * place for place in range(places)]
+        fields = np.zeros((places, views, len(TASK)), np.uint64)
+        for view, own in enumerate(parameters):
+            known = (
+                len(tables.rows), *addresses, own.ctypes.data, epoch, views, view, run,
+                occurrences % 2**64, piece,
+            )  # fmt: skip
+            fields[:, view, : len(known)] = known
+        self._records = fields.view(TASK)[:, :, 0]
+        first, step = fields.ctypes.data, views * TASK.itemsize
+        self.addresses = [first + step * place for place in range(places)]
+
+    def renew(self, epoch: int, occurrences: int) -> None:
+        """Make batches of another epoch from now on; the arguments are as when these were made."""
+        self._records["epoch"], self._records["occurrences"] = epoch, occurrences % 2**64
 
     def aim(
         self,
@@ -141,14 +176,21 @@ class Tasks(Unique):
     ) -> None:
         """Say where the next batches of a place have labels and rows, (n,) each, and pixels."""
         if out is not None:
-            self._records["out"][place] = out.ctypes.data
+            self.aim_view(place, 0, out.ctypes.data)
         self._records["out_labels"][place] = labels.ctypes.data
         self._records["out_rows"][place] = rows.ctypes.data
 
     def aim_all(self, columns: NDArray[np.int64]) -> None:
         """Say for all places, k, where labels and rows are: (k, 2, n)."""
         starts = columns.ctypes.data + np.arange(2 * len(columns)) * columns.strides[1]
-        self._records["out_labels"], self._records["out_rows"] = starts[0::2], starts[1::2]
+        self._records["out_labels"], self._records["out_rows"] = (
+            starts[0::2, None],
+            starts[1::2, None],
+        )
+
+    def aim_view(self, place: int, view: int, out: int) -> None:
+        """Say at which address the next batch of a place has the pixels of a view."""
+        self._records["out"][place, view] = out
 
 
 @cache

@@ -68,7 +68,7 @@ def fill(
     parameters = to_parameters(transform, seed, dtype)
     parameters["filler"] = filler
     kernel = fill_kernel(dtype, channels_last, height, width, scale, shift)
-    tasks = Tasks(kernel, parameters, Tables(*tables), epoch, piece, 1)
+    tasks = Tasks(kernel, [parameters], Tables(*tables), epoch, 0, piece, 1)
     tasks.aim(0, labels, indices)
     queue = Queue(tasks.function, tasks.addresses, 0)
     [job] = queue.jobs
