@@ -21,12 +21,14 @@ def open_device(name: str) -> Iterator[torch.device]:
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("expected a GPU for --device cuda, found none; pass --device cpu")
-    if "RANK" not in os.environ:
+    is_rank = "RANK" in os.environ
+    if device.type == "cuda":
+        number = int(os.environ["LOCAL_RANK"]) if is_rank else device.index or 0
+        device = torch.device("cuda", number)
+        torch.cuda.set_device(device)
+    if not is_rank:
         yield device
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device

@@ -148,6 +148,16 @@ def test_a_checkpoint_of_another_plan_is_refused(cinic, tmp_path):
         main(make_options(cinic, tmp_path, "--precision", "bf16"))
 
 
+@pytest.mark.parametrize(("ranks", "batch_size"), [(3, 16), (4, 12)])
+def test_batches_that_ranks_cannot_share_are_refused(
+    cinic, tmp_path, monkeypatch, ranks, batch_size
+):
+    monkeypatch.setattr("benchmarks.paper.training.count_ranks", lambda: ranks)
+    message = f"expected batches that {ranks} ranks can share, found 90 images in batches of"
+    with pytest.raises(SystemExit, match=message):
+        main(make_options(cinic, tmp_path, "--batch-size", str(batch_size)))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
