@@ -4,16 +4,13 @@ python -m benchmarks.paper models                                     # networks
 python -m benchmarks.paper train PACK --model resnet18 --device cuda  # one run
 python -m benchmarks.paper table PACK --device cuda                   # all runs, and the tables
 python -m benchmarks.paper shift PACK --model resnet18 --device cuda  # one source on the other
-python -m benchmarks.paper curve RESULT.json -o curve.svg             # errors by epoch
 """
 
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
-from benchmarks.paper import shift, table, train
-from benchmarks.paper.checkpoint import write_file
+from benchmarks.paper import page, shift, table, train
 from benchmarks.paper.networks import NETWORKS, count_parameters
 from benchmarks.paper.options import add_many, add_options, add_run
 from cinicpack import text
@@ -54,10 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sources.add_argument("--train-on", default="train", help='(%(default)s), or "train+valid"')
     sources.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     sources.set_defaults(run=shift.run)
-    curve = commands.add_parser("curve", help="draw the errors of results by epoch, as SVG")
-    curve.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")
-    curve.add_argument("-o", "--output", type=Path, required=True)
-    curve.set_defaults(run=draw_curve)
+    draw = commands.add_parser("draw", help="draw what the page says of a run on real images")
+    draw.set_defaults(run=page.run)
     options = parser.parse_args(arguments)
     options.run(options)
 
@@ -69,14 +64,6 @@ def list_models(options: argparse.Namespace) -> None:
         return
     rows = [(name, NETWORKS[name].title, f"{count:,}") for name, count in counts.items()]
     print("\n".join(text.table([("model", "", "parameters"), *rows], left=(0, 1))))
-
-
-def draw_curve(options: argparse.Namespace) -> None:
-    # Matplotlib is imported where something is drawn: training does not need it.
-    from benchmarks.paper.figures import draw_curves
-
-    reports = [json.loads(path.read_text("utf-8")) for path in options.results]
-    write_file(options.output, draw_curves(reports))
 
 
 if __name__ == "__main__":

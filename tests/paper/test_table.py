@@ -122,8 +122,6 @@ def test_cifar10_has_tables_of_its_own(cifar, tmp_path, capsys):
     # CIFAR-10 has no valid, and the authors have no figures of it.
     assert "train+valid" not in table
     assert table.splitlines()[4].endswith(" | - | - | - |")
-    main(["curve", str(tmp_path / "resnet7-train-0.json"), "-o", str(tmp_path / "curve.svg")])
-    assert (tmp_path / "curve.svg").read_bytes() == (tmp_path / "curves.svg").read_bytes()
 
 
 def test_shift_wants_cinic10(cifar):
