@@ -10,9 +10,10 @@ import argparse
 import json
 from collections.abc import Sequence
 
+import cinicpack
 from benchmarks.paper import page, shift, table, train
 from benchmarks.paper.networks import NETWORKS, count_parameters
-from benchmarks.paper.options import add_many, add_options, add_run
+from benchmarks.paper.options import add_many, add_options, add_run, add_source, positive
 from cinicpack import text
 
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one = commands.add_parser("train", help="train one network, or go on with it")
     add_options(one)
     add_run(one)
+    add_source(one)
     one.set_defaults(run=train.run)
     all_of_them = commands.add_parser("table", help="train what is missing, and draw the tables")
     add_options(all_of_them)
@@ -41,20 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--train-on", nargs="+", metavar="SPLIT", help="(train, and train+valid if there is valid)"
     )
     all_of_them.add_argument(
-        "--seeds", type=int, help="runs of each (as the authors: 1 on train, 5 on train+valid)"
+        "--seeds", type=positive, help="runs of each (as the authors: 1 on train, 5 on train+valid)"
     )
     all_of_them.set_defaults(run=table.run)
     sources = commands.add_parser("shift", help="train on each source, and test on both")
     add_options(sources)
     add_many(sources)
-    sources.add_argument("--model", choices=NETWORKS, required=True)
-    sources.add_argument("--train-on", default="train", help='(%(default)s), or "train+valid"')
-    sources.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    add_run(sources)
     sources.set_defaults(run=shift.run)
     draw = commands.add_parser("draw", help="draw what the page says of a run on real images")
     draw.set_defaults(run=page.run)
     options = parser.parse_args(arguments)
-    options.run(options)
+    try:
+        options.run(options)
+    except cinicpack.CinicPackError as error:
+        raise SystemExit(str(error)) from None
 
 
 def list_models(options: argparse.Namespace) -> None:

@@ -13,14 +13,24 @@ __all__ = [
     "add_many",
     "add_options",
     "add_run",
+    "add_source",
     "choose_folder",
     "list_arguments",
+    "positive",
     "read_pack",
     "read_plan",
 ]
 
 _RESULTS = Path(__file__).parents[1] / "results" / "paper"
 _FAST = ("channels_last", "bf16", "compile")
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1; argparse names this function where it raises."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +41,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="PACK is a folder for cinicpack.CIFAR10, which is downloaded there if need be",
     )  # fmt: skip
     parser.add_argument("--recipe", choices=RECIPES, default="paper", help="(%(default)s)")
-    parser.add_argument("--epochs", type=int, help="(the recipe's)")
-    parser.add_argument("--batch-size", type=int, help="of all ranks together (the recipe's)")
+    parser.add_argument("--epochs", type=positive, help="(the recipe's)")
+    parser.add_argument("--batch-size", type=positive, help="of all ranks together (the recipe's)")
     parser.add_argument("--lr", type=float, help="(the recipe's)")
     parser.add_argument(
         "--hold-out", type=float, default=0.0, metavar="SHARE",
@@ -52,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, help="folder (benchmarks/results/paper/ and the pack's name)"
     )
     parser.add_argument(
-        "--checkpoint-every", type=int, default=1000, metavar="STEPS",
+        "--checkpoint-every", type=positive, default=1000, metavar="STEPS",
         help="and at the end of every epoch (%(default)s)",
     )  # fmt: skip
     parser.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="log there as well")
@@ -63,6 +73,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", choices=NETWORKS, required=True)
     parser.add_argument("--train-on", default="train", help='(%(default)s), or "train+valid"')
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", choices=SOURCES,
         help="train on the images of one source alone; the last one is CIFAR-10's own train split",
@@ -72,7 +85,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_many(parser: argparse.ArgumentParser) -> None:
     """Add what only commands of many runs need to know."""
     parser.add_argument(
-        "--side-by-side", type=int, default=1, metavar="RUNS",
+        "--side-by-side", type=positive, default=1, metavar="RUNS",
         help="so many at the same time, on the same device (%(default)s)",
     )  # fmt: skip
 

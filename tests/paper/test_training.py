@@ -163,6 +163,8 @@ def test_batches_that_ranks_cannot_share_are_refused(
     [
         (["missing.pack"], "expected a pack, found none"),
         (["--device", "cuda"], "expected a GPU for --device cuda, found none"),
+        (["--train-on", "train+more"], "expected a split out of train, valid, test"),
+        (["--hold-out", "1.5"], "above 0 and below 1, found 1.5"),
         (["--tensorboard", "log"], "expected tensorboard for --tensorboard, found none"),
     ],
 )
