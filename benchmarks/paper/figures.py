@@ -91,6 +91,7 @@ def _finish(figure: Figure, *panels: Any) -> bytes:
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(fontsize=7.5, frameon=False)
     file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "cinicpack", "font.size": 9}):
+    # Texts stay texts, which take a quarter of the bytes that their outlines would.
+    with matplotlib.rc_context({"svg.hashsalt": "cinicpack", "svg.fonttype": "none"}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()

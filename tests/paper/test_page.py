@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.paper.figures import draw_curves
 from benchmarks.paper.networks import NETWORKS
 from benchmarks.paper.page import RESULT, describe, fill
 from benchmarks.report import format_json
@@ -63,4 +62,7 @@ def test_the_committed_run_is_what_the_page_and_the_figure_show():
     page = PAGE.read_text("utf-8")
     # Where they differ: python -m benchmarks.paper draw
     assert page == fill(page, report)
-    assert (ROOT / "docs" / "training.svg").read_bytes() == draw_curves([report])
+    # Not by its bytes, which may be others with another version of matplotlib.
+    figure = (ROOT / "docs" / "training.svg").read_text("utf-8")
+    assert f"test, {report['last']['error']:.2f} % after the last epoch" in figure
+    assert f"{report['waited_share']:.2%} of the time waited for data" in figure
