@@ -1,6 +1,8 @@
 """The converter against the least that must be done: reading the files, unpacking the archive.
 
-python -m benchmarks.bench_convert      # results/convert.json
+python -m benchmarks.bench_convert                          # results/convert.json
+python -m benchmarks.bench_convert --jpegs jpegs.tar.xz     # CIFAR-10 as JPEG files too, if at hand
+python -m benchmarks.bench_convert --against CHECKOUT       # tree and archive beside that; no file
 """
 
 import argparse
@@ -14,12 +16,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import cinicpack
-from benchmarks.data import Places, add_arguments, make_archive, make_data
+from benchmarks.against import compare
+from benchmarks.data import Places, add_arguments, make_archive, make_data, making
 from benchmarks.machine import describe_machine, use_cores
 from benchmarks.report import format_json, say
 from cinicpack.store.verify import verify_pack
@@ -31,6 +37,8 @@ _WANTED = {
     "pack the tree": ("read every file in a loop", 1.0),
     "pack the archive": ("tar -xzf", 0.75),
     "pack a split's parquet": ("decode it with datasets", 0.333),
+    "pack the tree of JPEGs": ("decode the JPEGs with Pillow", 1.0),
+    "pack the archive of JPEGs": ("tar -xJf", 1.0),
     "verify": ("hash the pack's bytes", 5.0),
 }
 
@@ -42,12 +50,19 @@ def main() -> None:
     make_archive(places)
     # An interrupted run may have left its folder.
     shutil.rmtree(places.work / _EXTRACTED, ignore_errors=True)
-    times = race(list_runs(places, threads), options.rounds, places.work / "result")
+    if options.against is not None:
+        sources = {"pack the tree": places.tree, "pack the archive": places.archive}
+        rows = compare(sources, options.against, options.rounds, places.work / "result")
+        print(format_json({"machine": describe_machine(), "times": rows}))
+        return
+    runs, not_measured = list_runs(places, threads, options.jpegs)
+    times = race(runs, options.rounds, places.work / "result")
     report = {
         "machine": describe_machine(),
         "images": sum(1 for _ in walk(places.tree)),
         "rounds": options.rounds,
         "times": [summarise(name, times) for name in times],
+        "not_measured": [{"name": name, "reason": why} for name, why in not_measured.items()],
         "peak_memory": [
             measure_memory(source, places.work / "memory.pack")
             for source in (places.tree, places.archive)
@@ -65,47 +80,99 @@ def parse_arguments() -> argparse.Namespace:
         prog="python -m benchmarks.bench_convert", description=__doc__.splitlines()[0]
     )
     add_arguments(parser)
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (%(default)s)")
+    add = parser.add_argument
+    add("--rounds", type=int, default=5, help="interleaved rounds (%(default)s)")
+    add("--jpegs", type=lambda text: Path(text).resolve(strict=True), metavar="ARCHIVE",
+        help="CIFAR-10 as a .tar.xz of train/CLASS/NAME.jpg and test/CLASS/NAME.jpg")  # fmt: skip
+    add("--against", type=lambda text: Path(text).resolve(strict=True), metavar="CHECKOUT",
+        help="pack by this checkout and by another in turns, and print the ratios")  # fmt: skip
     options = parser.parse_args()
     if options.quick:
         options.rounds = 2
     return options
 
 
-def list_runs(places: Places, threads: int) -> dict[str, Callable[[], Any]]:
-    """List what takes turns."""
+def list_runs(
+    places: Places, threads: int, jpegs: Path | None
+) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
+    """List what takes turns, and why some of what could is left out."""
     place = places.work / "result"
+    not_measured: dict[str, str] = {}
 
     def read_files() -> None:
         for path in paths:
             open(path, "rb").read()
 
-    def unpack() -> None:
-        # Unpack each time to a new folder, and remove all folders at the end: ext4 takes up to ten
-        # times as long to make files where as many were removed a moment ago.
-        (places.work / _EXTRACTED).mkdir(exist_ok=True)
-        folder = tempfile.mkdtemp(dir=places.work / _EXTRACTED)
-        subprocess.run(["tar", "-xzf", places.archive, "-C", folder], check=True)
+    def pack(source: Path) -> Callable[[], Any]:
+        return lambda: cinicpack.pack(source, place, progress=False)
 
     parquet: dict[str, Callable[[], Any]] = {}
     if find_spec("datasets") is None:
-        say("datasets is not installed: its rows are left out")
+        not_measured["pack a split's parquet"] = "datasets is not installed"
     else:
         from benchmarks.parquet import make_parquet, prepare_decoding
 
         file = make_parquet(places)
         parquet["decode it with datasets"] = prepare_decoding(file)
-        parquet["pack a split's parquet"] = lambda: cinicpack.pack(file, place, progress=False)
+        parquet["pack a split's parquet"] = pack(file)
+    of_jpegs: dict[str, Callable[[], Any]] = {}
+    if jpegs is None:
+        for name in ("pack the tree of JPEGs", "pack the archive of JPEGs"):
+            not_measured[name] = "no archive of JPEG files was given (--jpegs)"
+    else:
+        tree = extract_jpegs(jpegs, places.work / "jpegs")
+        of_jpegs = {
+            "decode the JPEGs with Pillow": partial(decode_files, tree, threads),
+            "pack the tree of JPEGs": pack(tree),
+            "tar -xJf": partial(unpack, jpegs, "-xJf", places.work),
+            "pack the archive of JPEGs": pack(jpegs),
+        }
     paths = [entry for entry in walk(places.tree) if entry.endswith(".png")]
-    return {
+    runs: dict[str, Callable[[], Any]] = {
         "read every file in a loop": read_files,
-        "pack the tree": lambda: cinicpack.pack(places.tree, place, progress=False),
-        "tar -xzf": unpack,
-        "pack the archive": lambda: cinicpack.pack(places.archive, place, progress=False),
+        "pack the tree": pack(places.tree),
+        "tar -xzf": partial(unpack, places.archive, "-xzf", places.work),
+        "pack the archive": pack(places.archive),
         **parquet,
+        **of_jpegs,
         "hash the pack's bytes": lambda: hash_files(places.pack, threads),
         "verify": lambda: verify_pack(places.pack, num_workers=threads),
     }
+    for name, why in not_measured.items():
+        say(f"{name}: not measured: {why}")
+    return runs, not_measured
+
+
+def unpack(archive: Path, how: str, work: Path) -> None:
+    """Unpack an archive to a new folder; all of these are removed at the end.
+
+    ext4 takes up to ten times as long to make files where as many were removed a moment ago.
+    """
+    (work / _EXTRACTED).mkdir(exist_ok=True)
+    folder = tempfile.mkdtemp(dir=work / _EXTRACTED)
+    subprocess.run(["tar", how, archive, "-C", folder], check=True)
+
+
+def extract_jpegs(archive: Path, tree: Path) -> Path:
+    """Extract the tree of JPEG files, if it is not there yet."""
+    if not tree.exists():
+        with making(tree) as unfinished:
+            unfinished.mkdir()
+            subprocess.run(["tar", "-xJf", archive, "-C", unfinished], check=True)
+    return tree
+
+
+def decode_files(tree: Path, threads: int) -> None:
+    """Decode all images with Pillow, which lets other threads run meanwhile."""
+
+    def decode(paths: list[str]) -> None:
+        for path in paths:
+            with Image.open(path) as image:
+                image.convert("RGB")
+
+    paths = list(walk(tree))
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(decode, [paths[number::threads] for number in range(threads)]))
 
 
 def race(runs: dict[str, Callable[[], Any]], rounds: int, place: Path) -> dict[str, list[float]]:

@@ -41,7 +41,7 @@ def main() -> None:
     places = make_data(options)
     packs = make_packs(places)
     split = cinicpack.open_pack(packs["npy"])["train"]
-    cases = list_cases(packs, split, threads)
+    cases = [*list_cases(packs, split, threads), *list_choices(split, threads)]
     report: dict[str, Any] = {
         "machine": describe_machine(),
         "threads": threads,
@@ -154,6 +154,27 @@ def list_cases(packs: dict[str, Path], split: Split, threads: int) -> list[Case]
         Case("five classes", load(classes=classes), plain, 0.97),
         Case("HDF5", load("hdf5"), plain, 0.97),
         Case("sharded", load("sharded"), plain, 0.97),
+    ]
+
+
+def list_choices(split: Split, threads: int) -> list[Case]:
+    """List what goes into a batch beside or instead of every image once; two views count as one."""
+    augment = cinicpack.Augment()
+    views, weights = [augment, augment], 1.0 + 9 * (split.labels == 3)
+
+    def load(augment: cinicpack.Augment | None = augment, **options: Any) -> Callable[[], int]:
+        options |= {"augment": augment, "batch_size": 512, "num_workers": threads}
+        return partial(_load, cinicpack.Loader(split.pack, split, **options), 2 * len(split))
+
+    plain = "one view, labels of the pack, shuffled"
+    return [
+        Case(plain, load()),
+        Case("two views", load(None, views=views), plain, 0.45),
+        Case("labels of one's own", load(labels=split.labels), plain, 0.95),
+        Case("labels of ten columns", load(labels=np.eye(10)[split.labels]), plain, 0.95),
+        Case("order by weights", load(order=weights), plain, 0.95),
+        Case("MixUp", load(mix=cinicpack.MixUp()), plain, 0.5),
+        Case("CutMix", load(mix=cinicpack.CutMix()), plain, 0.5),
     ]
 
 
@@ -377,7 +398,7 @@ _MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def _count(loader: cinicpack.Loader) -> int:
-    return sum(len(labels) for _, labels in loader)
+    return sum(len(labels) for *_, labels in loader)
 
 
 def _load(loader: cinicpack.Loader, images: int) -> int:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import cinicpack
-from benchmarks.bench_convert import race
+from benchmarks.bench_convert import extract_jpegs, race
 from benchmarks.data import making
 from benchmarks.machine import describe_machine, use_cores
 from benchmarks.report import format_json, say
@@ -81,11 +81,7 @@ class Bench:
         return self._pair("CINIC-10.tar.gz", archive, *self._extract(archive, "-xzf"))
 
     def tree_jpeg(self) -> Pair:
-        archive, tree = self._find_jpegs(), self.work / "jpegs"
-        if not tree.exists():
-            with making(tree) as unfinished:
-                unfinished.mkdir()
-                subprocess.run(["tar", "-xJf", archive, "-C", unfinished], check=True)
+        tree = extract_jpegs(self._find_jpegs(), self.work / "jpegs")
         folders = [folder for folder in tree.rglob("t*") if folder.name in ("train", "test")]
         return self._pair("JPEGS", tree, *read_folders(folders))
 

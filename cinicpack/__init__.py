@@ -23,6 +23,7 @@ from cinicpack.errors import (
     SourceError,
     StateError,
 )
+from cinicpack.interrupts import holding_interrupts
 
 if TYPE_CHECKING:
     from cinicpack import study
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from cinicpack.load.choice import Repeated, Weighted
     from cinicpack.load.dataset import PackedDataset
     from cinicpack.load.loader import Loader
+    from cinicpack.load.mix import CutMix, MixUp
     from cinicpack.store.index_map import read_partition
     from cinicpack.store.pack import Pack, open_pack
     from cinicpack.store.split import Split
@@ -46,10 +48,12 @@ __all__ = [
     "Augment",
     "BadImagesError",
     "CinicPackError",
+    "CutMix",
     "DestinationError",
     "FormatVersionError",
     "Loader",
     "LoaderError",
+    "MixUp",
     "Pack",
     "PackError",
     "PackedDataset",
@@ -76,7 +80,9 @@ _HOMES = {
     "CIFAR100": "cinicpack.datasets",
     "CINIC10": "cinicpack.datasets",
     "Augment": "cinicpack.load.augment",
+    "CutMix": "cinicpack.load.mix",
     "Loader": "cinicpack.load.loader",
+    "MixUp": "cinicpack.load.mix",
     "Pack": "cinicpack.store.pack",
     "PackedDataset": "cinicpack.load.dataset",
     "Repeated": "cinicpack.load.choice",
@@ -95,7 +101,8 @@ def __getattr__(name: str) -> Any:
         return import_module("cinicpack.study")
     if name not in _HOMES:
         raise AttributeError(f"module 'cinicpack' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    with holding_interrupts():
+        value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 

@@ -1,13 +1,14 @@
-"""Checks of arguments that every room needs."""
+"""Checks of arguments, and of what the environment says, that every room needs."""
 
 import math
 import operator
+import os
 from numbers import Real
 from typing import Any
 
 from cinicpack.errors import ArgumentError
 
-__all__ = ["check_int", "check_number"]
+__all__ = ["check_int", "check_number", "read_count"]
 
 
 def check_int(name: str, value: Any, low: int, stop: int | None = None) -> int:
@@ -46,3 +47,27 @@ def check_number(name: str, value: Any, low: float, high: float, *, ends: bool =
         span = f"from {low} to {high}" if ends else above
         raise ArgumentError(f"expected {name} to be a number {span}, found {value!r}")
     return number
+
+
+def read_count(name: str) -> int | None:
+    """Return the number that an environment variable says, at least 1; None: unset, or empty.
+
+    Raises `ArgumentError` if it is none.
+
+    >>> import os
+    >>> os.environ["WORLD_SIZE"] = " 8 "
+    >>> read_count("WORLD_SIZE")
+    8
+    >>> os.environ["WORLD_SIZE"] = ""
+    >>> read_count("WORLD_SIZE")
+    >>> del os.environ["WORLD_SIZE"]
+    """
+    said = os.environ.get(name, "").strip()
+    if not said:
+        return None
+    if not (said.isascii() and said.isdecimal() and int(said) > 0):
+        raise ArgumentError(
+            f"expected the environment variable {name} to be a whole number of at least 1, found "
+            f"{said!r}; correct or unset it"
+        )
+    return int(said)

@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader, Dataset
 from cinicpack.convert.layout import arrange
 from cinicpack.convert.source import open_source
 from cinicpack.cores import usable_cores
+from cinicpack.errors import SourceError
 from cinicpack.limit import find_limit, measure_rate, name_cache
 from cinicpack.load.augment import Augment
 from cinicpack.load.loader import Loader
 from cinicpack.store.pack import Pack
-from cinicpack.text import table
+from cinicpack.text import counted, table
 
 __all__ = ["Bench", "FileDataset", "format_bench", "run_bench"]
 
@@ -37,7 +38,7 @@ class Bench(NamedTuple):
         loader: the `Loader`: crop, flip, normalise, float32.
         limit: the loader's kernel alone, round buffers that stay in a cache: see `cinicpack.limit`.
         buffers: number and size of these buffers, and which cache holds them.
-        files: ImageFolder's way, a PNG file at a time; None if there was no tree.
+        files: ImageFolder's way, a file at a time; None if there was no tree.
     """
 
     split: str
@@ -76,6 +77,7 @@ def run_bench(
     name = "train" if "train" in pack else pack.splits[0]
     split = pack[name]
     threads = usable_cores()
+    dataset = None if tree is None else FileDataset(Path(tree), name, pack)
     loader = Loader(pack, split, batch_size=batch_size, augment=Augment(), num_workers=threads)
     # The first run compiles the kernels and brings the images into memory.
     _count(loader)
@@ -86,8 +88,8 @@ def run_bench(
         for kind, run in runs.items():
             rates[kind].append(measure_rate(run, round_seconds))
     files = None
-    if tree is not None:
-        files = _measure_files(Path(tree), name, pack, batch_size, threads, file_seconds)
+    if dataset is not None:
+        files = _measure_files(dataset, batch_size, threads, file_seconds)
     return Bench(
         split=name,
         images=len(split),
@@ -104,12 +106,12 @@ def format_bench(bench: Bench) -> str:
     """Lay out a measurement as a small table, and name the bottleneck in one sentence."""
     rows = [("cinicpack Loader", bench.loader), ("limit: its kernel alone", bench.limit)]
     if bench.files is not None:
-        rows.insert(0, ("PNG files, ImageFolder's way", bench.files))
+        rows.insert(0, ("files, ImageFolder's way", bench.files))
     base = rows[0][1]
     cells = [(name, f"{rate:,.0f}", f"{rate / base:,.1f}x") for name, rate in rows]
     lines = [
-        f"{bench.images:,} images of {bench.split}, batches of {bench.batch_size}, random crop, "
-        f"flip, normalise to float32; {bench.threads} threads",
+        f"{counted(bench.images, 'image')} of {bench.split}, batches of {bench.batch_size}, "
+        f"random crop, flip, normalise to float32; {bench.threads} threads",
         "",
         *table([("", "images/s", "ratio"), *cells], widths=(30, 10, 7)),
         "",
@@ -127,8 +129,12 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
 
     def __init__(self, root: Path, split: str, pack: Pack) -> None:
         tree = open_source(root)
-        paths = tree.paths()
+        paths = list(tree.paths())
         layout = arrange(paths, folders=tree.remarks.folders, allow_missing=True)
+        if split not in layout.rows:
+            raise SourceError(
+                f"{root}: expected the tree that {pack.path} was made of, found no split {split!r}"
+            )
         rows, labels = layout.rows[split].tolist(), layout.labels[split].tolist()
         self._files = [
             (str(root / paths[row]), label) for row, label in zip(rows, labels, strict=True)
@@ -154,11 +160,9 @@ class FileDataset(Dataset[tuple[torch.Tensor, int]]):
         return pixels.to(torch.float32).div(255).sub_(self._mean).div_(self._std), label
 
 
-def _measure_files(
-    tree: Path, split: str, pack: Pack, batch_size: int, processes: int, seconds: float
-) -> float:
+def _measure_files(dataset: FileDataset, batch_size: int, processes: int, seconds: float) -> float:
     loader = DataLoader(
-        FileDataset(tree, split, pack),
+        dataset,
         batch_size,
         shuffle=True,
         num_workers=processes,
@@ -193,5 +197,5 @@ def _name_bottleneck(bench: Bench) -> str:
         )
     if bench.files is not None:
         times = bench.loader / bench.files
-        text += f" Reading PNG files is {times:,.0f} times slower: its bottleneck is decoding."
+        text += f" Reading files is {times:,.0f} times slower: its bottleneck is decoding."
     return text

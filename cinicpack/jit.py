@@ -13,12 +13,16 @@ from typing import Any, Final, TypeVar, cast, overload
 import numba
 from numba import njit
 
+from cinicpack.errors import CinicPackError
+from cinicpack.interrupts import holding_interrupts
+
 # Private parts of numba, which another version may not have: see `_has_known_numba`.
 try:
     from numba.core.caching import FunctionCache, NullCache
+    from numba.core.registry import cpu_target
     from numba.core.runtime.nrt import rtsys
 except ImportError:
-    FunctionCache = NullCache = rtsys = object  # type: ignore[assignment, misc]
+    FunctionCache = NullCache = cpu_target = rtsys = object  # type: ignore[assignment, misc]
 
 __all__ = ["jit"]
 
@@ -48,13 +52,15 @@ class _OptionalCache(FunctionCache):
         parent: Any = super()
         # All that machine code needs. Numba's own method sets up the whole compiler before it looks
         # for the file, which takes 0.2 s of a start.
-        rtsys.initialize(target_context)
+        with holding_interrupts():
+            rtsys.initialize(target_context)
         try:
             found = parent._load_overload(sig, target_context)
         except _UNUSABLE:
             found = None
         if found is None:
-            _announce(f"they are kept in {self.cache_path}")
+            _announce(self.cache_path)
+            _import_compiler()
         return found
 
     def save_overload(self, sig: Any, data: Any) -> None:
@@ -76,13 +82,31 @@ class _NoCache(NullCache):
     """What numba has where no directory is fit for a cache, except that it says so."""
 
     def load_overload(self, _sig: Any, _target_context: Any) -> None:
-        _announce("there is no directory to keep them in: set NUMBA_CACHE_DIR to one")
+        _announce(None)
+        _import_compiler()
 
 
-@cache
-def _announce(where: str) -> None:
-    """Say that the program now waits for the compiler; once, since that goes on for seconds."""
-    logging.getLogger("cinicpack").warning("cinicpack is compiling its kernels; %s", where)
+def _import_compiler() -> None:
+    """Import all that numba imports late: it comes to no harm if only the compiling is ended."""
+    with holding_interrupts():
+        cpu_target.typing_context.refresh()
+        cpu_target.target_context.refresh()
+
+
+_is_announced = False
+
+
+def _announce(kept: str | None) -> None:
+    """Say once that the program waits for the compiler now, and where the first is ``kept``."""
+    global _is_announced
+    if not _is_announced:
+        _is_announced = True
+        logging.getLogger("cinicpack").warning(
+            "cinicpack is compiling its kernels, which takes up to half a minute, %s",
+            f"once; the first is kept in {kept}"
+            if kept
+            else "each time: there is no directory to keep them in; set NUMBA_CACHE_DIR to one",
+        )
 
 
 @cache
@@ -95,7 +119,7 @@ def _has_known_numba() -> bool:
         (NullCache, "load_overload", ["self", "sig", "target_context"]),
         (rtsys, "initialize", ["ctx"]),
     )
-    known = hasattr(njit(_announce.__wrapped__), "_cache") and all(
+    known = hasattr(njit(_announce), "_cache") and all(
         hasattr(owner, name) and list(signature(getattr(owner, name)).parameters) == parameters
         for owner, name, parameters in wanted
     )
@@ -121,6 +145,8 @@ def jit(function: Any = None, *, inlines: Sequence[ModuleType] = (), nogil: bool
     "cinicpack", which Python shows on stderr. With a numba that is not known from inside, kernels
     are kept as ``njit(cache=True)`` keeps them, without regard to ``inlines``.
 
+    Raises `CinicPackError` where ``NUMBA_DISABLE_JIT`` keeps numba from compiling.
+
     Without ``nogil`` the function keeps Python's lock, which suits a call of less than a
     microsecond: where other threads run Python, to get the lock back can take 5 ms.
 
@@ -134,6 +160,12 @@ def jit(function: Any = None, *, inlines: Sequence[ModuleType] = (), nogil: bool
 
 
 def _compile(function: Kernel, inlines: Sequence[ModuleType], nogil: bool) -> Kernel:
+    config: Any = numba.config
+    if config.DISABLE_JIT:
+        raise CinicPackError(
+            "expected numba to compile, since the kernels of cinicpack are nothing for Python; "
+            "found NUMBA_DISABLE_JIT set: unset it, and start Python anew"
+        )
     kernel: Any = njit(nogil=nogil, **_OPTIONS)(function)
     # RuntimeError: numba finds no directory that is fit for a cache.
     if not _has_known_numba():

@@ -1,6 +1,7 @@
 """A pack as a LightningDataModule: loaders for training, validation and test."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Final
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
@@ -8,6 +9,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from cinicpack.errors import ArgumentError, StateError
 from cinicpack.load.augment import Augment
 from cinicpack.load.loader import Loader
+from cinicpack.load.mix import Mix
 from cinicpack.store.pack import Pack, PathLike, open_pack
 from cinicpack.store.split import Split
 
@@ -29,6 +31,7 @@ class PackedDataModule(LightningDataModule):
         pack: a path, or an open `Pack`.
         batch_size: images in a batch, per rank.
         augment: how training images are varied; None: not at all.
+        mix: how training batches are mixed, as `Loader` takes it; None: not at all.
         train: split for training, as `Loader` takes it.
         valid: split for validation.
         test: split for test and prediction.
@@ -58,6 +61,7 @@ class PackedDataModule(LightningDataModule):
         *,
         batch_size: int = 128,
         augment: Augment | None = _AUGMENT,
+        mix: Mix | Sequence[Mix] | None = None,
         train: str | Split = "train",
         valid: str | Split = "valid",
         test: str | Split = "test",
@@ -76,6 +80,7 @@ class PackedDataModule(LightningDataModule):
         self.pack = pack if isinstance(pack, Pack) else open_pack(pack)
         self.batch_size = batch_size
         self.augment = augment
+        self.mix = mix
         self.train, self.valid, self.test = train, valid, test
         self.drop_last = drop_last
         self.options = options
@@ -92,7 +97,8 @@ class PackedDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Make the loader of the training split: shuffled, augmented, resumable."""
-        options = {"augment": self.augment, "drop_last": self.drop_last, **self._loader_options()}
+        options = {"augment": self.augment, "mix": self.mix, "drop_last": self.drop_last}
+        options |= self._loader_options()
         # A trainer with `overfit_batches` expects the same batches in every epoch. mypy takes
         # `self.trainer` for None here.
         shuffle = not getattr(self.trainer, "overfit_batches", 0)

@@ -1,12 +1,22 @@
 """Text for people: lists that end in "and 7 more", and tables."""
 
+import unicodedata
 from collections.abc import Collection, Sequence
 
-__all__ = ["some", "table"]
+__all__ = ["counted", "some", "table"]
+
+
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Write a number with what is counted, ``several`` of it (by default with an s) unless one.
+
+    >>> counted(1, "image"), counted(1200, "image"), counted(2, "image is", "images are")
+    ('1 image', '1,200 images', '2 images are')
+    """
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
 def some(items: Sequence[object], shown: int = 5, *, quoted: bool = False) -> str:
-    """List the first items, and say how many more there are.
+    r"""List the first items, and say how many more there are.
 
     Args:
         items: what is listed, by its ``str``.
@@ -16,9 +26,18 @@ def some(items: Sequence[object], shown: int = 5, *, quoted: bool = False) -> st
 
     >>> some(["a", "b", "c"], 2)
     'a, b and 1 more'
+    >>> some(["cafe\N{COMBINING ACUTE ACCENT}"])
+    'cafe\\u0301'
     """
     more = f" and {len(items) - shown:,} more" if len(items) > shown else ""
-    return ", ".join(map(repr if quoted else str, items[:shown])) + more
+    return ", ".join(_tell_apart(repr(i) if quoted else str(i)) for i in items[:shown]) + more
+
+
+def _tell_apart(text: str) -> str:
+    """Escape letters with the accents apart from them, which look as those that are one."""
+    if unicodedata.is_normalized("NFC", text):
+        return text
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def table(

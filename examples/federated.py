@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("pack", nargs="?", help="a pack with splits train and test")
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--alpha", type=float, default=0.5, help="the smaller, the less alike")
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--per-round", type=int, default=10, help="clients that train in a round")
     parser.add_argument("--epochs", type=int, default=2, help="of a client in a round")
     parser.add_argument("--lr", type=float, default=0.05)

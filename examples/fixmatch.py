@@ -3,8 +3,8 @@
     python examples/fixmatch.py [PACK] [--labelled N] [--steps N] [--threshold T] [--device cuda]
 
 What the network is sure to see in a weakly varied image, it has to see in the same image varied
-strongly. Without a PACK, a small synthetic one is made and thrown away again; with one, put in a
-model worth training.
+strongly. The average of its latest weights is what is tested. Without a PACK, a small synthetic one
+is made and thrown away again; with one, put in a model worth training.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import cinicpack
 from cinicpack.synthetic import write_tree
@@ -67,6 +68,8 @@ def train(pack: cinicpack.Pack, arguments: argparse.Namespace) -> None:
     optimizer = torch.optim.SGD(
         network.parameters(), 0.03, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
+    latest = get_ema_multi_avg_fn(0.99)  # type: ignore[no-untyped-call]
+    average = AveragedModel(network, multi_avg_fn=latest, use_buffers=True)
     batches = islice(zip(repeat(labelled), repeat(unlabelled), strict=True), arguments.steps)
     for step, ((images, labels), (weak, strong, hidden)) in enumerate(batches, start=1):
         # One pass, so that batch normalisation sees images of all kinds.
@@ -77,12 +80,13 @@ def train(pack: cinicpack.Pack, arguments: argparse.Namespace) -> None:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        average.update_parameters(network)
         if step % arguments.report == 0 or step == arguments.steps:
             # The hidden labels are looked at here only.
-            right = (guesses == hidden)[sure].float().mean()
+            right = (guesses == hidden)[sure].sum() / sure.sum().clamp(1)
             print(
                 f"step {step}: loss {loss:.3f}, sure of {sure.float().mean():.0%}, of which "
-                f"{right:.0%} right, test accuracy {measure(network, test):.1%}",
+                f"{right:.0%} right, test accuracy {measure(average, test):.1%}",
                 flush=True,
             )
 

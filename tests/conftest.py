@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,17 @@ from cinicpack.synthetic import write_tree
 # No deadline: an example that is slow once, on a busy machine, is no failure.
 settings.register_profile("cinicpack", deadline=None)
 settings.load_profile("cinicpack")
+
+
+@pytest.fixture(scope="session")
+def one_thread_of_torch() -> Iterator[None]:
+    """Torch's own threads wait for each other, for long where other programs run too."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

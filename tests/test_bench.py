@@ -30,7 +30,7 @@ def test_the_bottleneck_is_named_by_the_share_that_is_shown(loader, percent, ver
 
 def test_reading_files_is_compared_with_the_loader():
     assert name_bottleneck(90.0, 0.5).endswith(
-        "Reading PNG files is 180 times slower: its bottleneck is decoding."
+        "Reading files is 180 times slower: its bottleneck is decoding."
     )
     text = format_bench(Bench("train", 900, 128, 2, 90.0, 100.0, BUFFERS, 0.5))
     assert re.findall(r" ([\d.]+x)", text) == ["1.0x", "180.0x", "200.0x"]

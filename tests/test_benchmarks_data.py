@@ -162,7 +162,7 @@ def test_a_tree_that_is_made_by_half_is_not_taken_for_whole(work, monkeypatch):
     assert not list((work / "data-quick").iterdir())
     monkeypatch.setattr(data, "_run", make_tree)
     places = make_data(options)
-    assert len(Tree(places.tree).paths()) == 30
+    assert len(list(Tree(places.tree).paths())) == 30
     assert len(list_names(places.pack)) == 30
 
 
@@ -195,3 +195,16 @@ def test_the_converter_is_measured_on_a_tree_alone(tree, work, tmp_path):
     report = json.loads((tmp_path / "convert.json").read_text())
     assert report["images"] == 36
     assert [row["source"] for row in report["peak_memory"]] == ["tree", "archive"]
+    assert {row["name"] for row in report["not_measured"]} >= {"pack the tree of JPEGs"}
+
+
+def test_the_converter_is_measured_against_another_checkout(tree, work, tmp_path, capfd):
+    here = Path(__file__).parents[1]
+    everything.run(
+        "bench_convert", "--tree", str(tree), "--work", str(work), "--rounds", "1",
+        "--output", str(tmp_path), "--against", str(here / "tests" / ".."))  # fmt: skip
+    out = capfd.readouterr().out
+    report = json.loads(out[out.index("{") :])
+    assert [row["name"] for row in report["times"]] == ["pack the tree", "pack the archive"]
+    assert all(row["ratio"] > 0 for row in report["times"])
+    assert not (tmp_path / "convert.json").exists()

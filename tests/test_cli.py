@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import cinicpack
 from cinicpack.bench import Bench, format_bench
@@ -27,9 +28,10 @@ def test_pack(tree, npy_pack, tmp_path, capsys):
     assert main(["pack", str(tree), str(tmp_path / "a.pack")]) == 0
     out, errors = capsys.readouterr()
     fingerprint = cinicpack.open_pack(npy_pack).fingerprint
-    first, second = out.splitlines()
+    first, second, third = out.splitlines()
     assert re.fullmatch(r"packed 36 images in \d+\.\d s \([\d,]+ images/s\)", first)
     assert second == f"{tmp_path / 'a.pack'}: fingerprint {fingerprint}"
+    assert third == f"{tree}: 1 image became RGB: 1 grey"
     assert errors == ""
 
 
@@ -84,6 +86,39 @@ def test_bad_images_are_all_listed(tree, tmp_path, capsys):
     )
     assert main(["info", str(tmp_path / "a")]) == 0
     assert "left out when packing: 30 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("resize", [[], ["--resize", "7"]])
+def test_images_that_were_no_rgb_are_counted(tmp_path, capsys, workers, resize):
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9, 3), np.uint8))
+    kinds = {
+        "a.png": "L", "b.png": "RGBA", "c.png": "LA", "d.png": "1", "e.png": "P", "f.png": "RGB",
+        "g.jpg": "L", "h.jpg": "CMYK", "i.jpg": "RGB", "j.pgm": "L", "k.webp": "RGBA",
+    }  # fmt: skip
+    for number in range(2):
+        folder = tmp_path / "tree" / f"class {number}"
+        folder.mkdir(parents=True)
+        for name, mode in kinds.items():
+            picture = noise.convert(mode)
+            if mode.endswith("A"):
+                picture.putalpha(noise.getchannel(0))
+            picture.save(folder / name)
+    command = ["pack", str(tmp_path / "tree"), str(tmp_path / "a"), "--workers", workers, *resize]
+    assert main(command) == 0
+    assert capsys.readouterr().out.endswith(
+        f"{tmp_path / 'tree'}: 16 images became RGB: 8 grey, 6 with transparency, 2 CMYK\n"
+    )
+    assert "grey" not in (tmp_path / "a" / "pack.json").read_text()
+    command[1] = str(tmp_path / "tree" / "class 0")
+    shutil.rmtree(tmp_path / "tree" / "class 1")
+    (tmp_path / "tree" / "class 0" / "x").mkdir()
+    for name in ("a.png", "f.png"):
+        (tmp_path / "tree/class 0" / name).rename(tmp_path / "tree/class 0/x" / name)
+    for name in kinds.keys() - {"a.png", "f.png"}:
+        (tmp_path / "tree/class 0" / name).unlink()
+    assert main([*command, "--overwrite"]) == 0
+    assert capsys.readouterr().out.endswith(f"\n{command[1]}: 1 image became RGB: 1 grey\n")
 
 
 @pytest.mark.parametrize(
@@ -160,22 +195,87 @@ def test_bench(npy_pack, tree, monkeypatch, capsys):
     assert found == Bench("train", 12, 5, 2, 1e6, 2e6, "X", 5e3)._asdict()
 
 
+@pytest.mark.parametrize(
+    ("command", "work", "message"),
+    [
+        ("histogram {pack} -o a.png", "histogram.count_intensities", "expected matplotlib, which"),
+        ("histogram {pack} -o no/a.png", "histogram.count_intensities", "does not exist; create"),
+        ("histogram {pack} -o folder.png", "histogram.count_intensities", "found a directory"),
+        ("audit {pack} -o no/a.csv", "audit.audit_pack", "does not exist; create it first"),
+        ("audit {pack} --sheet no/a.png", "audit.audit_pack", "does not exist; create it first"),
+        ("audit {pack} --against {pack} -o no/a.csv", "overlap.compare_packs", "does not exist"),
+        ("sheet {pack} -o no/a.png", "sheet.draw_classes", "does not exist; create it first"),
+        ("sheet {pack} -o folder.png", "sheet.draw_classes", "found a directory"),
+        ("contributors {pack} -o no/a.csv", "contributors.count_synsets", "does not exist; create"),
+        ("cifar10 {pack} tree", "recovery.extract_cifar10", "expected nothing there, or an empty"),
+        ("cifar10 {pack} no/a", "recovery.extract_cifar10", "does not exist; create it first"),
+        ("unpack {pack} no/a", "unpack.write_files", "does not exist; create it first"),
+        ("unpack {pack} a --link tree", "unpack._link", "expected SPLIT/CLASS/NAME of every"),
+        ("pack {tree} a --expect cinic10", None, "expected CINIC-10, found classes airplane, cat"),
+        ("bench {pack} --tree no", None, "no: expected a directory, .* found nothing"),
+        ("bench {pack} --tree tree", None, "tree: expected the tree that .* found no split 'train"),
+        ("demo --keep tree", None, "tree: already exists"),
+        ("demo --keep no/a", None, "does not exist; create it first"),
+        ("demo --keep a.h5", None, "format 'npy' makes a directory, the name says HDF5"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_the_work(
+    npy_pack, tree, tmp_path, monkeypatch, capsys, command, work, message
+):
+    def fail(*_: object, **__: object) -> None:
+        pytest.fail("the work began")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.png").mkdir()
+    shutil.copytree(tree / "train", tmp_path / "tree" / "other")
+    for name in ("bench.Loader", "convert.conversion.decode_images", "demo.write_tree"):
+        monkeypatch.setattr(f"cinicpack.{name}", fail)
+    if work is not None:
+        monkeypatch.setattr(f"cinicpack.study.{work}", fail)
+    if "matplotlib" in message:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(command.format(pack=npy_pack, tree=tree).split()) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert sorted(os.listdir()) == ["folder.png", "tree"]
+
+
+def test_warnings_that_are_errors_are_told_in_a_line(tree, tmp_path, capsys):
+    shutil.copytree(tree, tmp_path / "tree")
+    (tmp_path / "tree" / "train" / "cat" / "notes.txt").write_text("")
+    assert main(["pack", str(tmp_path / "tree"), str(tmp_path / "a")]) == 1
+    assert capsys.readouterr().err == (
+        f"cinicpack: error: {tmp_path / 'tree'}: 1 file that is no image is ignored\n"
+    )
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_download_is_not_begun_for_a_pack_that_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("cinicpack.fetch.download.download", lambda *_, **__: pytest.fail("begun"))
+    for destination, pack in ((".", "CINIC-10.pack"), ("a.tgz", "a.pack"), ("b.tar.gz", "b.pack")):
+        (tmp_path / pack).mkdir()
+        assert main(["download", str(tmp_path / destination), "--pack"]) == 1
+        assert f"{pack}: already exists" in capsys.readouterr().err
+
+
 # What Python 3.12 and later say when a DataLoader starts its processes.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_demo(monkeypatch, capsys):
+def test_demo(tmp_path, monkeypatch, capsys):
     short = partial(run_demo, per_class=2, round_seconds=0.01, file_seconds=0.01)
     monkeypatch.setattr("cinicpack.demo.run_demo", short)
-    assert main(["demo"]) == 0
+    kept = tmp_path / "kept.pack"
+    assert main(["demo", "--keep", str(kept)]) == 0
+    assert len(cinicpack.open_pack(kept)["train"]) == 20
     out = capsys.readouterr().out
+    assert f'cinicpack.Loader("{kept}", "train"' in out
     assert "making 60 synthetic PNG files" in out
-    assert "PNG files, ImageFolder's way" in out
+    assert "files, ImageFolder's way" in out
     assert "cinicpack Loader" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pack", "no", "a"], r"No such file or directory: 'no'"),
+        (["pack", "no", "a"], r"no: expected a directory, .* or \.parquet, found nothing"),
         (["pack", ".", "a"], r"\.: expected all images at .*; found no image at all"),
         (["pack", ".", "no/a"], r"the folder .*/no does not exist; create it first"),
         (["pack", ".", "a.h5"], r"a\.h5: format 'npy' makes a directory, the name says HDF5"),
@@ -378,7 +478,7 @@ def test_ctrl_c(npy_pack, tmp_path):
         open(tmp_path / "predictions.npy", "wb"),
     ):
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
     assert (process.returncode, errors) == (130, b"cinicpack: interrupted\n")
 
 

@@ -11,6 +11,8 @@ from torch.nn.utils import parameters_to_vector
 import cinicpack
 from cinicpack.synthetic import write_tree
 
+pytestmark = pytest.mark.usefixtures("one_thread_of_torch")
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FEDERATED = runpy.run_path(str(EXAMPLES / "federated.py"))
 FIXMATCH = runpy.run_path(str(EXAMPLES / "fixmatch.py"))

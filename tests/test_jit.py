@@ -1,5 +1,6 @@
 import importlib.util
-import resource
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 from numba.core.caching import FunctionCache
 
 from cinicpack import jit as jit_module
+from cinicpack.errors import CinicPackError
 from cinicpack.jit import jit
+from tests.limits import file_size_limit
 
 SOURCE = """
 from cinicpack.jit import jit
@@ -57,17 +60,16 @@ def test_a_kernel_is_compiled_once_and_then_loaded(load):
     assert cache_hits(second) == 1
 
 
-def test_compiling_is_announced_once_and_loading_is_not(load, tmp_path, caplog):
-    jit_module._announce.cache_clear()
+def test_compiling_is_announced_once_and_loading_is_not(load, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(jit_module, "_is_announced", False)
     load(2)(21)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "another cache"))
     other = load(2)
     other(21)
     other(2.5)
     [record] = caplog.records
-    assert record.getMessage() == (
-        f"cinicpack is compiling its kernels; they are kept in {other._cache.cache_path}"
-    )
-    assert str(tmp_path / "cache") in record.getMessage()
+    start = "cinicpack is compiling its kernels, which takes up to half a minute, once; the first "
+    assert record.getMessage().startswith(f"{start}is kept in {tmp_path / 'cache'}")
 
 
 INLINED = """
@@ -139,6 +141,34 @@ def test_with_another_numba_no_directory_is_fit_for_a_cache(
     assert load(2)(21) == 42
 
 
+def test_a_numba_that_does_not_compile_is_refused(load, monkeypatch):
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    with pytest.raises(CinicPackError, match="found NUMBA_DISABLE_JIT set: unset it"):
+        load(2)
+
+
+@pytest.mark.parametrize(
+    ("command", "status"), [("pack {tree} {new}", 1), ("info {pack}", 0), ("audit {pack}", 1)]
+)
+def test_commands_say_in_a_line_that_numba_does_not_compile(
+    tree, npy_pack, tmp_path, command, status
+):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cinicpack"),
+            *command.format(tree=tree, pack=npy_pack, new=tmp_path / "a").split(),
+        ],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status
+    assert [line[:38] for line in done.stderr.splitlines()] == (
+        ["cinicpack: error: expected numba to co"] * status
+    )
+
+
 def test_kernels_call_kernels():
     @jit
     def inner(x: int) -> int:
@@ -167,7 +197,7 @@ def forbid_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_directory_is_fit_for_a_cache(load, tmp_path, monkeypatch, caplog):
-    jit_module._announce.cache_clear()
+    monkeypatch.setattr(jit_module, "_is_announced", False)
     forbid_caches(tmp_path, monkeypatch)
     assert load(2)(21) == 42
     assert load(2)(21) == 42
@@ -185,12 +215,8 @@ def test_the_directory_turns_unfit_after_import(load, tmp_path):
 def test_a_full_disk_leaves_no_trace_of_an_older_source(load):
     assert load(2)(21) == 42
     newer = load(3)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))  # the index fits, the code does not
-    try:
+    with file_size_limit(2048):  # the index fits, the code does not
         assert newer(21) == 63
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert load(3)(21) == 63
 
 

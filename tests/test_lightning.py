@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import cinicpack
-from cinicpack import ArgumentError, Augment, Loader, SelectionError, StateError
+from cinicpack import ArgumentError, Augment, CutMix, Loader, MixUp, SelectionError, StateError
 from cinicpack.synthetic import write_tree
 from tests.torchvision_here import import_torchvision
 
@@ -147,10 +147,11 @@ def pack(tmp_path_factory):
 
 
 def test_without_a_trainer_it_has_loaders(pack):
-    module = make_module(pack.path, train="train+valid", dtype="float16", seed=3)
+    mix: list[Any] = [MixUp(), CutMix()]
+    module = make_module(pack.path, train="train+valid", dtype="float16", seed=3, mix=mix)
     expected = Loader(
         pack, "train+valid", batch_size=20, augment=Augment(), drop_last=True, dtype="float16",
-        seed=3, return_index=True,
+        seed=3, return_index=True, mix=mix,
     )  # fmt: skip
     train = module.train_dataloader()
     for _ in range(2):
@@ -419,7 +420,6 @@ def test_two_ranks_share_epochs_and_resume(pack, tmp_path):
     subprocess.run(
         [sys.executable, __file__, str(pack.path), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        timeout=120,
         check=True,
     )
     ranks = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]

@@ -1,6 +1,6 @@
 """Draw the pictures of docs/ that show images: sheets, augmentation, duplicates, histogram.
 
-    python tools/draw_pictures.py         # writes docs/*.png, in a minute and a half
+    python -m tools.draw_pictures         # writes docs/*.png, in a minute and a half
 
 CINIC-10's images are photographs of many people, so none is kept in this repository. What the
 pictures show instead are the scenes of `scenes.py`, packed and drawn by the commands that the
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scenes import draw_scene
 
 from cinicpack import cinic10, pack, synthetic
 from cinicpack.cinic10 import Origin
 from cinicpack.cli import main
+from tools.scenes import draw_scene
 
 DOCS = Path(__file__).parents[1] / "docs"
 PER_CLASS = 90

@@ -11,27 +11,51 @@ import sys
 import warnings
 from collections.abc import Sequence
 from textwrap import dedent
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from cinicpack import __version__
 from cinicpack.cli import looking, making, packs
 from cinicpack.cli.options import Command
 from cinicpack.errors import BadImagesError, CinicPackError
+from cinicpack.paths import why_missing
+from cinicpack.terminal import flush, printable, tell
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0 on success, 1 on an error, 2 on wrong usage, 130 on Ctrl-C."""
+    _fill_standard_numbers()
     try:
         return _run(_make_parser().parse_args(argv))
     except KeyboardInterrupt as interrupt:
-        print("\n".join(["cinicpack: interrupted", *_notes_of(interrupt)]), file=sys.stderr)
+        tell("\n".join(["cinicpack: interrupted", *_notes_of(interrupt)]))
         return 130
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _fill_standard_numbers() -> None:
+    """Open the null device where a standard stream was closed when the program started.
+
+    Otherwise the next file to be opened would get that number: libraries would write their messages
+    into it, and a worker process take it for its own standard error.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that repeats nothing of the arguments as it is."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
+def _make_parser() -> _Parser:
+    parser = _Parser(
         prog="cinicpack",
         description="Convert CINIC-10 once, then train on it as fast as memory allows.",
         allow_abbrev=False,
@@ -64,15 +88,13 @@ def _run(arguments: argparse.Namespace) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             status: int = arguments.run(arguments)
-        sys.stdout.flush()
+        flush()
     except BrokenPipeError:
-        # The reader of standard output has closed it. Python writes the rest of its buffer when it
-        # exits, and would fail again; the null device takes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of standard output had enough.
         return 1
-    except (CinicPackError, OSError, MemoryError) as error:
+    except (CinicPackError, OSError, MemoryError, Warning) as error:
         text = "\n".join([_text_of(error), *_notes_of(error)])
-        print(f"cinicpack: error: {text}", file=sys.stderr)
+        tell(f"cinicpack: error: {text}")
         return 1
     return status
 
@@ -82,6 +104,8 @@ def _text_of(error: Exception) -> str:
         # List all images that are bad: the text of the exception has only the first few.
         lines = [str(error).partition("\n")[0]]
         return "\n".join(lines + [f"  {path}: {reason}" for path, reason in error.images])
+    if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
+        return "; ".join(filter(None, [str(error), why_missing(error.filename)]))
     return str(error) or "not enough memory"
 
 
@@ -91,7 +115,7 @@ def _notes_of(error: BaseException) -> list[str]:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"cinicpack: warning: {message}", file=sys.stderr)
+    tell(f"cinicpack: warning: {message}")
 
 
 # All commands, in the order in which the help lists them.

@@ -1,8 +1,6 @@
 """Commands that look at what is in a pack: figures, lists and pictures."""
 
 import argparse
-import json
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,9 @@ from cinicpack.cli.options import (
     parse_share,
     whole_number,
 )
-from cinicpack.errors import ArgumentError
+from cinicpack.errors import ArgumentError, SelectionError
+from cinicpack.terminal import show, show_json, tell
+from cinicpack.text import counted
 
 if TYPE_CHECKING:
     from cinicpack.store.split import Split
@@ -50,9 +50,9 @@ def stats(parser: argparse.ArgumentParser) -> Run:
         pack = open_pack(arguments.pack)
         table = compute_statistics(pack, arguments.split, source=arguments.source, by=arguments.by)
         if arguments.json:
-            print(json.dumps(describe_statistics(table, pack), indent=2))
+            show_json(describe_statistics(table, pack))
         else:
-            print(format_statistics(table, pack))
+            show(format_statistics(table, pack))
         return 0
 
     return run
@@ -82,24 +82,29 @@ def contributors(parser: argparse.ArgumentParser) -> Run:
             format_counts,
             format_unlisted,
         )
-        from cinicpack.study.output import require_suffix, write_text
+        from cinicpack.study.output import check_file, write_text
         from cinicpack.study.synsets import read_synsets
 
         if arguments.output is not None:
-            require_suffix(arguments.output, ".csv")
+            check_file(arguments.output, ".csv")
         pack = open_pack(arguments.pack)
         synsets = None if arguments.synsets is None else read_synsets(arguments.synsets)
         counts = count_synsets(pack, synsets)
+        if not counts:
+            raise SelectionError(
+                f"{arguments.pack}: expected images of ImageNet, which their file names tell, "
+                "found none"
+            )
         text = format_counts(counts) if arguments.counts else format_contributors(pack, synsets)
-        summary = f"{sum(sum(count.images.values()) for count in counts):,} contributors"
+        summary = counted(sum(sum(count.images.values()) for count in counts), "contributor")
         if synsets is not None:
             summary += f"; {format_unlisted(counts)}"
         if arguments.output is None:
-            print(text, end="")
-            print(summary, file=sys.stderr)
+            show(text, end="")
+            tell(summary)
         else:
             write_text(arguments.output, text)
-            print(f"{arguments.output}: {summary}")
+            show(f"{arguments.output}: {summary}")
         return 0
 
     return run
@@ -130,10 +135,10 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
 
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.pack import open_pack
-        from cinicpack.study.output import require_suffix
+        from cinicpack.study.output import check_file
         from cinicpack.study.picture import add_title, write_picture
 
-        require_suffix(arguments.output, ".png", ".svg")
+        check_file(arguments.output, ".png", ".svg")
         pack = open_pack(arguments.pack)
         split = pack[arguments.split or "+".join(pack.splits)]
         split = split.select(source=arguments.source, classes=arguments.classes)
@@ -148,7 +153,7 @@ def sheet(parser: argparse.ArgumentParser) -> Run:
             picture = draw(split, seed=arguments.seed)
         picture = add_title(_name_images(arguments, split), picture)
         write_picture(arguments.output, picture)
-        print(f"{arguments.output}: {picture.shape[1]} x {picture.shape[0]} pixels")
+        show(f"{arguments.output}: {picture.shape[1]} x {picture.shape[0]} pixels")
         return 0
 
     return run
@@ -181,10 +186,15 @@ def histogram(parser: argparse.ArgumentParser) -> Run:
 
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.pack import open_pack
-        from cinicpack.study.histogram import count_intensities, draw_histograms
-        from cinicpack.study.output import require_suffix
+        from cinicpack.study.histogram import (
+            count_intensities,
+            draw_histograms,
+            import_matplotlib,
+        )
+        from cinicpack.study.output import check_file
 
-        require_suffix(arguments.output, ".png", ".svg")
+        check_file(arguments.output, ".png", ".svg")
+        import_matplotlib()
         pack = open_pack(arguments.pack)
         start = time.perf_counter()
         histograms = count_intensities(pack, arguments.split)
@@ -192,7 +202,7 @@ def histogram(parser: argparse.ArgumentParser) -> Run:
         title = f"{pack.path.name}, {arguments.split or '+'.join(pack.splits)}"
         draw_histograms(arguments.output, histograms, title=title)
         pixels = sum(int(counts[0].sum()) for counts in histograms.values())
-        print(f"{arguments.output}: {pixels:,} pixels counted in {seconds:.1f} s")
+        show(f"{arguments.output}: {pixels:,} pixels counted in {seconds:.1f} s")
         return 0
 
     return run
@@ -219,30 +229,30 @@ def audit(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.store.pack import open_pack
         from cinicpack.study.audit import audit_pack, describe_audit, format_audit, format_findings
-        from cinicpack.study.output import require_suffix, write_text
+        from cinicpack.study.output import check_file, write_text
         from cinicpack.study.picture import add_title, write_picture
         from cinicpack.study.sheet import draw_duplicates
 
         if arguments.output is not None:
-            require_suffix(arguments.output, ".csv")
+            check_file(arguments.output, ".csv")
         if arguments.sheet is not None:
-            require_suffix(arguments.sheet, ".png", ".svg")
+            check_file(arguments.sheet, ".png", ".svg")
         if arguments.against is not None:
             return _compare(arguments)
         start = time.perf_counter()
         found = audit_pack(open_pack(arguments.pack))
         seconds = time.perf_counter() - start
         summary = describe_audit(found)
-        print(json.dumps(summary, indent=2) if arguments.json else format_audit(summary))
+        show_json(summary) if arguments.json else show(format_audit(summary))
         if arguments.output is not None:
             write_text(arguments.output, format_findings(found))
         if arguments.sheet is not None and found.duplicates:
             title = f"{found.pack.path.name}: pictures that are there more than once"
             write_picture(arguments.sheet, add_title(title, draw_duplicates(found)))
         elif arguments.sheet is not None:
-            print(f"{arguments.sheet}: not drawn, there are no duplicates", file=sys.stderr)
+            tell(f"{arguments.sheet}: not drawn, there are no duplicates")
         if not arguments.json:
-            print(f"audited in {seconds:.1f} s")
+            show(f"audited in {seconds:.1f} s")
         return 0
 
     return run
@@ -266,11 +276,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     found = compare_packs(open_pack(arguments.pack), open_pack(arguments.against))
     seconds = time.perf_counter() - start
     summary = describe_overlap(found)
-    print(json.dumps(summary, indent=2) if arguments.json else format_overlap(summary))
+    show_json(summary) if arguments.json else show(format_overlap(summary))
     if arguments.output is not None:
         write_text(arguments.output, format_common(found))
     if not arguments.json:
-        print(f"compared in {seconds:.1f} s")
+        show(f"compared in {seconds:.1f} s")
     return 0
 
 
@@ -312,9 +322,9 @@ def shift(parser: argparse.ArgumentParser) -> Run:
             ) from None
         found = measure_accuracies(predictions, split, confidence=arguments.confidence)
         if arguments.json:
-            print(json.dumps([entry._asdict() for entry in found], indent=2))
+            show_json([entry._asdict() for entry in found])
         else:
-            print(format_accuracies(found))
+            show(format_accuracies(found))
         return 0
 
     return run

@@ -1,8 +1,8 @@
 """Commands that make trees and files from a pack, or CINIC-10 itself."""
 
 import argparse
-import json
 import time
+from typing import Final
 
 from cinicpack.cli.options import (
     Run,
@@ -13,8 +13,13 @@ from cinicpack.cli.options import (
     add_workers,
     whole_number,
 )
+from cinicpack.terminal import show, show_json
+from cinicpack.text import counted, some, table
 
 __all__ = ["cifar10", "compile_", "unpack"]
+
+# How many of the synsets that are not there are named.
+_SHOWN: Final = 10
 
 
 def unpack(parser: argparse.ArgumentParser) -> Run:
@@ -52,11 +57,9 @@ def unpack(parser: argparse.ArgumentParser) -> Run:
             num_workers=arguments.workers,
         )
         seconds = time.perf_counter() - start
-        what = "images" if arguments.link is None else "links"
+        what = counted(sum(counts.values()), "image" if arguments.link is None else "link")
         each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-        print(
-            f"{arguments.destination}: {sum(counts.values()):,} {what} in {seconds:.1f} s ({each})"
-        )
+        show(f"{arguments.destination}: {what} in {seconds:.1f} s ({each})")
         return 0
 
     return run
@@ -107,10 +110,10 @@ def cifar10(parser: argparse.ArgumentParser) -> Run:
         )
         seconds = time.perf_counter() - start
         if arguments.json:
-            print(json.dumps(describe_recovery(recovery), indent=2))
+            show_json(describe_recovery(recovery))
         else:
-            print(format_recovery(recovery))
-            print(f"written to {arguments.destination} in {seconds:.1f} s")
+            show(format_recovery(recovery))
+            show(f"written to {arguments.destination} in {seconds:.1f} s")
         return 0 if recovery.reference is None or recovery.reference.identical else 1
 
     return run
@@ -142,7 +145,6 @@ def compile_(parser: argparse.ArgumentParser) -> Run:
 
     def run(arguments: argparse.Namespace) -> int:
         from cinicpack.study.composition import compose_dataset
-        from cinicpack.text import table
 
         start = time.perf_counter()
         made = compose_dataset(
@@ -157,18 +159,21 @@ def compile_(parser: argparse.ArgumentParser) -> Run:
         )
         seconds = time.perf_counter() - start
         if arguments.json:
-            print(json.dumps(made._asdict(), indent=2))
+            show_json(made._asdict())
             return 0
         for where, reason in made.left_out:
-            print(f"left out {where}: {reason}")
+            show(f"left out {where}: {reason}")
         if made.absent:
-            print(f"{len(made.absent):,} synsets are not there: {', '.join(made.absent)}")
+            show(
+                f"{counted(len(made.absent), 'synset is', 'synsets are')} not there: "
+                f"{some(made.absent, _SHOWN)}"
+            )
         counts = [
             (split, f"{count:,} of CIFAR-10", f"{made.imagenet[split]:,} of ImageNet")
             for split, count in made.cifar10.items()
         ]
-        print("\n".join(table(counts, widths=(6, 19, 20))))
-        print(f"made {arguments.destination} in {seconds:.1f} s")
+        show("\n".join(table(counts, widths=(6, 19, 20))))
+        show(f"made {arguments.destination} in {seconds:.1f} s")
         return 0
 
     return run

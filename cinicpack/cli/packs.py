@@ -1,11 +1,15 @@
 """Commands that make a pack, and tell what it is and how fast it loads."""
 
 import argparse
-import json
-import sys
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from cinicpack.cli.options import Run, add_json, add_workers, parse_names, whole_number
+from cinicpack.terminal import show, show_json, tell
+from cinicpack.text import counted
 
 __all__ = ["bench", "demo", "download", "info", "pack", "verify"]
 
@@ -37,30 +41,51 @@ def pack(parser: argparse.ArgumentParser) -> Run:
         import cinicpack
 
         start = time.perf_counter()
-        made = cinicpack.pack(
-            arguments.source,
-            arguments.destination,
-            format=arguments.format,
-            splits=arguments.splits,
-            shard_rows=arguments.shard_rows,
-            num_workers=arguments.workers,
-            skip_bad=arguments.skip_bad,
-            allow_missing=arguments.allow_missing,
-            overwrite=arguments.overwrite,
-            expect=arguments.expect,
-            resize=arguments.resize,
-            filter=arguments.filter,
-            fit=arguments.fit,
-            labels=arguments.labels,
-            columns=arguments.columns,
-        )
+        with _noting() as notes:
+            made = cinicpack.pack(
+                arguments.source,
+                arguments.destination,
+                format=arguments.format,
+                splits=arguments.splits,
+                shard_rows=arguments.shard_rows,
+                num_workers=arguments.workers,
+                skip_bad=arguments.skip_bad,
+                allow_missing=arguments.allow_missing,
+                overwrite=arguments.overwrite,
+                expect=arguments.expect,
+                resize=arguments.resize,
+                filter=arguments.filter,
+                fit=arguments.fit,
+                labels=arguments.labels,
+                columns=arguments.columns,
+            )
         seconds = time.perf_counter() - start
         count = sum(info.rows for info in made.manifest.splits.values())
-        print(f"packed {count:,} images in {seconds:.1f} s ({count / seconds:,.0f} images/s)")
-        print(f"{made.path}: fingerprint {made.fingerprint}")
+        show(
+            f"packed {counted(count, 'image')} in {seconds:.1f} s ({count / seconds:,.0f} images/s)"
+        )
+        show(f"{made.path}: fingerprint {made.fingerprint}")
+        for note in notes:
+            show(note)
         return 0
 
     return run
+
+
+@contextmanager
+def _noting() -> Iterator[list[str]]:
+    """Collect what packing logs of the images."""
+    notes: list[str] = []
+    logger, handler = logging.getLogger("cinicpack.convert"), logging.Handler()
+    handler.emit = lambda record: notes.append(record.getMessage())  # type: ignore[method-assign]
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _add_pack_options(parser: argparse.ArgumentParser) -> None:
@@ -148,7 +173,7 @@ def info(parser: argparse.ArgumentParser) -> Run:
         from cinicpack.store.summary import describe_pack, format_summary
 
         summary = describe_pack(open_pack(arguments.pack))
-        print(json.dumps(summary, indent=2) if arguments.json else format_summary(summary))
+        show_json(summary) if arguments.json else show(format_summary(summary))
         return 0
 
     return run
@@ -172,12 +197,12 @@ def verify(parser: argparse.ArgumentParser) -> Run:
         nbytes, problems = verify_pack(arguments.pack, num_workers=arguments.workers)
         seconds = time.perf_counter() - start
         for problem in problems:
-            print(f"cinicpack: error: {problem}", file=sys.stderr)
+            tell(f"cinicpack: error: {problem}")
         verdict = "all as recorded"
         if problems:
-            verdict = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            verdict = counted(len(problems), "problem")
         rate = nbytes / seconds / 1e9
-        print(f"{arguments.pack}: {nbytes:,} bytes in {seconds:.2f} s ({rate:.1f} GB/s), {verdict}")
+        show(f"{arguments.pack}: {nbytes:,} bytes in {seconds:.2f} s ({rate:.1f} GB/s), {verdict}")
         return 1 if problems else 0
 
     return run
@@ -192,7 +217,7 @@ def bench(parser: argparse.ArgumentParser) -> Run:
       cinicpack bench cinic10.pack --tree CINIC-10
     """
     parser.add_argument("pack", metavar="PACK")
-    parser.add_argument("--tree", metavar="TREE", help="the tree of PNG files it was made from")
+    parser.add_argument("--tree", metavar="TREE", help="the tree of images it was made from")
     parser.add_argument(
         "--batch-size",
         type=whole_number(1),
@@ -209,23 +234,30 @@ def bench(parser: argparse.ArgumentParser) -> Run:
         result = run_bench(
             open_pack(arguments.pack), arguments.tree, batch_size=arguments.batch_size
         )
-        print(json.dumps(result._asdict()) if arguments.json else format_bench(result))
+        if arguments.json:
+            show_json(result._asdict(), indent=None)
+        else:
+            show(format_bench(result))
         return 0
 
     return run
 
 
-def demo(_: argparse.ArgumentParser) -> Run:
+def demo(parser: argparse.ArgumentParser) -> Run:
     """Show everything on a small data set that is made for it; needs nothing, takes a minute.
+
+    With --keep the pack stays, of 9,000 synthetic images, to try things on.
 
     Example:
       cinicpack demo
+      cinicpack demo --keep cinic10.pack
     """
+    parser.add_argument("--keep", type=Path, metavar="DEST", help="leave the pack here")
 
-    def run(_: argparse.Namespace) -> int:
+    def run(arguments: argparse.Namespace) -> int:
         from cinicpack.demo import run_demo
 
-        run_demo()
+        run_demo(keep=arguments.keep)
         return 0
 
     return run
@@ -259,7 +291,11 @@ def download(parser: argparse.ArgumentParser) -> Run:
     def run(arguments: argparse.Namespace) -> int:
         import cinicpack
         from cinicpack.fetch.download import download
+        from cinicpack.store.publish import check_free
 
+        to_pack = _name_pack(Path(arguments.destination))
+        if arguments.pack:
+            check_free(to_pack)
         start = time.perf_counter()
         made_at = download(
             arguments.destination,
@@ -270,11 +306,18 @@ def download(parser: argparse.ArgumentParser) -> Run:
         seconds = time.perf_counter() - start
         files = [made_at] if made_at.is_file() else sorted(made_at.iterdir())
         nbytes = sum(file.stat().st_size for file in files)
-        print(f"{made_at}: {nbytes:,} bytes, as published, in {seconds:.1f} s")
+        show(f"{made_at}: {nbytes:,} bytes, as published, in {seconds:.1f} s")
         if arguments.pack:
-            name = made_at.name.removesuffix(".gz").removesuffix(".tar").removesuffix("-parquet")
-            made = cinicpack.pack(made_at, made_at.with_name(f"{name}.pack"))
-            print(f"{made.path}: fingerprint {made.fingerprint}")
+            made = cinicpack.pack(made_at, to_pack)
+            show(f"{made.path}: fingerprint {made.fingerprint}")
         return 0
 
     return run
+
+
+def _name_pack(destination: Path) -> Path:
+    """Return where the pack of a download belongs: beside it, with its name."""
+    if destination.is_dir():
+        return destination / "CINIC-10.pack"
+    stem = destination.name.removesuffix(".tgz").removesuffix(".gz").removesuffix(".tar")
+    return destination.with_name(f"{stem}.pack")

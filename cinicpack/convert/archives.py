@@ -22,7 +22,8 @@ from cinicpack.convert.files import (
 )
 from cinicpack.errors import SourceError
 from cinicpack.formats import tar
-from cinicpack.formats.compression import Decompress, find_decompression
+from cinicpack.formats.compression import Decompress, Readable, find_decompression
+from cinicpack.formats.zips import STARTS
 from cinicpack.shortage import is_shortage
 from cinicpack.store.format import NAME_BYTES
 
@@ -47,7 +48,7 @@ def recognise(path: Path, start: bytes, limit: int = MAX_BYTES) -> "Archive | No
         raise SourceError(f"{path}: {error}") from error
     if decompress is not None:
         return Archive(path, partial(_read_compressed_tar, decompress), limit)
-    if start.startswith(zips.STARTS):
+    if start.startswith(STARTS):
         return Archive(path, _read_zip, limit)
     if tar.is_tar(start):
         return Archive(path, tar.read_members, limit)
@@ -59,8 +60,8 @@ class Archive:
 
     Paths are relative and without ``.`` components. Streaming raises ``SourceError``, which names
     the archive and the member, where the archive is damaged or incomplete, and for members that
-    are links or devices, that have an absolute path or one with ``..``, that are encrypted, or that
-    are there twice. A member that is too large has an ``OSError`` as its content.
+    are links or devices, that have an absolute path or one with ``..``, or that are encrypted. A
+    member that is too large has an ``OSError`` as its content.
 
     Args:
         path: the archive.
@@ -109,7 +110,6 @@ class Archive:
     def stream(self) -> Iterator[tuple[str, Content]]:
         """Give every image with the bytes of its file, in the archive's order."""
         self._forget()
-        seen = set()
         last = ""
         with io.FileIO(self.path) as self._file:
             try:
@@ -119,9 +119,6 @@ class Archive:
                     if path is None:
                         self._pass_over(name)
                         continue
-                    if path in seen:
-                        raise ValueError(f"expected every member once, found {path!r} again")
-                    seen.add(path)
                     yield path, too_large(path, size, self._limit) if data is None else data
             except ValueError as error:
                 raise SourceError(f"{self.path}: {error}") from error
@@ -149,7 +146,25 @@ class Archive:
 
 def _read_compressed_tar(decompress: Decompress, file: io.FileIO, limit: int) -> _Members:
     with decompress(file) as stream:
-        yield from tar.read_members(stream, limit)
+        start = b""
+        while len(start) < tar.BLOCK and (more := stream.read(tar.BLOCK - len(start))):
+            start += more
+        if not tar.is_tar(start):
+            found = f"a file that starts with {start[:8]!r}" if start else "nothing"
+            raise ValueError(f"expected a tar within the compressed file, found {found}")
+        yield from tar.read_members(_Rest(start, stream), limit)
+
+
+class _Rest:
+    """A stream of which the start has been read."""
+
+    def __init__(self, start: bytes, stream: Readable) -> None:
+        self._start, self._stream = start, stream
+
+    def read(self, size: int, /) -> bytes:
+        """Read the start again, then what comes behind it."""
+        start, self._start = self._start, b""
+        return start or self._stream.read(size)
 
 
 def _read_zip(file: io.FileIO, limit: int) -> _Members:

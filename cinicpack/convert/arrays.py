@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -9,13 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cinicpack.convert.files import Content, Read, Remarks, row_name
-from cinicpack.convert.packer import build, check_options, open_made
+from cinicpack.convert.packer import make_pack
 from cinicpack.convert.plan import Wanted
 from cinicpack.errors import ArgumentError
 from cinicpack.store.format import CHANNELS, is_folder_name, is_split_name
 from cinicpack.store.pack import Pack
-from cinicpack.store.publish import publishing
-from cinicpack.store.reader import find_other
 from cinicpack.text import some
 
 __all__ = ["Arrays", "check_names", "pack_arrays", "put_channels_last"]
@@ -60,13 +59,9 @@ def pack_arrays(
     >>> cinicpack.pack_arrays({"train": (images, labels)}, "new.pack", classes=["cat", "dog"])
     Pack('new.pack', train 4, 8x8, 2 classes)
     """
-    destination = Path(destination)
     wanted = Wanted(shard_rows=shard_rows, progress=progress)
-    container = check_options(destination, format, wanted)
-    source = Arrays(arrays, classes)
-    with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        build(source, new, container, wanted)
-    return open_made(destination)
+    opening = partial(Arrays, arrays, classes)
+    return make_pack(opening, Path(destination), format, wanted, overwrite=overwrite)
 
 
 class _Rows(NamedTuple):
@@ -104,18 +99,16 @@ class Arrays:
         """Tell that it is: there is nothing to decode, so other processes would only copy."""
         return True
 
-    def paths(self) -> list[str]:
+    def paths(self) -> Iterator[str]:
         """List the images, in the order of their rows."""
         assert self.classes is not None
-        return [
-            f"{split}/{self.classes[label]}/{row_name(row)}"
-            for split, (_, labels) in self._splits.items()
-            for row, label in enumerate(labels.tolist())
-        ]
+        for split, (_, labels) in self._splits.items():
+            for row, label in enumerate(labels):
+                yield f"{split}/{self.classes[label]}/{row_name(row)}"
 
     def stream(self) -> Iterator[tuple[str, Content]]:
         """Give the pixels of every image."""
-        paths = self.paths()
+        paths = list(self.paths())
         return zip(paths, self._read(paths), strict=True)
 
     def _read(self, paths: Sequence[str]) -> Iterator[Content]:

@@ -3,7 +3,7 @@
 import math
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +33,8 @@ from cinicpack.store.verify import hash_regions
 __all__ = ["write_pack"]
 
 _COPY_BYTES: Final = 8 << 20
+# So many rows are gathered at a time.
+_BLOCK_ROWS: Final = 1 << 14
 _WRITABLE: Final = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -58,16 +60,7 @@ def write_pack(
         regions = container.create(new, specs)
         _copy_planes(plan, images, regions, threads, copy_bytes)
     for region in regions:
-        split, field = region.spec.name.rsplit("/", 1)
-        values: Any = None
-        if field == "labels":
-            values = plan.splits[split].labels
-        elif field == "sources":
-            values = images.provenance[plan.splits[split].order]
-        elif field == "names":
-            values = plan.names[split]
-        if values is not None:
-            _write_region(region, np.asarray(values, region.spec.dtype))
+        _write_values(plan, images, region)
     with ThreadPoolExecutor(2) as others:
         # Publishing has to wait for the disk, so the disk may as well write from now on. Linux
         # reports a write error to one fsync only, so the result of this one must be checked.
@@ -97,9 +90,9 @@ def _describe(plan: Plan, images: ConvertedImages) -> Manifest:
     for name, rows in plan.splits.items():
         splits[name] = SplitInfo(
             shards=plan.shards[name],
-            name_bytes=plan.names[name].itemsize,
-            fingerprint=fingerprint_images(_rows_of(images.digests[rows.order])),
-            groups=tuple(_groups(images, rows)),
+            name_bytes=plan.name_bytes[name],
+            fingerprint=fingerprint_images(images.digests[rows.order]),
+            groups=tuple(_groups(images, rows, len(plan.classes))),
         )
     if cinic10.is_cinic10(plan.classes, images.origins(plan.rows)):
         normalization = Normalization(cinic10.MEAN, cinic10.STD, "published")
@@ -119,14 +112,20 @@ def _describe(plan: Plan, images: ConvertedImages) -> Manifest:
     )
 
 
-def _groups(images: ConvertedImages, rows: Rows) -> Iterator[Group]:
-    origins = images.provenance["origin"][rows.order]
-    keys = rows.labels.astype(np.int64) * len(cinic10.Origin) + origins
-    for key in np.unique(keys).tolist():
-        label, origin = divmod(key, len(cinic10.Origin))
-        mine = rows.order[keys == key]
-        sums = images.sums[mine].sum(0).tolist()
-        yield Group(label, origin, len(mine), tuple(sums[:3]), tuple(sums[3:]))
+def _groups(images: ConvertedImages, rows: Rows, num_classes: int) -> Iterator[Group]:
+    """Sum up the images of every class and origin, of which there are few."""
+    kinds = len(cinic10.Origin)
+    counts = np.zeros(num_classes * kinds, np.int64)
+    totals = np.zeros((len(counts), 6), np.int64)
+    for block in _cut_blocks(len(rows.order)):
+        mine = rows.order[block]
+        keys = rows.labels[block].astype(np.int64) * kinds + images.provenance["origin"][mine]
+        counts += np.bincount(keys, minlength=len(counts))
+        np.add.at(totals, keys, images.sums[mine])
+    for key in np.flatnonzero(counts).tolist():
+        label, origin = divmod(key, kinds)
+        sums = totals[key].tolist()
+        yield Group(label, origin, int(counts[key]), tuple(sums[:3]), tuple(sums[3:]))
 
 
 def _is_filled(
@@ -259,11 +258,24 @@ def _cut_bytes(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
     yield from pairwise(edges)
 
 
-def _write_region(region: Region, array: NDArray[Any]) -> None:
+def _cut_blocks(rows: int) -> Iterator[slice]:
+    for start in range(0, rows, _BLOCK_ROWS):
+        yield slice(start, start + _BLOCK_ROWS)
+
+
+def _write_values(plan: Plan, images: ConvertedImages, region: Region) -> None:
+    """Write an array of a split, some rows at a time, unless it has images."""
+    split, field = region.spec.name.rsplit("/", 1)
+    order, labels = plan.splits[split]
+    give: dict[str, Callable[[slice], NDArray[Any]]] = {
+        "labels": lambda block: labels[block],
+        "sources": lambda block: images.provenance[order[block]],
+        "names": lambda block: plan.paths.encoded(order[block]),
+    }
+    if field not in give:
+        return
     with open(region.file, "r+b", buffering=0) as stream:
-        write_all(stream.fileno(), memoryview(array.tobytes()), region.offset)
-
-
-def _rows_of(digests: NDArray[np.uint8]) -> list[bytes]:
-    joined, size = digests.tobytes(), digests.shape[1]
-    return [joined[start : start + size] for start in range(0, len(joined), size)]
+        for block in _cut_blocks(len(order)):
+            values = np.asarray(give[field](block), region.spec.dtype)
+            offset = region.offset + block.start * values.itemsize
+            write_all(stream.fileno(), memoryview(values.tobytes()), offset)

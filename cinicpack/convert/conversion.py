@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cinicpack.cinic10 import parse_names
 from cinicpack.convert.decode import decode_images
 from cinicpack.convert.files import Content, Read
-from cinicpack.convert.layout import file_names
+from cinicpack.convert.paths import file_names
 from cinicpack.convert.resize import resize_all
 from cinicpack.errors import SourceError
 from cinicpack.formats.filters import unfilter
@@ -77,6 +77,7 @@ class Converted(NamedTuple):
         provenance: (n,) provenance, from the file names.
         bad: position in the task and reason of every bad image.
         reduced: positions of images with 16 bits per channel, of which Pillow keeps 8.
+        recoloured: position and former kind of every image that was not RGB.
         held_back: the last bytes of the planes, if they are not in the file.
     """
 
@@ -88,6 +89,7 @@ class Converted(NamedTuple):
     provenance: NDArray[np.void]
     bad: list[tuple[int, str]]
     reduced: list[int]
+    recoloured: list[tuple[int, str]]
     held_back: bytes = b""
 
 
@@ -145,6 +147,7 @@ class Converter:
             ),
             [],
             [],
+            [],
         )
         if target:
             tray.clear(target.padding, 3 * count * math.prod(target.shape))
@@ -154,6 +157,7 @@ class Converter:
         for decoded in resize_all(images, task.resize) if task.resize else images:
             result.bad.extend(decoded.bad)
             result.reduced.extend(decoded.reduced)
+            result.recoloured.extend(decoded.recoloured)
             for numbers, pixels in decoded.images:
                 if not tray.has_room(pixels.nbytes):
                     self._append(result)

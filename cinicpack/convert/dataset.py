@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from functools import partial
 from operator import index as as_int
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -11,12 +12,10 @@ from PIL import Image
 
 from cinicpack.convert.arrays import check_names, put_channels_last
 from cinicpack.convert.files import Content, Read, Remarks, row_name
-from cinicpack.convert.packer import build, check_options, open_made
+from cinicpack.convert.packer import make_pack
 from cinicpack.convert.plan import Wanted
 from cinicpack.errors import ArgumentError, SourceError
 from cinicpack.store.pack import Pack
-from cinicpack.store.publish import publishing
-from cinicpack.store.reader import find_other
 
 __all__ = ["Datasets", "MapStyle", "pack_dataset"]
 
@@ -74,13 +73,9 @@ def pack_dataset(
     >>> cinicpack.pack_dataset({"test": half}, "new.pack")
     Pack('new.pack', test 90, 32x32, 10 classes)
     """
-    destination = Path(destination)
     wanted = Wanted(shard_rows=shard_rows, skip_bad=skip_bad, progress=progress)
-    container = check_options(destination, format, wanted)
-    source = Datasets(datasets, classes)
-    with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        build(source, new, container, wanted)
-    return open_made(destination)
+    opening = partial(Datasets, datasets, classes)
+    return make_pack(opening, Path(destination), format, wanted, overwrite=overwrite)
 
 
 class Datasets:

@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 
 from cinicpack.convert.files import Content
 
-__all__ = ["BATCH_BYTES", "Decoded", "Decoder", "Part", "merge"]
+__all__ = ["BATCH_BYTES", "GREY", "Decoded", "Decoder", "Part", "merge"]
 
 #: At most about so many bytes of contents, and of pixels, are in memory at a time.
 BATCH_BYTES: Final = 4 << 20
+
+#: How messages call images of one channel.
+GREY: Final = "grey"
 
 #: The numbers of some images of one shape, ascending, and their pixels.
 Part: TypeAlias = tuple[list[int], NDArray[np.uint8]]
@@ -26,11 +29,13 @@ class Decoded(NamedTuple):
             width, 3) in C order.
         bad: number and reason of every one that cannot be packed.
         reduced: numbers of images whose samples had 16 bits and were made to fit into 8.
+        recoloured: number and former kind, `GREY` for one, of every image that was not RGB.
     """
 
     images: list[Part]
     bad: list[tuple[int, str]]
     reduced: list[int]
+    recoloured: Sequence[tuple[int, str]] = ()
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity, which is fast

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.errors import SourceError
+from cinicpack.paths import why_missing
 
 __all__ = [
     "MAX_BYTES",
@@ -99,6 +100,8 @@ def read_files(root: str | os.PathLike[str], paths: Iterable[str]) -> Iterator[b
 def explain_unreadable(where: str, error: Exception) -> SourceError:
     """Build the error for what could not be read, though nothing need be wrong with it."""
     reason = (isinstance(error, OSError) and error.strerror) or str(error) or "want of memory"
+    if isinstance(error, FileNotFoundError):
+        reason = why_missing(where) or reason
     return SourceError(
         f"{where}: could not be read ({reason}), so nothing is packed; make it readable, run again"
     )

@@ -1,20 +1,20 @@
 """Paths become splits, classes and row numbers, in ImageFolder's order."""
 
 import os
-from collections import Counter
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.cinic10 import CLASSES, SPLITS, parse_names
+from cinicpack.convert.paths import Paths
 from cinicpack.errors import SelectionError, SourceError
 from cinicpack.store.format import NAME_BYTES, is_folder_name, is_split_name
 from cinicpack.text import some
 
-__all__ = ["Layout", "arrange", "check_declared", "file_names"]
+__all__ = ["Layout", "arrange", "check_declared", "rank_split"]
 
 _EXPECTED: Final = (
     "expected all images at SPLIT/CLASS/NAME.png (or .jpg, ...), or all at CLASS/NAME.png, if need "
@@ -24,8 +24,10 @@ _MAX_CLASSES: Final = 1 << 16
 # A folder that macOS puts into a zip, beside the folder that is zipped.
 _MACOS: Final = "__MACOSX"
 
-# By split and class, the places of its images in ``paths``.
-_Found = dict[str, dict[str, list[int]]]
+# By folder the places of its images in ``paths``, ascending, and the same by split and class.
+_Folders = Mapping[str, NDArray[np.int64]]
+_Found = dict[str, dict[str, NDArray[np.int64]]]
+_NONE: Final = np.empty(0, np.int64)
 
 
 class Layout(NamedTuple):
@@ -45,7 +47,7 @@ class Layout(NamedTuple):
 
 
 def arrange(
-    paths: Sequence[str],
+    paths: Iterable[str],
     splits: str | Iterable[str] | None = None,
     *,
     classes: Sequence[str] | None = None,
@@ -81,40 +83,63 @@ def arrange(
     >>> arrange(["cat/b.png", "bird/c.png", "cat/a.png"]).rows["train"].tolist()
     [1, 2, 0]
     """
+    if not isinstance(paths, Paths):
+        paths = Paths(paths)
     if not paths:
         raise SourceError(f"{_EXPECTED}; found no image at all")
-    if len(set(paths)) < len(paths):
-        twice = [path for path, count in Counter(paths).items() if count > 1]
-        raise SourceError(f"expected every path once, found more of {some(twice, quoted=True)}")
+    filled = paths.in_folders()
+    _check_distinct(paths, filled)
     if classes is None:
-        layout = _arrange_folders(paths, splits, folders, allow_missing)
+        try:
+            layout = _arrange_folders(paths, filled, splits, folders, allow_missing)
+        except SourceError:
+            # Such as a notebook's checkpoints, which are the likeliest cause of any other error.
+            _refuse_hidden(filled)
+            raise
     else:
-        layout = _arrange_declared(paths, splits, classes, keeps_order)
+        found = _sort_folders(filled, [SPLITS[0]])
+        layout = _number_rows(paths, found, _choose(found, splits), classes, keeps_order)
     _check_names(layout)
     return layout
 
 
+def _refuse_hidden(folders: Iterable[str]) -> None:
+    """Raise `SourceError` if images are in hidden folders, and others are not."""
+    folders = [*folders]
+    hidden = sorted(folder for folder in folders if "/." in f"/{folder}")
+    # Where all are, it is only the lone folder above them.
+    if 0 < len(hidden) < len(folders):
+        raise SourceError(
+            f"expected visible folders, found images in {some(hidden, quoted=True)}; remove or "
+            "rename the hidden folder"
+        )
+
+
+def _check_distinct(paths: Paths, folders: _Folders) -> None:
+    twice: list[str] = []
+    for folder, places in folders.items():
+        names = np.sort(paths.encoded(places))
+        again = dict.fromkeys(names[1:][names[1:] == names[:-1]].tolist())
+        twice += [os.path.join(folder, os.fsdecode(name)) for name in again]
+    if twice:
+        raise SourceError(f"expected every path once, found more of {some(twice, quoted=True)}")
+
+
 def _arrange_folders(
-    paths: Sequence[str],
+    paths: Paths,
+    filled: _Folders,
     splits: str | Iterable[str] | None,
     folders: Iterable[str],
     allow_missing: bool,
 ) -> Layout:
     """Take the names of folders for classes, and sort the rows as ImageFolder does."""
-    filled: dict[str, list[int]] = {}
-    for index, path in enumerate(paths):
-        filled.setdefault(path.rpartition("/")[0], []).append(index)
     _check_shape(paths, filled)
     *above, _ = next(iter(filled)).split("/")
-
-    found: _Found = {}
-    for folder, indices in filled.items():
-        split, name = _from_split(folder, above)
-        found.setdefault(split, {})[name] = indices
+    found = _sort_folders(filled, above)
     chosen = _choose(found, splits)
     empty_splits = _add_empty(found, folders, above)
     present = sorted({name for split in chosen for name in found[split]})
-    classes = _complete(present, paths)
+    classes = _complete(present, paths, filled)
     if not allow_missing:
         if splits is not None:
             empty_splits = []
@@ -122,44 +147,48 @@ def _arrange_folders(
             "/".join([*above[:-1], split, name] if above else [name])
             for name in present
             for split in chosen
-            if not found[split].get(name)
+            if not len(found[split].get(name, _NONE))
         ]
         absent = sorted({*classes}.difference(present))
         _refuse_missing(lacking, empty_splits, absent)
+    return _number_rows(paths, found, chosen, classes, keeps_order=False)
+
+
+def _sort_folders(filled: _Folders, above: Sequence[str]) -> _Found:
+    """Sort folders by split and class; ``above`` are the folders above a class."""
+    found: _Found = {}
+    for folder, places in filled.items():
+        split, name = _from_split(folder, above)
+        found.setdefault(split, {})[name] = places
+    return found
+
+
+def _number_rows(
+    paths: Paths, found: _Found, chosen: Sequence[str], classes: Sequence[str], keeps_order: bool
+) -> Layout:
+    """Give all images of the chosen splits their labels, and the rows of a split their order.
+
+    That is the order of ``paths``, or else by class, then by name.
+    """
     numbers = _number(classes)
     rows: dict[str, NDArray[np.int64]] = {}
     labels: dict[str, NDArray[np.uint8 | np.uint16]] = {}
     for split in chosen:
-        # The files of one folder have the same order by path as by name.
-        runs = [sorted(found[split].get(name, []), key=paths.__getitem__) for name in classes]
-        rows[split] = np.fromiter(chain.from_iterable(runs), np.int64)
+        runs = [found[split].get(name, _NONE) for name in classes]
         labels[split] = np.repeat(numbers, [len(run) for run in runs])
-    return Layout(classes, rows, labels)
-
-
-def _arrange_declared(
-    paths: Sequence[str],
-    splits: str | Iterable[str] | None,
-    classes: Sequence[str],
-    keeps_order: bool,
-) -> Layout:
-    """Take the declared classes, and the rows of a split in the order of their paths, or sorted."""
-    numbers = _number(classes)
-    label_of = {name: label for label, name in enumerate(classes)}
-    found: dict[str, list[int]] = {}
-    for index, path in enumerate(paths):
-        found.setdefault(path.partition("/")[0], []).append(index)
-    rows: dict[str, NDArray[np.int64]] = {}
-    labels: dict[str, NDArray[np.uint8 | np.uint16]] = {}
-    for split in _choose(found, splits):
-        order = found[split] if keeps_order else sorted(found[split], key=paths.__getitem__)
-        rows[split] = np.array(order, np.int64)
-        labels[split] = numbers[[label_of[paths[row].split("/")[1]] for row in order]]
-        if not keeps_order:
-            # Sorted paths have classes in the order of their names; labels may have another.
-            by_label = np.argsort(labels[split], kind="stable")
-            rows[split], labels[split] = rows[split][by_label], labels[split][by_label]
+        rows[split] = np.concatenate(runs if keeps_order else [_by_name(paths, r) for r in runs])
+        if keeps_order:
+            label_of = np.empty(len(paths), numbers.dtype)
+            label_of[rows[split]] = labels[split]
+            rows[split].sort()
+            labels[split] = label_of[rows[split]]
     return Layout(tuple(classes), rows, labels)
+
+
+def _by_name(paths: Paths, places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sort the images of a folder as Python sorts their names, which differ."""
+    names = paths.names(places)
+    return places[sorted(range(len(names)), key=names.__getitem__)]
 
 
 def _number(classes: Sequence[str]) -> NDArray[np.uint8 | np.uint16]:
@@ -174,7 +203,7 @@ def _check_names(layout: Layout) -> None:
         if not is_split_name(name):
             raise SourceError(
                 "expected visible folders as splits, with names in UTF-8 and without '+', found "
-                f"{name!r}; rename it or name the splits to take"
+                f"{name!r}; rename it, or name the splits to take with --splits (splits=)"
             )
     for name in layout.classes:
         if name.startswith("."):
@@ -199,20 +228,13 @@ def check_declared(classes: Sequence[str], where: object, what: str) -> None:
             )
 
 
-def file_names(paths: Sequence[str]) -> list[bytes]:
-    """Return the names of files, without folders, as the file system has them."""
-    # No name has a slash, so all can be encoded together, three times as fast as one by one.
-    joined = os.fsencode("/".join([path.rpartition("/")[2] for path in paths]))
-    return joined.split(b"/") if paths else []
-
-
-def _check_shape(paths: Sequence[str], folders: Mapping[str, Sequence[int]]) -> None:
-    depths: dict[int, list[int]] = {}
-    for folder, indices in folders.items():
-        depths.setdefault(folder.count("/") + 2 if folder else 1, []).extend(indices)
+def _check_shape(paths: Paths, folders: _Folders) -> None:
+    depths: dict[int, list[NDArray[np.int64]]] = {}
+    for folder, places in folders.items():
+        depths.setdefault(folder.count("/") + 2 if folder else 1, []).append(places)
     if len(depths) > 1 or not depths.keys() <= {2, 3, 4}:
         shapes = [
-            some([paths[index] for index in depths[depth]], quoted=True) for depth in sorted(depths)
+            some(paths.take(np.concatenate(depths[depth])), quoted=True) for depth in sorted(depths)
         ]
         raise SourceError("\n  ".join([f"{_EXPECTED}; found", *shapes]))
     tops = {folder.split("/", 1)[0] for folder in folders}
@@ -252,7 +274,7 @@ def _add_empty(found: _Found, folders: Iterable[str], above: Sequence[str]) -> l
     classes = {name for names in found.values() for name in names}
     for split in found.keys() & listed.keys():
         for name in listed[split] - found[split].keys():
-            found[split][name] = []
+            found[split][name] = _NONE
     return sorted(
         split
         for split in listed.keys() - found.keys()
@@ -260,26 +282,36 @@ def _add_empty(found: _Found, folders: Iterable[str], above: Sequence[str]) -> l
     )
 
 
-def _complete(classes: Sequence[str], paths: Sequence[str]) -> tuple[str, ...]:
+def _complete(classes: Sequence[str], paths: Paths, folders: _Folders) -> tuple[str, ...]:
     """Return the classes; CINIC-10's ten if they are some of these and all files are named so."""
-    if {*classes} < {*CLASSES}:
-        names = [path.rpartition("/")[2] for path in paths]
-        if all(number for number, _, _ in parse_names(names)):
-            return CLASSES
+    if {*classes} < {*CLASSES} and all(
+        origin for places in folders.values() for origin, _, _ in parse_names(paths.names(places))
+    ):
+        return CLASSES
     return tuple(classes)
 
 
 def _choose(found: Iterable[str], splits: str | Iterable[str] | None) -> list[str]:
     chosen = {splits} if isinstance(splits, str) else set(found if splits is None else splits)
     if not chosen or not chosen <= set(found):
-        there = ", ".join(sorted(found, key=_rank_split))
-        named = ", ".join(sorted(chosen.difference(found))) or "none"
-        raise SelectionError(f"expected splits out of {there}; found {named}")
-    return sorted(chosen, key=_rank_split)
+        there: list[str] = sorted(found, key=rank_split)
+        named = some(sorted(chosen.difference(found)), 20) or "none"
+        raise SelectionError(f"expected splits out of {some(there, 20)}; found {named}")
+    return sorted(chosen, key=rank_split)
 
 
-def _rank_split(split: str) -> tuple[int, str]:
+def rank_split(split: str) -> tuple[int, str]:
+    """Return what sorts splits: CINIC-10's come first, in its order, then others by name."""
     return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
+
+
+def _find_twins(names: Iterable[str]) -> str:
+    """List the names that look alike and are not, in Unicode's forms NFC and NFD."""
+    alike: dict[str, list[str]] = {}
+    for name in sorted(names):
+        alike.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    twins = [name for group in alike.values() if len(group) > 1 for name in group]
+    return some(twins, quoted=True) if twins else ""
 
 
 def _refuse_missing(
@@ -292,11 +324,13 @@ def _refuse_missing(
         problems.append(f"no images in {some(lacking, quoted=True)}")
     if empty_splits:
         problems.append(f"no images in the splits {some(empty_splits, quoted=True)}")
+    if twins := _find_twins({path.rpartition("/")[2] for path in lacking}):
+        problems.append(f"names of the same letters in two forms of Unicode, {twins}")
     if absent:
         problems.append(f"the file names of CINIC-10, but not its classes {', '.join(absent)}")
     if problems:
         raise SourceError(
             f"expected images in every class of every split; found {'; '.join(problems)}. Add "
-            "some, name the splits to take, or accept it with --allow-missing "
-            "(allow_missing=True): classes without images keep their labels"
+            "some, name the splits to take with --splits (splits=), or accept it with "
+            "--allow-missing (allow_missing=True): classes without images keep their labels"
         )

@@ -7,35 +7,40 @@ known before, and if nothing is odd, the workers write to the arrays themselves.
 """
 
 import os
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, NamedTuple, TypeAlias
 
-from tqdm import tqdm
+import numpy as np
 
 from cinicpack.convert.assembly import write_pack
 from cinicpack.convert.conversion import Converted, Task
 from cinicpack.convert.files import Content, Read, count_bytes
-from cinicpack.convert.judge import drop_bad, judge, tell_remarks
-from cinicpack.convert.plan import Wanted, make_plan
-from cinicpack.convert.reservation import cut_tasks, reserve
+from cinicpack.convert.judge import drop_bad, judge, judge_names, tell_remarks
+from cinicpack.convert.paths import Paths
+from cinicpack.convert.plan import Plan, Wanted, make_plan
+from cinicpack.convert.reservation import cut_tasks, reserve, sample
 from cinicpack.convert.resize import check_resize
-from cinicpack.convert.results import join
-from cinicpack.convert.source import Source, open_source
+from cinicpack.convert.results import Results
+from cinicpack.convert.source import ListsPaths, Source, open_source
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.cores import usable_cores
-from cinicpack.errors import ArgumentError
+from cinicpack.errors import ArgumentError, SourceError
 from cinicpack.store.container import Container, for_suffix, named
 from cinicpack.store.manifest import Resize
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
 from cinicpack.store.reader import find_other
+from cinicpack.terminal import progress_bar
 
-__all__ = ["Pace", "build", "check_options", "open_made", "pack"]
+__all__ = ["Pace", "build", "check_options", "make_pack", "pack"]
 
 #: Starts workers as `starting_workers` does.
 StartWorkers: TypeAlias = Callable[
@@ -62,6 +67,8 @@ class Pace(NamedTuple):
 
 
 _PACE: Final = Pace()
+# Where the rows are known, a stream's tasks may have so many times the bytes of others.
+_WHOLE_TASKS: Final = 4
 
 
 def pack(
@@ -117,17 +124,22 @@ def pack(
     >>> pack("CINIC-10.tar.gz", "new.pack", progress=False)
     Pack('new.pack', train 90, valid 90, test 90, 32x32, 10 classes)
     """
-    destination = Path(destination)
     wanted = Wanted(splits, shard_rows, num_workers, skip_bad, allow_missing, expect, progress)
     wanted = wanted._replace(resize=check_resize(resize, filter, fit))
-    container = check_options(destination, format, wanted)
+    opening = partial(open_source, source, labels, columns)
+    return make_pack(opening, Path(destination), format, wanted, overwrite=overwrite)
+
+
+def make_pack(
+    opening: Callable[[], Source], destination: Path, name: str, wanted: Wanted, *, overwrite: bool
+) -> Pack:
+    """Make a pack of a source, which is opened once the pack can be made, and open that.
+
+    ``name`` is that of the pack's container. Raises what `pack` does.
+    """
+    container = check_options(destination, name, wanted)
     with publishing(destination, overwrite=overwrite, find_other=find_other) as new:
-        build(open_source(source, labels, columns), new, container, wanted)
-    return open_made(destination)
-
-
-def open_made(destination: Path) -> Pack:
-    """Open a pack that was just made; where that fails, the error says that it was made."""
+        build(opening(), new, container, wanted)
     try:
         return open_pack(destination)
     except Exception as error:
@@ -148,26 +160,36 @@ def build(
     Raises what `pack` does of a source and its images.
     """
     work = new.parent
-    plan = reserved = None
+    # Workers of a writer that was killed may live on for a moment, and create files: those are in
+    # another folder, which is swept.
+    scratch = Path(tempfile.mkdtemp(dir=work))
+    reserved = None
+    paths = Paths()
     with start(
-        _count_workers(source, wanted, pace), str(source.path), source.read, work
+        _count_workers(source, wanted, pace), str(source.path), source.read, scratch
     ) as workers:
-        if source.read is None:
-            tasks = group_stream(source.stream(), pace, wanted.resize)
+        # The workers are still starting, so listing and planning take no time of theirs.
+        plan = _plan_ahead(source, wanted, work)
+        if plan is None:
+            tasks = _note_paths(group_stream(source.stream(), pace, wanted.resize), paths)
         else:
-            # The workers are still starting, so listing and planning take no time of theirs.
-            plan = make_plan(source, source.paths(), wanted, work).in_order()
-            reserved = reserve(source.read, plan, work / "reserved", container)
+            judge_names(plan, wanted)
+            reserved = reserve(sample(source, plan), plan, scratch / "reserved", container)
             tasks = cut_tasks(plan, reserved, pace.task_images)
+            if source.read is None:
+                tasks = fill_tasks(tasks, source, pace)
         total = None if plan is None else len(plan.paths)
-        with _showing_progress(source, total, shown=wanted.progress) as advance:
-            paths, results = convert(workers, tasks, advance)
+        with (
+            Results(scratch / "results") as results,
+            _showing_progress(source, total, shown=wanted.progress) as advance,
+        ):
+            convert(workers, tasks, results, advance)
     if plan is None:
         plan = make_plan(source, paths, wanted, work)
     if reserved is not None:
-        reserved.finish(results)
+        reserved.finish(results.held_back)
     tell_remarks(source)
-    images = join(results)
+    images = results.join()
     plan = drop_bad(plan, images, wanted)
     judge(plan, images, wanted)
     write_pack(plan, images, new, container, wanted.num_workers, reserved)
@@ -216,17 +238,54 @@ def group_stream(
         yield Task(paths, contents, None, resize)
 
 
+def fill_tasks(tasks: Iterable[Task], source: Source, pace: Pace) -> Iterator[Task]:
+    """Give tasks the contents that a stream has for them, in its order.
+
+    Where these are too large for one task, they come in several, whose planes are copied later.
+    """
+    stream = source.stream()
+    for task in tasks:
+        count = len(task.paths)
+        whole = pace._replace(task_images=count, task_bytes=_WHOLE_TASKS * pace.task_bytes)
+        given = 0
+        for part in group_stream(islice(stream, count), whole, task.resize):
+            if part.paths != task.paths[given : given + len(part.paths)]:
+                raise SourceError(
+                    f"{source.path}: expected the images that it listed, found others; it was "
+                    "written to meanwhile, so run again"
+                )
+            given += len(part.paths)
+            yield part._replace(target=task.target if len(part.paths) == count else None)
+
+
+def _note_paths(tasks: Iterable[Task], paths: Paths) -> Iterator[Task]:
+    """Add the paths of tasks to others while the tasks are given."""
+    for task in tasks:
+        paths.extend(task.paths)
+        yield task
+
+
+def _plan_ahead(source: Source, wanted: Wanted, work: Path) -> Plan | None:
+    """Plan the rows before the images are read.
+
+    None where the images come as a stream whose paths are not known, or in another order.
+    """
+    if source.read is not None:
+        return make_plan(source, Paths(source.paths()), wanted, work).in_order()
+    if isinstance(source, ListsPaths):
+        plan = make_plan(source, Paths(source.list_paths()), wanted, work)
+        if np.array_equal(plan.rows, np.arange(len(plan.paths))):
+            return plan
+    return None
+
+
 @contextmanager
 def _showing_progress(
     source: Source, total: int | None, *, shown: bool
 ) -> Iterator[Callable[[int], None]]:
     """Show a bar, and give what moves it on by some images; of a stream the total is estimated."""
-    with tqdm(
-        total=total,
-        unit=" images",
-        unit_scale=True,
-        disable=None if shown else True,
-        desc="decode",
+    with progress_bar(
+        shown=shown, total=total, unit=" images", unit_scale=True, desc="decode"
     ) as bar:
 
         def advance(images: int) -> None:
@@ -238,14 +297,15 @@ def _showing_progress(
 
 
 def convert(
-    workers: Sequence[Worker], tasks: Iterable[Task], advance: Callable[[int], None]
-) -> tuple[list[str], list[Converted]]:
-    """Convert tasks on all workers, a few ahead; return all paths, and the results, in order."""
+    workers: Sequence[Worker],
+    tasks: Iterable[Task],
+    results: Results,
+    advance: Callable[[int], None],
+) -> None:
+    """Convert tasks on all workers, a few ahead, and add their results in order."""
     idle: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
         idle.put(worker)
-    paths: list[str] = []
-    results: list[Converted] = []
     pending: deque[Future[Converted]] = deque()
 
     def run(task: Task) -> Converted:
@@ -256,13 +316,13 @@ def convert(
             idle.put(worker)
 
     def take() -> None:
-        results.append(pending.popleft().result())
-        advance(len(results[-1].offsets))
+        result = pending.popleft().result()
+        results.add(result)
+        advance(len(result.offsets))
 
     with ThreadPoolExecutor(len(workers)) as threads:
         try:
             for task in tasks:
-                paths += task.paths
                 pending.append(threads.submit(run, task))
                 if len(pending) > len(workers):
                     take()
@@ -270,4 +330,3 @@ def convert(
                 take()
         finally:
             threads.shutdown(cancel_futures=True)
-    return paths, results

@@ -20,7 +20,7 @@ from cinicpack.convert.files import (
     row_name,
     too_large,
 )
-from cinicpack.convert.layout import check_declared
+from cinicpack.convert.layout import check_declared, rank_split
 from cinicpack.errors import ArgumentError, SourceError
 from cinicpack.formats.parquet import MAGIC, Table, find_columns, read_rows
 from cinicpack.store.format import is_folder_name
@@ -123,12 +123,17 @@ class Parquet:
         """Tell whether the files have fewer than so many bytes."""
         return sum(file.stat().st_size for file in self.files) < nbytes
 
-    def paths(self) -> list[str]:
-        """List the images in the order of the files, which reads all of them."""
-        return [path for path, _ in self.stream()]
+    def paths(self) -> Iterator[str]:
+        """List the images in the order of the stream, without reading the bytes of any."""
+        return (path for path, _ in self._read(contents=False))
+
+    list_paths = paths
 
     def stream(self) -> Iterator[tuple[str, Content]]:
         """Give every image with the bytes of its file, split after split."""
+        return self._read(contents=True)
+
+    def _read(self, *, contents: bool) -> Iterator[tuple[str, Content]]:
         assert self.classes is not None
         total = sum(table.rows for tables in self._splits.values() for table in tables)
         given = 0
@@ -137,19 +142,21 @@ class Parquet:
             for table in tables:
                 row = 0
                 with _explaining(table.path):
-                    for rows in read_rows(table):
+                    for rows in read_rows(table, contents=contents):
                         given += len(rows)
                         self.fraction = given / total
                         for label, path, content in rows:
                             name = _name(path, before + row, table, row)
-                            checked = _check_content(content, path, table, row)
+                            checked: Content = b""
+                            if contents:
+                                checked = _check_content(content, path, table, row)
                             yield f"{split}/{self.classes[label]}/{name}", checked
                             row += 1
                 before += table.rows
 
     @cached_property
     def _splits(self) -> dict[str, list[Table]]:
-        """The files of every split, in the order of their numbers."""
+        """The files of every split, in the order that a pack has, and of their numbers."""
         splits: dict[str, list[Table]] = {}
         for split, files in _sort_files(self.files).items():
             for file in files:
@@ -177,7 +184,9 @@ def _sort_files(files: Iterable[Path]) -> dict[str, list[Path]]:
                 f"expected one file of split {split!r}, or all of its shards, found {some(paths)}; "
                 "fetch those that are missing, or name the files or the folder to pack"
             )
-    return {split: [path for _, _, path in shards] for split, shards in splits.items()}
+    return {
+        split: [path for _, _, path in splits[split]] for split in sorted(splits, key=rank_split)
+    }
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from simplejpeg import decode_jpeg, decode_jpeg_header
 
-from cinicpack.convert.decoded import BATCH_BYTES, Decoded, Part, merge
+from cinicpack.convert.decoded import BATCH_BYTES, GREY, Decoded, Part, merge
 from cinicpack.convert.files import Content
 from cinicpack.convert.pillow import (
     Picture,
@@ -44,21 +44,23 @@ def decode_pictures(numbers: Sequence[int], files: Sequence[Content]) -> Iterato
     shapes: dict[tuple[int, ...], list[Part]] = {}
     bad: list[tuple[int, str]] = []
     reduced: list[int] = []
+    recoloured: list[tuple[int, str]] = []
     nbytes = 0
     for number, file in zip(numbers, files, strict=True):
         assert isinstance(file, bytes)
         try:
-            pixels, is_reduced = _decode(file)
+            pixels, is_reduced, former = _decode(file)
         except BadImageError as error:
             bad.append((number, str(error)))
             continue
         shapes.setdefault(pixels.shape, []).append(([number], pixels[np.newaxis]))
         reduced += [number] * is_reduced
+        recoloured += [(number, former)] if former else []
         nbytes += pixels.nbytes
         if nbytes >= BATCH_BYTES:
-            yield Decoded([merge(parts) for parts in shapes.values()], bad, reduced)
-            shapes, bad, reduced, nbytes = {}, [], [], 0
-    yield Decoded([merge(parts) for parts in shapes.values()], bad, reduced)
+            yield Decoded([merge(parts) for parts in shapes.values()], bad, reduced, recoloured)
+            shapes, bad, reduced, recoloured, nbytes = {}, [], [], [], 0
+    yield Decoded([merge(parts) for parts in shapes.values()], bad, reduced, recoloured)
 
 
 def measure_picture(file: Content) -> tuple[int, int]:
@@ -76,7 +78,7 @@ def _decode(file: bytes) -> Picture:
             height, width, colour, _ = decode_jpeg_header(file)
             if colour in _PLAIN_COLOURS:
                 check_size(height, width)
-                return Picture(decode_jpeg(file, "RGB"), False)
+                return Picture(decode_jpeg(file, "RGB"), False, GREY if colour == "Gray" else "")
     with strict_pillow():
         return decode_with_pillow(file, kind)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
+from cinicpack.convert.decoded import GREY
 from cinicpack.formats.png import MAX_PIXELS, BadImageError
 from cinicpack.shortage import is_shortage
 
@@ -21,10 +22,17 @@ _PILLOW: Final = threading.Lock()
 
 
 class Picture(NamedTuple):
-    """The pixels of an image, uint8 (height, width, 3), and whether its samples had more bits."""
+    """The pixels of an image, uint8 (height, width, 3), and what they were before.
+
+    Attributes:
+        pixels: of the image.
+        is_reduced: whether its samples had more bits.
+        former: its kind, unless that was RGB: "grey", "with transparency", "CMYK", ...
+    """
 
     pixels: NDArray[np.uint8]
     is_reduced: bool
+    former: str
 
 
 def decode_with_pillow(file: bytes, kind: type[ImageFile.ImageFile]) -> Picture:
@@ -42,7 +50,17 @@ def decode_with_pillow(file: bytes, kind: type[ImageFile.ImageFile]) -> Picture:
             # A tile is decoded whole, however small the image in it is.
             check_size(image.tag_v2.get(TILELENGTH, 0), image.tag_v2.get(TILEWIDTH, 0))
         # Modes of 16 or 32 bits a sample: I, I;16, I;16B, F.
-        return Picture(np.array(image.convert("RGB")), image.mode[0] in "IF")
+        is_reduced, former = image.mode[0] in "IF", _name_kind(image)
+        return Picture(np.array(image.convert("RGB")), is_reduced, former)
+
+
+def _name_kind(image: ImageFile.ImageFile) -> str:
+    """Say what an image is that has more or less than red, green and blue, or a palette of them."""
+    if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
+        return "with transparency"
+    if image.mode == "1" or image.mode[0] in "LIF":
+        return GREY if image.mode != "LAB" else image.mode
+    return "" if image.mode in ("RGB", "P") else image.mode
 
 
 def measure_with_pillow(file: bytes, kind: type[ImageFile.ImageFile]) -> tuple[int, int]:

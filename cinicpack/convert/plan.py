@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cinicpack.convert.layout import arrange, file_names
+from cinicpack.convert.layout import arrange
+from cinicpack.convert.paths import Paths
 from cinicpack.convert.source import Source
 from cinicpack.errors import SelectionError, SourceError
 from cinicpack.store.format import ArraySpec, plan_arrays
@@ -54,7 +55,7 @@ class Plan:
     """
 
     source: str
-    paths: Sequence[str]
+    paths: Paths
     classes: tuple[str, ...]
     splits: dict[str, Rows]
     shard_rows: int | None
@@ -67,12 +68,9 @@ class Plan:
         return np.concatenate([rows.order for rows in self.splits.values()])
 
     @cached_property
-    def names(self) -> dict[str, NDArray[np.bytes_]]:
-        """The file names of every split."""
-        return {
-            split: np.array(file_names([self.paths[row] for row in rows.order.tolist()]))
-            for split, rows in self.splits.items()
-        }
+    def name_bytes(self) -> dict[str, int]:
+        """The bytes of the longest file name of every split."""
+        return {name: self.paths.measure_names(rows.order) for name, rows in self.splits.items()}
 
     @cached_property
     def shards(self) -> dict[str, tuple[int, ...]]:
@@ -84,7 +82,7 @@ class Plan:
 
     def specs(self, image_shape: tuple[int, int, int]) -> list[ArraySpec]:
         """List the arrays of the pack, for images of this height, width and channels."""
-        splits = {name: (self.shards[name], self.names[name].itemsize) for name in self.splits}
+        splits = {name: (self.shards[name], self.name_bytes[name]) for name in self.splits}
         return list(plan_arrays(image_shape, len(self.classes), splits))
 
     def in_order(self) -> "Plan":
@@ -93,17 +91,18 @@ class Plan:
         for name, rows in self.splits.items():
             splits[name] = Rows(np.arange(start, start + len(rows.order)), rows.labels)
             start += len(rows.order)
-        return replace(self, paths=[self.paths[row] for row in self.rows.tolist()], splits=splits)
+        return replace(self, paths=self.paths.in_order(self.rows), splits=splits)
 
 
-def make_plan(source: Source, paths: Sequence[str], wanted: Wanted, work: Path) -> Plan:
+def make_plan(source: Source, paths: Paths, wanted: Wanted, work: Path) -> Plan:
     """Find out what the images at ``paths`` of a source become.
 
     The folder ``work``, in which the pack is made, may be one of the source's, but is no class of
     it. Raises what `arrange` does, and names the source.
     """
     remarks = source.remarks
-    folders = remarks.folders - {os.path.relpath(work, os.path.realpath(source.path))}
+    mine = os.path.relpath(work, os.path.realpath(source.path))
+    folders = {name for name in remarks.folders if not f"{name}/".startswith(f"{mine}/")}
     try:
         layout = arrange(
             paths,

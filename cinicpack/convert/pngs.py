@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngImageFile
 
-from cinicpack.convert.decoded import BATCH_BYTES, Decoded, Part, merge
+from cinicpack.convert.decoded import BATCH_BYTES, GREY, Decoded, Part, merge
 from cinicpack.convert.files import Content
 from cinicpack.convert.pillow import decode_with_pillow, strict_pillow
 from cinicpack.formats.filters import unfilter
@@ -75,10 +75,13 @@ def _decode_batch(
         else:
             unusual.append(place)
     images: dict[tuple[int, ...], list[Part]] = {}
+    recoloured: list[tuple[int, str]] = []
     for height, width in dict.fromkeys(shape[:2] for shape in common):
         parts = {n: common[height, width, n] for n in (1, 3) if (height, width, n) in common}
         places, pixels, refused = _unfilter(height, width, parts)
         unusual += refused
+        grey = parts.get(1, {})
+        recoloured += [(numbers[place], GREY) for place in places if place in grey]
         if places:
             images[height, width] = [(places, pixels)]
     reduced: list[int] = []
@@ -87,17 +90,18 @@ def _decode_batch(
             try:
                 file = files[place]
                 assert isinstance(file, bytes)
-                pixels, _ = decode_with_pillow(file, PngImageFile)
+                pixels, _, former = decode_with_pillow(file, PngImageFile)
             except BadImageError as error:
                 bad.append((numbers[place], str(error)))
                 continue
             images.setdefault(pixels.shape[:2], []).append(([place], pixels[np.newaxis]))
+            recoloured += [(numbers[place], former)] if former else []
             said = pngs.get(place)
             if isinstance(said, Png) and said.bit_depth == 16:
                 reduced.append(numbers[place])
     merged = [merge(parts) for parts in images.values()]
     named = [([numbers[place] for place in places], pixels) for places, pixels in merged]
-    return Decoded(named, sorted(bad), reduced)
+    return Decoded(named, sorted(bad), reduced, recoloured)
 
 
 def _unfilter(

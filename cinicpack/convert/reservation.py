@@ -8,20 +8,22 @@ they belong; else what they wrote is copied.
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cinicpack.convert.conversion import Converted, Target, Task
+from cinicpack.convert.conversion import Target, Task
 from cinicpack.convert.decode import measure_image
-from cinicpack.convert.files import Read
+from cinicpack.convert.files import Content
 from cinicpack.convert.plan import Plan
+from cinicpack.convert.results import HeldBack
+from cinicpack.convert.source import Source
 from cinicpack.store.container import Container
 from cinicpack.store.format import ArraySpec
 from cinicpack.store.region import HUGE_PAGE, Region, write_all
 
-__all__ = ["Reservation", "cut_tasks", "reserve"]
+__all__ = ["Reservation", "cut_tasks", "reserve", "sample"]
 
 _MAX_TASK_BYTES: Final = 8 << 20
 _SAMPLES: Final = 16
@@ -52,14 +54,11 @@ class Reservation(NamedTuple):
                 yield start, region
                 start += region.spec.shape[0]
 
-    def finish(self, results: Sequence[Converted]) -> None:
+    def finish(self, held_back: Iterable[HeldBack]) -> None:
         """Write the ends of tasks that workers held back."""
-        for result in results:
-            if result.held_back:
-                with open(result.scratch, "r+b", buffering=0) as stream:
-                    end = int(result.offsets[-1]) + 3 * math.prod(self.shape)
-                    place = end - len(result.held_back)
-                    write_all(stream.fileno(), memoryview(result.held_back), place)
+        for file, offset, data in held_back:
+            with open(file, "r+b", buffering=0) as stream:
+                write_all(stream.fileno(), memoryview(data), offset)
 
     def move(self, root: Path) -> list[Region]:
         """Give the pack its name, and return where its arrays are then."""
@@ -70,14 +69,26 @@ class Reservation(NamedTuple):
         ]
 
 
-def reserve(read: Read, plan: Plan, root: Path, container: Container) -> Reservation | None:
+def sample(source: Source, plan: Plan) -> Iterator[Content]:
+    """Give some images from all over a source, for any may be odd; of a stream its first.
+
+    The paths of the plan are its rows in order.
+    """
+    if source.read is not None:
+        yield from source.read(plan.paths[:: -(-len(plan.paths) // _SAMPLES)])
+    else:
+        yield from (content for _, content in islice(source.stream(), 1))
+
+
+def reserve(
+    samples: Iterable[Content], plan: Plan, root: Path, container: Container
+) -> Reservation | None:
     """Make the arrays for the images of a plan, whose paths are its rows in order.
 
-    They have the shape that images are resized to, or else that of most of some images from all
-    over the source, for any single one may be odd. None if all of these are bad.
+    They have the shape that images are resized to, or else that of most samples. None if all of
+    these are bad.
     """
     if plan.resize is None:
-        samples = read(plan.paths[:: -(-len(plan.paths) // _SAMPLES)])
         shapes = Counter(shape for image in samples if (shape := measure_image(image)))
         if not shapes:
             return None
@@ -93,7 +104,7 @@ def cut_tasks(plan: Plan, reservation: Reservation | None, task_images: int) -> 
     paths = plan.paths
     if reservation is None:
         for start in range(0, len(paths), task_images):
-            yield Task(list(paths[start : start + task_images]), None, None, plan.resize)
+            yield Task(paths[start : start + task_images], None, None, plan.resize)
         return
     for start, region in reservation.images():
         row_bytes = math.prod(region.spec.shape[1:])
@@ -101,7 +112,7 @@ def cut_tasks(plan: Plan, reservation: Reservation | None, task_images: int) -> 
         for first, last, held_back in _cut_rows(region, task_images):
             offset = region.offset + first * row_bytes
             target = Target(str(region.file), offset, reservation.shape, padding, held_back)
-            yield Task(list(paths[start + first : start + last]), None, target, plan.resize)
+            yield Task(paths[start + first : start + last], None, target, plan.resize)
             padding = held_back
 
 

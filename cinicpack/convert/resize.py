@@ -62,7 +62,7 @@ def resize_all(images: Iterable[Decoded], to: Resize) -> Iterator[Decoded]:
                 except BadImageError as error:
                     bad.append((number, str(error)))
         merged = [merge(parts)] if parts else []
-        yield Decoded(merged, sorted(bad), decoded.reduced)
+        yield decoded._replace(images=merged, bad=sorted(bad))
 
 
 def _resize(pixels: NDArray[np.uint8], to: Resize) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ To add a kind: a module here with a class that has what `Source` asks for and a 
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias, runtime_checkable
 
@@ -27,9 +27,10 @@ from cinicpack.convert.files import Content as Content
 from cinicpack.convert.files import Read as Read
 from cinicpack.convert.files import Remarks as Remarks
 from cinicpack.errors import ArgumentError, SourceError
+from cinicpack.paths import why_missing
 from cinicpack.text import some
 
-__all__ = ["HasLabels", "Source", "open_source"]
+__all__ = ["HasLabels", "ListsPaths", "Source", "open_source"]
 
 _EXPECTED: Final = "expected a directory, a .tar (also .gz, .bz2, .xz, .zst), .zip or .parquet"
 
@@ -66,7 +67,7 @@ class Source(Protocol):
         A small source is converted before worker processes would have started.
         """
 
-    def paths(self) -> list[str]:
+    def paths(self) -> Iterable[str]:
         """List the paths of all images: in the order of rows if classes are declared, else any."""
 
     def stream(self) -> Iterator[tuple[str, Content]]:
@@ -79,6 +80,14 @@ class HasLabels(Protocol):
 
     def choose_labels(self, labels: str) -> Source:
         """Return the same source with these labels."""
+
+
+@runtime_checkable
+class ListsPaths(Protocol):
+    """A `Source` that is a stream, but tells the paths of its images in far less time."""
+
+    def list_paths(self) -> Iterable[str]:
+        """List the paths of all images, in the order of the stream."""
 
 
 Recognise: TypeAlias = Callable[[Path, bytes], Source | None]
@@ -127,7 +136,11 @@ def open_source(
 
 
 def _recognise(path: Path) -> Source:
-    mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        found = why_missing(path) or "nothing"
+        raise FileNotFoundError(f"{path}: {_EXPECTED}, found {found}") from None
     start = b""
     if not stat.S_ISDIR(mode):
         if not stat.S_ISREG(mode):

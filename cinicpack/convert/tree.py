@@ -55,14 +55,14 @@ class Tree:
         self._listing = chain(begun, listing)
         return len(begun) < images
 
-    def paths(self) -> list[str]:
+    def paths(self) -> Iterator[str]:
         """List the images, relative to the root, in any order."""
         listing, self._listing = self._listing, None
-        return list(listing or self._list())
+        return listing or self._list()
 
     def stream(self) -> Iterator[tuple[str, Content]]:
         """Give every image with the bytes of its file, or the reason why there are none."""
-        paths = self.paths()
+        paths = list(self.paths())
         return zip(paths, read_files(self.path, paths), strict=True)
 
     def _list(self) -> Iterator[str]:

@@ -2,29 +2,19 @@
 
 import io
 import stat
-import struct
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from operator import attrgetter
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Final
 
 from zlib_ng import zlib_ng
 
 from cinicpack.convert.files import SPECIAL_FILES
+from cinicpack.formats.zips import LOCAL, check_places, check_readable
 
-__all__ = ["STARTS", "read_members"]
+__all__ = ["read_members"]
 
-#: How zips start: with a member, with the directory's end, or as one that was split and joined.
-STARTS: Final = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
-
-# The flags of an encrypted member: in the usual way, by strong encryption, and with its headers.
-_ENCRYPTED: Final = 0x1 | 0x40 | 0x2000
-_PATCHED: Final = 0x20
 _UTF8: Final = 0x800
 _DOS: Final = 0
-# Of the header before a member: magic, length of the name, length of the extra field.
-_LOCAL: Final = struct.Struct("<4s22xHH")
 # Compressions that programs write besides Deflate, by their numbers.
 _METHODS: Final = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 98: "PPMd"}
 
@@ -45,7 +35,7 @@ def read_members(
     # zipfile finds the members, but does not read them: that would take 30 us each instead of 10.
     with zipfile.ZipFile(file) as directory:
         members = directory.infolist()
-    _check_places(members)
+    check_places(members)
     with open(file.fileno(), "rb", buffering=1 << 20, closefd=False) as buffered:
         for member in members:
             encoding = "utf-8" if member.flag_bits & _UTF8 else "cp437"
@@ -72,15 +62,6 @@ def _decode_name(member: zipfile.ZipInfo, raw: bytes) -> str:
     return name.replace("\\", "/") if from_dos else name
 
 
-def _check_places(members: Sequence[zipfile.ZipInfo]) -> None:
-    for first, second in pairwise(sorted(members, key=attrgetter("header_offset"))):
-        if first.header_offset + _LOCAL.size + first.compress_size > second.header_offset:
-            raise ValueError(
-                f"expected members one after the other, found {second.filename!r} within "
-                f"{first.filename!r}, as in a zip bomb; fetch or make it again"
-            )
-
-
 def _check(member: zipfile.ZipInfo, name: str) -> None:
     kind = stat.S_IFMT(member.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -89,12 +70,7 @@ def _check(member: zipfile.ZipInfo, name: str) -> None:
             f"expected only files and directories, but {name!r} is {what}; "
             "pack the tree that the archive was made of instead"
         )
-    if member.flag_bits & _ENCRYPTED:
-        raise ValueError(f"expected members without a password, but {name!r} is encrypted")
-    if member.flag_bits & _PATCHED:
-        raise ValueError(
-            f"expected members that are whole, but {name!r} is a patch to another version of it"
-        )
+    check_readable(member, name)
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         known = _METHODS.get(member.compress_type)
         raise ValueError(
@@ -105,9 +81,9 @@ def _check(member: zipfile.ZipInfo, name: str) -> None:
 
 def _read(file: BinaryIO, member: zipfile.ZipInfo, raw: bytes) -> bytes:
     file.seek(member.header_offset)
-    header = file.read(_LOCAL.size)
-    if len(header) == _LOCAL.size:
-        magic, name_size, extra_size = _LOCAL.unpack(header)
+    header = file.read(LOCAL.size)
+    if len(header) == LOCAL.size:
+        magic, _, name_size, extra_size = LOCAL.unpack(header)
         if magic == b"PK\3\4" and file.read(name_size + extra_size)[:name_size] == raw:
             data = file.read(member.compress_size)
             if member.compress_type == zipfile.ZIP_DEFLATED:

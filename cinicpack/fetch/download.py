@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 from cinicpack.cinic10 import ARCHIVE_URL
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
 from cinicpack.fetch.mirrors import CINIC10, Mirror
-from cinicpack.fetch.transfer import Patience, learn, say, transfer
+from cinicpack.fetch.transfer import Patience, learn, transfer
 from cinicpack.store.lock import locked
+from cinicpack.store.publish import tidy
+from cinicpack.terminal import say
 
 __all__ = ["download", "fetch_first"]
 
@@ -133,6 +135,7 @@ def _fetch(
                 f"{place}: expected nothing there, or the files of {mirror.host}, found no "
                 f"{', '.join(lacking)}; move or remove it, and run again"
             )
+        tidy(place)
         return place
     with locked(place, wait=False):
         files = [learn(file, patience, progress=progress) for file in mirror.files]

@@ -26,12 +26,14 @@ class PartialFile:
         path: where it is.
         size: how many bytes it has.
         found: how many of them were there before this call.
+        is_moved: whether it has its final name.
     """
 
     def __init__(self, path: Path, descriptor: int, remote: RemoteFile) -> None:
         self.path = path
         self._descriptor = descriptor
         self._remote = remote
+        self.is_moved = False
         self._read()
         self.found = self.size
 
@@ -40,7 +42,8 @@ class PartialFile:
 
         Raises `SourceError` if it is not what is there, and `DestinationError` if the disk is full.
         """
-        known = os.pread(self._descriptor, min(len(block), self.size - position), position)
+        with _naming(self.path):
+            known = os.pread(self._descriptor, min(len(block), self.size - position), position)
         if not block.startswith(known):
             raise SourceError(
                 f"{url}: expected what {self.path} begins with, found something else within the "
@@ -52,8 +55,9 @@ class PartialFile:
 
     def cut(self, size: int) -> None:
         """Keep only the first bytes."""
-        os.truncate(self._descriptor, size)
-        self._read()
+        with _naming(self.path):
+            os.truncate(self._descriptor, size)
+            self._read()
         self.found = min(self.found, size)
 
     def find_differences(self) -> str:
@@ -62,13 +66,15 @@ class PartialFile:
 
     def move(self, destination: Path) -> None:
         """Give the whole file its name."""
-        os.fsync(self._descriptor)
+        with _naming(self.path):
+            os.fsync(self._descriptor)
         if os.path.lexists(destination):
             raise DestinationError(
                 f"{destination}: expected nothing there, found what has come meanwhile; move or "
                 f"remove it, and run again: {self.path} is whole"
             )
         os.rename(self.path, destination)
+        self.is_moved = True
 
     def check_room(self, nbytes: int) -> None:
         """Raise `DestinationError` if it has more than so many bytes, or the disk has no room."""
@@ -111,8 +117,21 @@ def find_differences(path: Path, remote: RemoteFile) -> str:
     """Say in what a file differs from what is published of it; "" if in nothing."""
     if not path.is_file() or path.stat().st_size != remote.nbytes:
         return "another size"
-    with open(path, "rb") as file:
+    with _naming(path), open(path, "rb") as file:
         return _compare(_digest(file, remote), remote)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in errors of the system, which do not know it: calls are given a descriptor."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or isinstance(error, DestinationError):
+            raise
+        raise DestinationError(
+            error.errno, f"{path}: cannot be read or written: {error.strerror}; run again"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -126,7 +145,7 @@ def opening(destination: Path, remote: RemoteFile) -> Iterator[PartialFile]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     except OSError as error:
         raise DestinationError(error.errno, f"cannot write {path}: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
+    with _naming(path), open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise DestinationError(f"{path}: expected a file or nothing, found something else")
         start = file.read(START_BYTES)
@@ -141,6 +160,10 @@ def opening(destination: Path, remote: RemoteFile) -> Iterator[PartialFile]:
         finally:
             if not part.size:
                 os.unlink(path)
+            if part.is_moved:
+                # All of it was synced before it got its name, so closing it cannot lose anything.
+                with contextlib.suppress(OSError):
+                    file.close()
 
 
 def _digest(file: object, remote: RemoteFile) -> dict[str, "hashlib._Hash"]:

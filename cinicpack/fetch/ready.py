@@ -10,7 +10,7 @@ from cinicpack.fetch.download import fetch_first
 from cinicpack.fetch.mirrors import Mirror
 from cinicpack.fetch.transfer import Patience
 from cinicpack.store.lock import locked
-from cinicpack.store.publish import recover
+from cinicpack.store.publish import recover, tidy
 
 __all__ = ["CIFAR10", "CIFAR100", "CINIC10", "DataSet", "make_ready"]
 
@@ -67,7 +67,11 @@ def make_ready(
         DestinationError: ``root`` cannot be written.
     """
     path = root / data.pack
+    # The pack's own lock is taken when it is written, so whoever makes it has another one.
+    making = root / f"{data.pack}.source"
     if recover(path):
+        tidy(path)
+        tidy(making)
         return path
     if download:
         try:
@@ -81,8 +85,7 @@ def make_ready(
             f"{root}: expected {_list(data.pack, *data.sources)} in it, found none; put one there, "
             "or have it downloaded with download=True"
         )
-    # The pack's own lock is taken when it is written, so this is another one.
-    with locked(root / f"{data.pack}.source", wait=True):
+    with locked(making, wait=True):
         if not recover(path):
             source = next((root / name for name in data.sources if (root / name).exists()), None)
             if source is None:

@@ -3,7 +3,6 @@
 import http.client
 import os
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,15 +10,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from cinicpack.errors import DestinationError, SourceError
 from cinicpack.fetch.http import ask_size, put_in_words, read_blocks, request
 from cinicpack.fetch.mirrors import RemoteFile
 from cinicpack.fetch.partial import PartialFile, find_differences, opening
 from cinicpack.store.lock import locked
+from cinicpack.store.publish import tidy
+from cinicpack.terminal import progress_bar, say
 
-__all__ = ["Patience", "learn", "say", "transfer"]
+__all__ = ["Patience", "learn", "transfer"]
 
 
 class Patience(NamedTuple):
@@ -69,16 +68,17 @@ def transfer(
                 f"{destination}: expected nothing there, or the file of {remote.nbytes:,} bytes, "
                 f"found something else ({differs}); choose another name, or remove it yourself"
             )
+        tidy(destination)
         return destination
     with locked(destination, wait=False), opening(destination, remote) as part:
         part.check_room(remote.nbytes)
-        with tqdm(
+        with progress_bar(
+            shown=progress,
             total=remote.nbytes,
             initial=part.size,
             unit="B",
             unit_scale=True,
             desc=remote.name,
-            disable=None if progress else True,
         ) as bar:
             _Transfer(remote, part, patience, bar, offer, progress).run()
         part.move(destination)
@@ -98,12 +98,6 @@ def learn(remote: RemoteFile, patience: Patience, *, progress: bool = True) -> R
         else:
             digests = () if digest is None else (("sha256", digest),)
             return remote._replace(nbytes=nbytes, digests=digests)
-
-
-def say(text: str, *, progress: bool) -> None:
-    """Print a line on standard error, above a bar."""
-    if progress:
-        tqdm.write(text, file=sys.stderr)
 
 
 class _Transfer:
@@ -250,11 +244,11 @@ class _Tries:
         # come right in a minute.
         if pause is None or (is_unknown and not self._any_came):
             advice = "check the network, run again" if is_unknown else "run again"
-            expected = "a file" if self._nbytes is None else f"{self._nbytes:,} bytes"
-            raise SourceError(
-                f"{self.url}: expected {expected}, found {size:,}, and then: {problem}; "
-                f"{advice}{' to go on from there' if size else ''}"
-            )
+            if size:
+                expected = "a file" if self._nbytes is None else f"{self._nbytes:,} bytes"
+                problem = f"expected {expected}, found {size:,}, and then: {problem}"
+                advice += " to go on from there"
+            raise SourceError(f"{self.url}: {problem}; {advice}")
         say(
             f"{self.url}: {problem}, after {size:,} bytes; trying again in {pause:g} s",
             progress=self._progress,

@@ -1,10 +1,10 @@
 """A bundle: files by their names, in a folder, a tar or a zip, each opened when it is asked for."""
 
-import bz2
+import io
 import lzma
 import os
-import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,10 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, cast
 
-from zlib_ng import gzip_ng, zlib_ng
+from zlib_ng import zlib_ng
 
 from cinicpack.errors import SourceError
 from cinicpack.formats import tar
+from cinicpack.formats.compression import Decompress, find_decompression
+from cinicpack.formats.zips import LOCAL, check_places, check_readable
 from cinicpack.shortage import is_shortage
 
 __all__ = [
@@ -31,15 +33,6 @@ __all__ = [
 
 #: How a zip begins.
 ZIP: Final = b"PK\3\4"
-_ZIP_ENCRYPTED: Final = 0x1
-# Of the header before a zip's member: magic, sizes, length of the name and of the extra field.
-_ZIP_LOCAL: Final = struct.Struct("<4s14xIIHH")
-# How compressed tars begin, and what decompresses them.
-_UNZIP: Final[dict[bytes, Callable[[IO[bytes]], Any]]] = {
-    b"\x1f\x8b": lambda file: _Gunzipped(file),
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\0": lzma.open,
-}
 #: The files in the zip that an npz file of images is.
 NPZ: Final = frozenset({"data.npy", "labels.npy"})
 _BLOCK: Final = 512
@@ -106,10 +99,11 @@ class Bundle(dict[str, Entry]):
 
 @contextmanager
 def open_bundle(path: str | os.PathLike[str]) -> Iterator[Bundle]:
-    """Open a folder, a tar (plain, gzip, bzip2 or xz), a zip, or one file, which is then alone.
+    """Open a folder, a tar, also a compressed one, a zip, or one file, which is then alone.
 
-    Nothing is extracted: whenever a file of a compressed tar is opened that lies before the last
-    one, the tar is decompressed from its start again.
+    A compressed tar is decompressed once, into a file without a name beside it, or in the system's
+    folder for such files, since the files in it may be asked for in any order. Nothing else is
+    extracted.
 
     Raises `SourceError` for an archive that is damaged, or has two files of one name.
 
@@ -125,7 +119,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Iterator[Bundle]:
                 bundle.add(file.name, _entry_of(file))
         yield bundle
         return
-    with open(path, "rb") as archive:
+    with io.FileIO(path) as archive:
         start = archive.read(_BLOCK)
         archive.seek(0)
         if start.startswith(ZIP):
@@ -134,11 +128,18 @@ def open_bundle(path: str | os.PathLike[str]) -> Iterator[Bundle]:
                 # The arrays of an npz file belong together.
                 bundle.clear()
                 bundle.add(path.name, _entry_of(path))
-        elif (unzipped := _unzip(archive, start)) is not None:
-            _list_tar(unzipped, bundle)
+            yield bundle
+        elif (decompress := _find_decompression(path, start)) is not None:
+            with _open_scratch(path) as scratch:
+                _inflate(path, archive, decompress, scratch)
+                _list_tar(scratch, bundle)
+                yield bundle
+        elif tar.is_tar(start):
+            _list_tar(archive, bundle)
+            yield bundle
         else:
             bundle.add(path.name, _entry_of(path))
-        yield bundle
+            yield bundle
 
 
 @contextmanager
@@ -166,19 +167,28 @@ def peek_name(path: Path, start: bytes) -> str:
     """
     if start.startswith(ZIP):
         return _peek_zip(start)
-    with suppress(*_DAMAGE), open(path, "rb") as file:
-        if (unzipped := _unzip(file, start)) is not None:
-            for member in tarfile.open(fileobj=unzipped, mode="r:"):
-                if not member.isdir():
-                    return member.name.removeprefix("./")
+    # Without the module for a compression, whoever opens the archive says so.
+    with suppress(*_DAMAGE, ImportError), io.FileIO(path) as file:
+        if (decompress := find_decompression(start)) is not None:
+            with decompress(file) as stream:
+                return _peek_tar(stream)
+        if tar.is_tar(start):
+            return _peek_tar(file)
+    return ""
+
+
+def _peek_tar(stream: Any) -> str:
+    for member in tarfile.open(fileobj=stream, mode="r|"):
+        if not member.isdir():
+            return member.name.removeprefix("./")
     return ""
 
 
 def _peek_zip(start: bytes) -> str:
     at = 0
-    while len(header := start[at : at + _ZIP_LOCAL.size]) == _ZIP_LOCAL.size:
-        magic, size, _, name_size, extra_size = _ZIP_LOCAL.unpack(header)
-        at += _ZIP_LOCAL.size
+    while len(header := start[at : at + LOCAL.size]) == LOCAL.size:
+        magic, size, name_size, extra_size = LOCAL.unpack(header)
+        at += LOCAL.size
         name = start[at : at + name_size].decode("utf-8", "surrogateescape")
         if magic != ZIP:
             break
@@ -195,20 +205,63 @@ def list_zip(file: IO[bytes], bundle: Bundle) -> None:
     """
     with reporting_damage(bundle.path):
         zipped = zipfile.ZipFile(file)
-    for member in zipped.infolist():
+    members = zipped.infolist()
+    try:
+        check_places(members)
+        for member in members:
+            check_readable(member, member.filename)
+    except ValueError as error:
+        raise SourceError(f"{bundle.path}: {error}") from None
+    for member in members:
         if member.is_dir():
             continue
-        if member.flag_bits & _ZIP_ENCRYPTED:
-            raise SourceError(
-                f"{bundle.path}: expected files without a password, but {member.filename!r} is "
-                "encrypted; unpack it"
-            )
-        if member.file_size > _MAX_RATIO * max(member.compress_size, _LEAST_BYTES):
+        if _is_bomb(member.compress_size, member.file_size):
             raise SourceError(
                 f"{bundle.path}: expected images, found {member.filename!r}, of which "
                 f"{member.compress_size:,} bytes become {member.file_size:,}; remove it"
             )
         bundle.add(member.filename, Entry(member.file_size, _opener(zipped.open, member)))
+
+
+def _is_bomb(compressed: int, nbytes: int) -> bool:
+    return nbytes > _MAX_RATIO * max(compressed, _LEAST_BYTES)
+
+
+def _find_decompression(path: Path, start: bytes) -> Decompress | None:
+    try:
+        return find_decompression(start)
+    except ImportError as error:
+        raise SourceError(f"{path}: {error}") from error
+
+
+def _open_scratch(path: Path) -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(dir=path.absolute().parent)
+    except OSError:
+        return tempfile.TemporaryFile()
+
+
+def _inflate(path: Path, archive: io.FileIO, decompress: Decompress, scratch: IO[bytes]) -> None:
+    """Write what an archive has compressed into a scratch file."""
+    nbytes = 0
+    with reporting_damage(path), decompress(archive) as stream:
+        while chunk := stream.read(_CHUNK):
+            nbytes += len(chunk)
+            if _is_bomb(archive.tell(), nbytes):
+                raise SourceError(
+                    f"{path}: expected images, found {archive.tell():,} bytes of it to become more "
+                    f"than {nbytes:,}; fetch or make it again"
+                )
+            try:
+                scratch.write(chunk)
+                scratch.flush()
+            except OSError as error:
+                raise SourceError(
+                    f"{path}: expected room for what it has compressed, beside it or in "
+                    f"{tempfile.gettempdir()}, found {error.strerror}; make room, or decompress "
+                    "and unpack it"
+                ) from error
+    scratch.seek(0)
 
 
 def _list_tar(file: IO[bytes], bundle: Bundle) -> None:
@@ -219,36 +272,10 @@ def _list_tar(file: IO[bytes], bundle: Bundle) -> None:
         file.seek(archive.offset)
         if file.read(_BLOCK).strip(b"\0"):
             raise tarfile.ReadError(f"a damaged header after {members[-1].name!r}")
-        # A compressed file has its checksum at its very end.
-        while file.read(_CHUNK):
-            pass
     for member in members:
         if member.isreg():
             extract = cast(Callable[[tarfile.TarInfo], IO[bytes]], archive.extractfile)
             bundle.add(member.name, Entry(member.size, _opener(extract, member)))
-
-
-class _Gunzipped:
-    """What a gzip file has compressed, read by zlib-ng, which takes half of zlib's time.
-
-    To go back, the file is opened anew, since zlib-ng's own way to its start loses its place.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._stream: Any = gzip_ng.open(file)  # type: ignore[no-untyped-call]
-
-    def read(self, size: int = -1) -> bytes:
-        return self._stream.read(size)  # type: ignore[no-any-return]
-
-    def tell(self) -> int:
-        return self._stream.tell()  # type: ignore[no-any-return]
-
-    def seek(self, offset: int) -> int:
-        if offset < self._stream.tell():
-            self._file.seek(0)
-            self._stream = gzip_ng.open(self._file)  # type: ignore[no-untyped-call]
-        return self._stream.seek(offset)  # type: ignore[no-any-return]
 
 
 def _opener(extract: Callable[[Any], IO[bytes]], member: object) -> Callable[[], IO[bytes]]:
@@ -257,11 +284,3 @@ def _opener(extract: Callable[[Any], IO[bytes]], member: object) -> Callable[[],
 
 def _entry_of(file: Path) -> Entry:
     return Entry(file.stat().st_size, lambda: open(file, "rb"))
-
-
-def _unzip(file: IO[bytes], start: bytes) -> IO[bytes] | None:
-    """Return a tar without its compression; None: ``start`` is not of a tar."""
-    for magic, unzip in _UNZIP.items():
-        if start.startswith(magic):
-            return cast(IO[bytes], unzip(file))
-    return file if tar.is_tar(start) else None

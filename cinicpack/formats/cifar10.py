@@ -29,6 +29,7 @@ __all__ = [
     "RECORD_BYTES",
     "Cifar10",
     "Cifar10Set",
+    "check_layout",
     "compute_blob_id",
     "read_batches",
     "split_batches",
@@ -97,6 +98,12 @@ def split_batches(cifar10: Cifar10) -> dict[str, Cifar10Set]:
     return dict(zip(_BATCHES, [*parts, cifar10.test], strict=True))
 
 
+def check_layout(layout: str) -> None:
+    """Raise `ArgumentError` if there is no such layout."""
+    if layout not in LAYOUTS:
+        raise ArgumentError(f"expected layout {' or '.join(map(repr, LAYOUTS))}, found {layout!r}")
+
+
 def write_batches(cifar10: Cifar10, folder: Path, layout: str) -> None:
     """Write CIFAR-10's files into a folder.
 
@@ -106,20 +113,19 @@ def write_batches(cifar10: Cifar10, folder: Path, layout: str) -> None:
     both uint8, as ``train-images.npy``, ``train-labels.npy``, ``test-images.npy`` and
     ``test-labels.npy``.
     """
-    if layout not in LAYOUTS:
-        raise ArgumentError(f"expected layout {' or '.join(map(repr, LAYOUTS))}, found {layout!r}")
+    check_layout(layout)
     if layout == "npy":
         for name, part in cifar10._asdict().items():
             planes = part.records[:, 1:].reshape(-1, 3, *IMAGE_SHAPE[:2])
             images = np.ascontiguousarray(planes.transpose(0, 2, 3, 1))
-            np.save(folder / f"{name}-images.npy", images)
-            np.save(folder / f"{name}-labels.npy", np.ascontiguousarray(part.records[:, 0]))
+            _save(folder / f"{name}-images.npy", images)
+            _save(folder / f"{name}-labels.npy", np.ascontiguousarray(part.records[:, 0]))
         return
     batches = split_batches(cifar10)
     if layout == "bin":
         (folder / "batches.meta.txt").write_bytes(b"\n".join([*_LABEL_NAMES, b"", b""]))
         for name, part in batches.items():
-            part.records.tofile(folder / f"{name}.bin")
+            (folder / f"{name}.bin").write_bytes(np.ascontiguousarray(part.records).data)
         return
     meta: Value = {
         b"num_cases_per_batch": _BATCH_IMAGES,
@@ -137,6 +143,14 @@ def write_batches(cifar10: Cifar10, folder: Path, layout: str) -> None:
             b"filenames": part.names,
         }
         (folder / name).write_bytes(dump_pickle(batch))
+
+
+def _save(file: Path, array: NDArray[np.uint8]) -> None:
+    """Write an npy file as `numpy.save` does, which does not say why a write has failed."""
+    with open(file, "wb") as stream:
+        header = np.lib.format.header_data_from_array_1_0(array)
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(array.data)
 
 
 def compute_blob_id(records: Records) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from cinicpack.errors import CinicPackError, SourceError
+from cinicpack.interrupts import holding_interrupts
 from cinicpack.shortage import is_shortage
 from cinicpack.text import some
 
@@ -27,6 +28,8 @@ _HOW_TO_NAME: Final = "name the two with --columns IMAGE,LABEL (columns=...)"
 # So many rows are decoded at a time, or so few that they have about so many bytes.
 _BATCH_ROWS: Final = 256
 _BATCH_BYTES: Final = 4 << 20
+# So many rows at a time where the bytes of their images are left out.
+_LISTED_ROWS: Final = 1 << 13
 # A column is read in pieces of so many bytes, since a whole file may be a single row group.
 _BUFFER_BYTES: Final = 1 << 20
 
@@ -91,22 +94,24 @@ def find_columns(path: Path, columns: Sequence[str] | None = None) -> Table:
         return Table(path, image, label, tuple(classes), file.metadata.num_rows)
 
 
-def read_rows(table: Table) -> Iterator[list[Row]]:
+def read_rows(table: Table, *, contents: bool = True) -> Iterator[list[Row]]:
     """Give the rows of a file in their order, some at a time, so that memory does not grow.
+
+    Without ``contents``, the bytes of images are neither read nor given.
 
     Raises what `find_columns` does, and `SourceError` for a label of no class.
     """
     with _opening(table.path) as file:
         # One thread is faster for so few columns, and leaves the other cores to the decoders.
-        batches = file.iter_batches(
-            _count_rows(file.metadata), columns=[table.image, table.label], use_threads=False
-        )
+        rows = _count_rows(file.metadata) if contents else _LISTED_ROWS
+        image = table.image if contents else f"{table.image}.path"
+        batches = file.iter_batches(rows, columns=[image, table.label], use_threads=False)
         first = 0
         for batch in batches:
-            images, labels = batch.column(table.image), batch.column(table.label).to_pylist()
-            fields = dict(zip([field.name for field in images.type], images.flatten(), strict=True))
-            contents = fields["bytes"].to_pylist()
-            paths = fields["path"].to_pylist() if "path" in fields else [None] * len(contents)
+            labels = batch.column(table.label).to_pylist()
+            fields = _list_fields(batch, table.image)
+            none = [None] * len(labels)
+            paths, files = fields.get("path", none), fields.get("bytes", none)
             for row, label in enumerate(labels, first):
                 if label is None or not 0 <= label < len(table.classes):
                     raise SourceError(
@@ -115,15 +120,25 @@ def read_rows(table: Table) -> Iterator[list[Row]]:
                         "correct it"
                     )
             first += len(labels)
-            yield list(zip(labels, paths, contents, strict=True))
+            yield list(zip(labels, paths, files, strict=True))
+
+
+def _list_fields(batch: Any, column: str) -> dict[str, list[Any]]:
+    """Return the values of the fields of a struct's column, of those fields that were read."""
+    if column not in batch.schema.names:
+        return {}
+    values = batch.column(column)
+    names = [field.name for field in values.type]
+    return {name: field.to_pylist() for name, field in zip(names, values.flatten(), strict=True)}
 
 
 @contextmanager
 def _opening(path: Path) -> Iterator[Any]:
     """Open a file, and say of errors of reading it what they mean."""
     try:
-        from pyarrow.lib import ArrowException
-        from pyarrow.parquet import ParquetFile
+        with holding_interrupts():
+            from pyarrow.lib import ArrowException
+            from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise CinicPackError(
             f"{path}: expected pyarrow, which reads parquet, found {error}; install it with "

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from cinicpack.jit import jit
 
-__all__ = ["is_tar", "read_members"]
+__all__ = ["BLOCK", "is_tar", "read_members"]
 
-_BLOCK: Final = 512
-_ZEROS: Final = bytes(_BLOCK)
+#: The size of a header, of which all others are multiples.
+BLOCK: Final = 512
+_ZEROS: Final = bytes(BLOCK)
 # How much is read at a time: little enough to stay in the second-level cache from being unzipped to
 # being used. CINIC-10's tar.gz takes 1.2 times what gunzip alone takes, and 1.3 times with 1 MiB.
 _CHUNK: Final = 256 << 10
@@ -58,7 +59,7 @@ class _Readable(Protocol):
 
 def is_tar(start: bytes) -> bool:
     """Say whether the first 512 bytes of a file are a tar header, or the end of an empty tar."""
-    return start == _ZEROS or (len(start) == _BLOCK and _checksum_holds(start))
+    return start == _ZEROS or (len(start) == BLOCK and _checksum_holds(start))
 
 
 def read_members(file: _Readable, limit: int) -> Iterator[_Member]:
@@ -75,11 +76,11 @@ def read_members(file: _Readable, limit: int) -> Iterator[_Member]:
     reader = _Reader(file, limit)
     while True:
         yield from reader.read_plain()
-        if reader.lacks(_BLOCK):
+        if reader.lacks(BLOCK):
             # Among what was read just now may be plain members again.
-            reader.fill(_BLOCK, f"the header or the end {_after(reader.name)}")
+            reader.fill(BLOCK, f"the header or the end {_after(reader.name)}")
             continue
-        header = reader.take(_BLOCK)
+        header = reader.take(BLOCK)
         if header == _ZEROS:
             break
         if (member := reader.read_rare(header)) is not None:
@@ -104,7 +105,7 @@ class _Reader:
         # What extended headers have said of the next member, and of all members after them.
         self._own: dict[bytes, bytes] = {}
         self._shared: dict[bytes, bytes] = {}
-        self._found = np.empty((_CHUNK // _BLOCK, 3), np.int64)
+        self._found = np.empty((_CHUNK // BLOCK, 3), np.int64)
 
     def read_plain(self) -> Iterator[_Member]:
         """Yield the members that come next, as far as they are plain files and read already.
@@ -120,7 +121,7 @@ class _Reader:
         )
         for start, name_end, end in self._found[:count].tolist():
             self.name = name = chunk[start:name_end].decode("utf-8", "surrogateescape")
-            yield name, end - start - _BLOCK, chunk[start + _BLOCK : end]
+            yield name, end - start - BLOCK, chunk[start + BLOCK : end]
 
     def read_rare(self, header: bytes) -> _Member | None:
         """Read what comes with any header; None: it only says something of other members."""
@@ -222,7 +223,7 @@ def _after(name: str) -> str:
 
 def _pad(size: int) -> int:
     """Round a size up to whole blocks."""
-    return (size + _BLOCK - 1) & -_BLOCK
+    return (size + BLOCK - 1) & -BLOCK
 
 
 def _parse_pax(data: bytes) -> dict[bytes, bytes]:
@@ -278,8 +279,8 @@ def _find_plain(
     """
     at = start
     count = 0
-    while count < len(found) and at + _BLOCK <= len(chunk):
-        header = chunk[at : at + _BLOCK]
+    while count < len(found) and at + BLOCK <= len(chunk):
+        header = chunk[at : at + BLOCK]
         is_file = header[156] == ord("0") or header[156] == 0
         size = _read_octal(header[124:135])
         if not is_file or header[345] != 0 or header[135] > ord(" ") or not 0 <= size <= limit:
@@ -289,8 +290,8 @@ def _find_plain(
             total += byte
         for byte in header[156:]:
             total += byte
-        end = at + _BLOCK + size
-        padded = (end + _BLOCK - 1) & -_BLOCK
+        end = at + BLOCK + size
+        padded = (end + BLOCK - 1) & -BLOCK
         if total != _read_octal(header[148:154]) or padded > len(chunk):
             break
         length = 0

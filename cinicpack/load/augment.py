@@ -65,7 +65,15 @@ class Augment:
             )
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ``ArgumentError`` where an image of this size cannot be padded by reflection."""
+        """Raise ``ArgumentError`` where nothing would be left of images of this size.
+
+        A cutout would cover all of each, or there is not enough to pad it by reflection.
+        """
+        if self.cutout >= 2 * max(height, width):
+            raise ArgumentError(
+                f"expected a cutout below {2 * max(height, width)} for images of {height}x{width}, "
+                f"found {self.cutout}, which would cover all of every image"
+            )
         if self.padding_mode == "reflect" and self.crop_padding >= min(height, width):
             raise ArgumentError(
                 f"expected a crop_padding below {min(height, width)} to reflect images of "

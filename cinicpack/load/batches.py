@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cinicpack.interrupts import holding_interrupts
 from cinicpack.load.engine.memory import Interface
 from cinicpack.load.labels import Labels
 
@@ -73,7 +74,8 @@ class BatchFormat(NamedTuple):
                 (images[:], labels.copy(), rows.copy()) if indexed else (images[:], labels.copy())
             )
         # torch is imported here, so that NumPy batches need none.
-        from torch import bfloat16, from_numpy
+        with holding_interrupts():
+            from torch import bfloat16, from_numpy
 
         if self.dtype == "bfloat16":
             return lambda images, labels, rows: (

@@ -11,6 +11,7 @@ from cinicpack.errors import ArgumentError
 from cinicpack.load.batches import Batch
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.task import begin_at
+from cinicpack.load.on_torch import mix_with_torch
 from cinicpack.load.order import Work
 from cinicpack.load.slabs import AHEAD, Slab, Slabs
 from cinicpack.load.unique import Unique
@@ -94,6 +95,8 @@ class DeviceFeed(Unique):
         self._written: deque[Slab] = deque()
         self._made: deque[_Made] = deque()
         self._current = _Made([], None)
+        mixing = slabs.mixing
+        self._mixes = None if mixing is None else mixing.draw(work, slabs.batch_size)
         self._tasks = slabs.make_tasks(AHEAD, work)
         self._queue = Queue(self._tasks.function, self._tasks.addresses, slabs.num_workers)
         if self._makes_ahead:
@@ -171,14 +174,18 @@ class DeviceFeed(Unique):
             # Another thread has closed the feed since the slab was done.
             raise ClosedQueueError from None
         self._sent += 1
-        with slabs.transfers.on_stream():
-            columns = slabs.send(slab, self._work.epoch)
-            event = slabs.transfers.record()
         size, left = slabs.batch_size, self._work.batches - number * slabs.batches
         stops = [
             min(batch * size, len(slab.positions)) for batch in range(min(slabs.batches, left) + 1)
         ]
-        batches = [
-            tuple(column[start:stop] for column in columns) for start, stop in pairwise(stops)
-        ]
+        with slabs.transfers.on_stream():
+            columns = slabs.send(slab, self._work.epoch)
+            batches = [
+                tuple(column[start:stop] for column in columns) for start, stop in pairwise(stops)
+            ]
+            if self._mixes is not None:
+                mixes = self._mixes[number * slabs.batches :]
+                for batch, mix in zip(batches, mixes, strict=False):
+                    mix_with_torch(batch[: slabs.mixed], mix)
+            event = slabs.transfers.record()
         self._made.append(_Made(batches[::-1], event))

@@ -13,23 +13,34 @@ generator has no state, so what happens to a sample is a pure function of seed, 
     FLIP     of a sample  0: mirror in even epochs, with "alternating", the other way round in odd
                           ones; the counter's epoch is always 0
     BALANCED b            as ORDER: of the turns that samples with the same label take
+    MIX      of a batch   0: which of the mixes; 1: the partners; 2: cx, 3: cy of CutMix's box
     ORDER    b            0, 1: low and high word of draw 2b; 2, 3: those of draw 2b + 1
     VERTICAL of a sample  0: upside_down
     WEIGHTED b            as ORDER: draw b is for the sample at place b of an epoch
 
 The use is view + 2**16 * occurrence: which view of the sample it is, and how often its row came in
 the epoch before; of an order it is 0. So the first view of a sample draws what a loader without
-views does.
+views does. The index of a batch is the place in the epoch of the first sample that any rank has of
+it, mod 2**32, and its use 2**16 * (place div 2**32), plus the number of a try.
 
 A word is brought below n by ``word * n >> 32``, a draw of 64 bits by ``draw * n >> 64``. An order
 of n samples starts as 0 to n - 1; for i from n - 1 down to 1, the values at i and at draw i,
 brought below i + 1, change places. Draws by weights are brought below the sum of the weights, and
 stand for the first sample with which the sum of the weights so far is above that.
 
+The share that a sample keeps in a mix is Beta(alpha, alpha), as a multiple of 2**-24. Words 0 and 1
+of try 1, 2, ... are u and v, as (2 * word + 1) / 2**33. With alpha up to 1 the share is x / (x + y)
+for x = u**(1 / alpha), y = v**(1 / alpha), from the first try where x + y <= 1 (M. D. Jöhnk, 1964);
+above it is 1/2 + u * w / s * sqrt(1 - s**(2 / (2 * alpha - 1))) for w = 2 * v - 1, s = u**2 + w**2,
+from the first where s <= 1 (L. Devroye, "Non-Uniform Random Variate Generation", 1986, p. 437).
+Powers are made of `LOG2` and `EXP2` by what IEEE 754 rounds correctly: no machine's own logarithm
+has a part in it.
+
 To add a column: a name in `COLUMNS`, a constant for its place, a line in `plan_draws`. A new
 purpose takes a new number, and no number is ever used for a second purpose.
 """
 
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -38,8 +49,9 @@ from numpy.typing import NDArray
 from cinicpack.load.augment import Augment
 
 __all__ = [
-    "BALANCED", "COLUMNS", "COUNT", "CROP", "CUTOUT", "CX", "CY", "DX", "DY", "FLIP", "MIRROR",
-    "ORDER", "UPSIDE_DOWN", "VERTICAL", "WEIGHTED", "Draw", "plan_draws",
+    "BALANCED", "COLUMNS", "COUNT", "CROP", "CUTOUT", "CX", "CY", "DX", "DY", "EXP2", "FLIP",
+    "LOG2", "MIRROR", "MIX", "ORDER", "ROOT", "UPSIDE_DOWN", "VERTICAL", "WEIGHTED", "Draw",
+    "plan_draws",
 ]  # fmt: skip
 
 CROP: Final = 0
@@ -49,6 +61,14 @@ ORDER: Final = 3
 VERTICAL: Final = 4
 BALANCED: Final = 5
 WEIGHTED: Final = 6
+MIX: Final = 7
+
+_LN2: Final = 0.6931471805599453
+# log2(x) is the sum of LOG2[k] * s**(2 * k + 1) for s = (x - 1) / (x + 1), from ROOT to 1 / ROOT.
+ROOT: Final = 0.7071067811865476
+LOG2: Final = tuple(2 / (2 * k + 1) / _LN2 for k in range(12))
+# 2**x is the sum of EXP2[k] * x**k, from -1/2 to 1/2. Each is the one before, times ln(2), over k.
+EXP2: Final = tuple(accumulate(range(1, 15), lambda value, k: value * _LN2 / k, initial=1.0))
 
 # dy, dx: where the crop starts in the padded image; mirror, upside_down: 0 or 1; (cy, cx): the
 # cutout's centre.

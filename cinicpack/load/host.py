@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from cinicpack.load.batches import Batch, BatchFormat, Builder, Wrapper
 from cinicpack.load.engine.memory import Shelf, Slot
 from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.task import begin
+from cinicpack.load.mixing import Mixes, Mixing
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
 from cinicpack.load.unique import Unique
@@ -33,16 +34,24 @@ class HostMaker(Unique):
         batch_format: dtype, layout and kind of the batches.
         batch_size: samples in a batch.
         num_workers: how many threads may work at once; 0: only the one that takes the batches.
+        mixing: how batches are mixed; None: not at all.
     """
 
     def __init__(
-        self, samples: Samples, batch_format: BatchFormat, batch_size: int, num_workers: int
+        self,
+        samples: Samples,
+        batch_format: BatchFormat,
+        batch_size: int,
+        num_workers: int,
+        mixing: Mixing | None = None,
     ) -> None:
         self._samples = samples
         self._format = batch_format
         self._batch_size = batch_size
         self._num_workers = num_workers
-        self._build = batch_format.builder(samples.looked_up)
+        self._mixing = mixing
+        # The kernel that mixes looks the labels up.
+        self._build = batch_format.builder(samples.looked_up if mixing is None else None)
         self._latest: Shelf | None = None
         # What the latest epoch was made with, if it came to its end.
         self._idle: deque[_Equipment] = deque(maxlen=1)
@@ -57,8 +66,10 @@ class HostMaker(Unique):
         equipment = self._take_idle()
         if equipment is None or not equipment.suits(size, ahead):
             self._latest = shelf = _find_shelf(self._format, size)
-            equipment = _Equipment(self._samples, shelf, size, ahead, self._num_workers)
-        equipment.tasks.renew(work.epoch, work.offset)
+            equipment = _Equipment(
+                self._samples, shelf, size, ahead, self._num_workers, self._mixing
+            )
+        equipment.renew(work)
         return HostFeed(equipment, self._idle, self._build, self._format.wrap, work)
 
     def clear(self) -> None:
@@ -83,29 +94,44 @@ class _Equipment(Unique):
         size: samples in a batch.
         ahead: how many batches are made while one is awaited; -1: not even that one.
         num_workers: how many threads may work at once.
+        mixing: how batches are mixed; None: not at all.
 
     Attributes:
         samples: as given; they keep the files mapped that the engine reads.
         shelf: as given.
+        size: as given.
         slots: those of batches under way, in order.
-        columns: (places, 2, size) int64, labels and rows of the batch at each place.
+        labels: of the batch at each place: int64 (size,), or where it is mixed float32 (size, K).
+        rows: of the batch at each place: int64 (size,).
         tasks: of the batches.
         queue: where the engine gets them from.
     """
 
     def __init__(
-        self, samples: Samples, shelf: Shelf, size: int, ahead: int, num_workers: int
+        self,
+        samples: Samples,
+        shelf: Shelf,
+        size: int,
+        ahead: int,
+        num_workers: int,
+        mixing: Mixing | None,
     ) -> None:
         self.samples = samples
         self.shelf = shelf
+        self.size = size
         self._kind = size, ahead
         self.slots: deque[Slot] = deque()
         # One more is made ahead of a consumer that finds its batches ready. Every second time it
         # takes one, threads are woken for two.
-        self.columns = np.empty((ahead + 2, 2, size), np.int64)
+        columns = np.empty((ahead + 2, 2, size), np.int64)
+        self.labels: list[NDArray[Any]] = list(columns[:, 0])
+        self.rows = list(columns[:, 1])
         piece = _plan_piece(size * max(1, ahead + 1), num_workers)
         self.tasks = samples.make_tasks(ahead + 2, 0, piece=piece)
-        self.tasks.aim_all(self.columns)
+        self.tasks.aim_all(columns)
+        self._mixes = None if mixing is None else Mixes(mixing, self.tasks, ahead + 2, size)
+        if self._mixes is not None:
+            self.labels = list(self._mixes.labels)
         self.queue = Queue(
             self.tasks.function, self.tasks.addresses, num_workers, patience=(ahead + 1) // 2 + 1
         )
@@ -113,6 +139,12 @@ class _Equipment(Unique):
     def suits(self, size: int, ahead: int) -> bool:
         """Say whether this is for such batches, and can be used in this process."""
         return self._kind == (size, ahead) and self.queue.is_open
+
+    def renew(self, work: Work) -> None:
+        """Make the batches of another epoch from now on."""
+        self.tasks.renew(work.epoch, work.offset)
+        if self._mixes is not None:
+            self._mixes.renew(work)
 
 
 class HostFeed(Unique):
@@ -197,7 +229,7 @@ class _Views:
         """Take the memory of the batch whose first view was taken before."""
         return [self._slots.popleft() for _ in range(self._count)]
 
-    def give(self, slots: list[Slot], labels: NDArray[np.int64], rows: NDArray[np.int64]) -> Batch:
+    def give(self, slots: list[Slot], labels: NDArray[Any], rows: NDArray[np.int64]) -> Batch:
         """Make a batch of all of its views, and look after their memory from now on."""
         first, *others = (slot.array[: len(rows)] for slot in slots)
         images, *rest = self._build(first, labels, rows)
@@ -214,9 +246,8 @@ def _make_batches(
     queue, shelf, slots = equipment.queue, equipment.shelf, equipment.slots
     engine, jobs, shared = queue.engine, queue.jobs, queue.is_shared
     depth, total, batches = len(jobs), len(work.positions), work.batches
-    size = equipment.columns.shape[2]
+    size, labels, rows = equipment.size, equipment.labels, equipment.rows
     first, full = work.positions.ctypes.data, total // size
-    labels, rows = list(equipment.columns[:, 0]), list(equipment.columns[:, 1])
     posted, is_done = 0, False
     for number in range(-1, batches):
         # A fork may have come while the engine's mutex was held, which nobody frees here then.

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError
 
-__all__ = ["Labels", "check_labels", "take_rows_of"]
+__all__ = ["Labels", "check_labels", "tabulate", "take_rows_of"]
 
 Labels: TypeAlias = NDArray[np.int64] | NDArray[np.float32]
 
@@ -47,6 +47,37 @@ def check_labels(labels: Any, count: int) -> Labels:
             )
     own.flags.writeable = False
     return own
+
+
+def tabulate(labels: Labels, classes: int | None) -> tuple[Labels | None, NDArray[np.int64]]:
+    """Make a table of labels, and say which row of it each sample has; or keep the labels.
+
+    Args:
+        labels: of all samples, (N,) or (N, K).
+        classes: K, where batches are mixed, so that a label has a share of each class; else None.
+
+    Returns:
+        The table and the rows (N,); where a label is one integer that is not mixed, None and the
+        labels.
+
+    Raises `ArgumentError` for integers that are no class where batches are mixed.
+
+    >>> tabulate(np.array([1, 0, 1]), 2)[0]
+    array([[1., 0.],
+           [0., 1.]], dtype=float32)
+    """
+    if labels.ndim > 1 or labels.dtype != np.int64:
+        mixed = labels if classes is None else labels.astype(np.float32).reshape(len(labels), -1)
+        return mixed, np.arange(len(labels))
+    rows = labels.astype(np.int64)
+    if classes is None:
+        return None, rows
+    for wrong in rows[(rows < 0) | (rows >= classes)][:1]:
+        raise ArgumentError(
+            f"expected labels from 0 to {classes - 1} to mix, found {wrong}: leave such rows out, "
+            "or pass labels (N, K), a column for each class"
+        )
+    return np.eye(classes, dtype=np.float32), rows
 
 
 def take_rows_of(

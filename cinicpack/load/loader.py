@@ -14,6 +14,7 @@ from cinicpack.load.batches import Batch
 from cinicpack.load.choice import Repeated, Weighted
 from cinicpack.load.epoch import Epoch
 from cinicpack.load.makers import Maker, make_maker, make_samples
+from cinicpack.load.mix import Mix
 from cinicpack.load.options import Normalize, check_options, resolve_ranks
 from cinicpack.load.order import Share
 from cinicpack.load.repeats import find_repeat, repeats
@@ -28,7 +29,7 @@ __all__ = ["Loader"]
 # Arguments that a copy gets as they were opened and read: a path may lead elsewhere tomorrow, and
 # an iterator is used up. A copy gets all other arguments as they were given, so that the number of
 # threads, for example, is decided where the copy is made.
-_OPENED: Final = ("pack", "split", "classes", "labels", "order", "views", "normalize")
+_OPENED: Final = ("pack", "split", "classes", "labels", "order", "views", "mix", "normalize")
 
 
 class Loader(Attributes):
@@ -38,10 +39,9 @@ class Loader(Attributes):
     function of seed, epoch, index, view and how often its row came in the epoch before, and the
     order of samples one of seed and epoch: any batch size, number of threads and number of ranks
     give the same samples with the same pixels. So a loader that is made anew gives epoch 0 again:
-    make one loader for all epochs, or pass ``epoch`` or ``seed=None``. A process warns once: when
-    it makes the third shuffled or augmented loader with the same options, and each of the others
-    gave more than a first batch of epoch 0, no other epoch, and had no ``epoch``, `set_epoch` or
-    loaded state.
+    make one loader for all epochs, or pass ``epoch`` or ``seed=None``. A process warns once, of the
+    third shuffled or augmented loader with the same options, if none of them was told an epoch or
+    a state, and the others were used for epoch 0 alone.
 
     Threads that all loaders of the process share make batches ahead: 4 MiB of them, but 1 to 9, or
     3 slabs of 32 MiB for a device (64 MiB with resident pixels). A thread that iterates and finds
@@ -50,10 +50,9 @@ class Loader(Attributes):
     also read ahead, in the order of the files. On a device the batches of a slab share a storage:
     ``clone()`` a batch to save it alone.
 
-    Several threads may take batches from one iterator: each batch goes to one of them.
-
-    ``with Loader(...) as loader`` closes the loader at the end of the block. Every option can be
-    read from an attribute of its name, and cannot be changed; `epoch` counts on.
+    Several threads may take batches from one iterator: each batch goes to one of them. ``with
+    Loader(...) as loader`` closes the loader at the end of the block. Every option can be read from
+    an attribute of its name, and cannot be changed; `epoch` counts on.
 
     A copy, made by `copy.copy`, `copy.deepcopy` or `pickle`, is a loader of its own with the same
     arguments, at the place that `state_dict` names, and closed if its original is. A pickle holds
@@ -68,6 +67,9 @@ class Loader(Attributes):
         augment: how training images are varied; None: not at all.
         views: instead of ``augment``: how each of several views of an image is varied, drawn
             independently; None: not at all. The first view is what ``augment`` would make it.
+        mix: `MixUp` or `CutMix` of each batch, all its views alike, or several, one of which is
+            drawn for a batch; labels become (B, K) float32, by class or column of ``labels``.
+            Batches, and so states, then depend on ``batch_size`` and ``world_size``.
         normalize: True: with mean and std of the whole pack, whatever part of it is loaded; False:
             pixels stay in [0, 1]; or (mean, std), three numbers each.
         dtype: of the images: "float32", "float16", "bfloat16"; "uint8": pixels as they are, cropped
@@ -97,15 +99,13 @@ class Loader(Attributes):
         resident: keep all pixels of the split on the device, which then augments.
         rank: number of this process among those that share an epoch; None: at every start of an
             epoch that of torch.distributed, or 0 if there is no process group.
-        world_size: number of processes that share an epoch; None: at every start of an epoch that
-            of torch.distributed, or 1 if there is no process group.
-        return_index: add the index of each image, which is its row in ``split``, as for
-            ``labels``.
+        world_size: number of processes that share an epoch; None: likewise, or 1.
+        return_index: add the index of each image: its row in ``split``, as for ``labels``.
         output: kind of the arrays of a batch: "torch" or "numpy".
 
     A batch is ``(images, labels)`` or ``(images, labels, index)``, with several views as many
-    images first, for example ``(weak, strong, labels)``: images (B, 3, H, W) of
-    ``dtype``, labels (B,) int64 unless ``labels`` are others, index (B,) int64.
+    images first, for example ``(weak, strong, labels)``: images (B, 3, H, W) of ``dtype``, labels
+    (B,) int64 unless ``labels`` or ``mix`` make others, index (B,) int64.
 
     Raises:
         ArgumentError: an argument is out of its domain.
@@ -144,6 +144,7 @@ class Loader(Attributes):
         shuffle: bool | None = None,
         augment: Augment | None = None,
         views: Sequence[Augment | None] | None = None,
+        mix: Mix | Sequence[Mix] | None = None,
         normalize: Normalize = True,
         dtype: str = "float32",
         channels_last: bool = False,
@@ -172,9 +173,10 @@ class Loader(Attributes):
         self._draws_seed = seed is None
         # Whether each rank of a process group that is made later would have drawn another seed.
         self._seed_is_own = self._draws_seed and resolve_ranks(rank, world_size)[1] == 1
-        self._identity = identify(options)
         self._samples = make_samples(options)
         self._maker = make_maker(options, self._samples)
+        # Last, since the images of a selection are hashed for it.
+        self._identity = identify(options)
         self._stream = Stream(self._samples, self._maker, options)
         self._repeat = None if self._draws_seed else find_repeat(options, self._identity)
         if epoch is not None:
@@ -260,13 +262,13 @@ class Loader(Attributes):
         >>> state["epoch"], state["samples"]
         (3, 32)
         """
-        return write_state(self._identity, self._stream.position)
+        return write_state(self._identify(), self._stream.position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state: the next ``iter()`` gives exactly what would have come.
 
-        Batch size, world size and number of threads may differ from those of the loader that the
-        state is of. A loader made with ``seed=None`` takes the seed of the state.
+        Number of threads and, without ``mix``, batch size and world size may differ from those of
+        the loader that the state is of. A loader made with ``seed=None`` takes the state's seed.
 
         Raises:
             StateError: the state is of another pack or other options, which the message names; or
@@ -279,7 +281,7 @@ class Loader(Attributes):
                 "epoch; load the state before iter(), or close() the iterator"
             )
         count, any_seed = self._stream.count, self._draws_seed
-        position, seed = read_state(state, self._identity, count=count, any_seed=any_seed)
+        position, seed = read_state(state, self._identify(), count=count, any_seed=any_seed)
         if seed != self.seed:
             self._stream.reseed(seed)
             vars(self)["seed"] = seed
@@ -332,6 +334,10 @@ class Loader(Attributes):
             )
         return Share(self.batch_size, rank, world_size, self.drop_last)
 
+    def _identify(self) -> dict[str, Any]:
+        mixed = () if self.mix is None else ("batch_size", "world_size")
+        return self._identity | {name: getattr(self._share(), name) for name in mixed}
+
     def _vary(self) -> None:
         """Note that loaders with these options give other epochs than 0, or are meant not to."""
         if self._repeat is not None:
@@ -339,4 +345,4 @@ class Loader(Attributes):
 
 
 # What `__init__` makes anew in a copy.
-_OWN: Final = {*OPTIONS, *Loader.__annotations__}
+_OWN: Final = {*OPTIONS, *Loader.__annotations__, *Attributes.__annotations__}

@@ -2,9 +2,10 @@
 
 from typing import Protocol
 
-from cinicpack.errors import SelectionError
+from cinicpack.interrupts import holding_interrupts
 from cinicpack.load.epoch import Feed
 from cinicpack.load.host import HostMaker
+from cinicpack.load.mixing import Mixing
 from cinicpack.load.options import Options
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
@@ -28,14 +29,14 @@ def make_samples(options: Options) -> Samples:
 
     Raises:
         SelectionError: no rows are left, or the pack has no such source or class.
-        ArgumentError: a std is not above 0, or the augmentation does not fit the size of images.
+        ArgumentError: a std is not above 0, the augmentation does not fit the size of images, or
+            labels that are no classes cannot be mixed.
     """
     pack, split, normalize = options.pack, options.split, options.normalize
     rows = split.where(source=options.source, classes=options.classes, unique=options.unique)
     if not len(rows):
-        raise SelectionError(
-            f"{split!r} has no images with source={options.source!r}, classes={options.classes!r}"
-        )
+        # For its error, which names what leaves no row.
+        split.select(source=options.source, classes=options.classes)
     mean, std = (pack.mean, pack.std) if isinstance(normalize, bool) else normalize
     normalized = normalize is not False and options.dtype != "uint8"
     first, *more = (
@@ -45,7 +46,8 @@ def make_samples(options: Options) -> Samples:
         for augment in options.views or [options.augment]
     )
     form = options.batch_format
-    return Samples(split, rows, first, options.seed, form, options.labels, more)
+    mixed = None if options.mix is None else len(pack.classes)
+    return Samples(split, rows, first, options.seed, form, options.labels, more, mixed)
 
 
 def make_maker(options: Options, samples: Samples) -> Maker:
@@ -56,10 +58,12 @@ def make_maker(options: Options, samples: Samples) -> Maker:
         LoaderError: memory for copies to a GPU cannot be pinned.
     """
     form, size, num_workers = options.batch_format, options.batch_size, options.num_workers
+    mixing = None if options.mix is None else Mixing(options.mix, samples, form)
     if _is_on_host(options):
-        return HostMaker(samples, form, size, num_workers)
-    from cinicpack.load.device import DeviceMaker, check_device
-    from cinicpack.load.slabs import Slabs
+        return HostMaker(samples, form, size, num_workers, mixing)
+    with holding_interrupts():
+        from cinicpack.load.device import DeviceMaker, check_device
+        from cinicpack.load.slabs import Slabs
 
     slabs = Slabs(
         samples,
@@ -69,6 +73,7 @@ def make_maker(options: Options, samples: Samples) -> Maker:
         resident=options.resident,
         batch_size=size,
         num_workers=num_workers,
+        mixing=mixing,
     )
     return DeviceMaker(slabs)
 

@@ -5,7 +5,7 @@ same bytes: crop, mirror, multiply, add, cut out, round to the type of the batch
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from subprocess import CalledProcessError
@@ -13,11 +13,19 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from cinicpack.interrupts import holding_interrupts
 from cinicpack.load.draws import COLUMNS
 from cinicpack.load.transform import Transform
 
-__all__ = ["AugmentPixels", "augment_with_torch", "choose_augment", "place_constants"]
+__all__ = [
+    "AugmentPixels",
+    "augment_with_torch",
+    "choose_augment",
+    "mix_with_torch",
+    "place_constants",
+]
 
 AugmentPixels: TypeAlias = Callable[
     [
@@ -51,7 +59,8 @@ def choose_augment(device: torch.device) -> AugmentPixels:
     """
     if device.type != "cuda" or not _can_use_triton():
         return augment_with_torch
-    from cinicpack.load.on_triton import augment_with_triton
+    with holding_interrupts():
+        from cinicpack.load.on_triton import augment_with_triton
 
     return augment_with_triton
 
@@ -61,7 +70,8 @@ def _can_use_triton() -> bool:
     """Say whether Triton is there, with all that it needs to compile the launch of a kernel."""
     reason = "Triton is not installed"
     if find_spec("triton") is not None:
-        from triton.runtime import driver
+        with holding_interrupts():
+            from triton.runtime import driver
 
         try:
             # Triton compiles a C module on the first use of the driver, unless its cache has it.
@@ -137,3 +147,28 @@ def augment_with_torch(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     batch: torch.Tensor = out.to(dtype).contiguous(memory_format=layout)
     return batch
+
+
+def mix_with_torch(columns: Sequence[torch.Tensor], mix: NDArray[np.void]) -> None:
+    """Mix a batch where it lies, as the kernel on the CPU does.
+
+    Args:
+        columns: the views of its images, (n, 3, H, W), and its labels, (n, K) float32.
+        mix: a record of `kernels.mix.PLAN`.
+    """
+    shift, cuts, top, bottom, left, right, own, other = mix.item()
+    *views, labels = columns
+    for images in views:
+        if cuts:
+            box = images[:, :, top:bottom, left:right]
+            box.copy_(box.roll(shift, 0))
+        else:
+            _blend(images, shift, own, other)
+    _blend(labels, shift, own, other)
+
+
+def _blend(batch: torch.Tensor, shift: int, own: float, other: float) -> None:
+    """Mix each member with its partner in float32, by operations that round one by one."""
+    values = batch.to(torch.float32)
+    mixed = values.roll(shift, 0).mul_(other).add_(values.mul(own))
+    batch.copy_(mixed if batch.is_floating_point() else mixed.round_())

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,14 +10,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from cinicpack.arguments import check_int
+from cinicpack.arguments import check_int, read_count
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, LoaderError, SelectionError
 from cinicpack.load.augment import Augment
 from cinicpack.load.batches import DTYPES, BatchFormat
 from cinicpack.load.choice import Order, check_order
 from cinicpack.load.labels import Labels, check_labels
+from cinicpack.load.mix import Mix, check_mix
 from cinicpack.store.pack import Pack, open_pack
+from cinicpack.store.selection import find_labels
 from cinicpack.store.split import Split
 
 __all__ = ["Normalize", "Options", "check_options", "resolve_ranks"]
@@ -40,6 +41,7 @@ class Options:
     shuffle: bool
     augment: Augment | None
     views: list[Augment | None] | None
+    mix: list[Mix] | None
     normalize: Normalize
     dtype: str
     channels_last: bool
@@ -77,7 +79,7 @@ def check_options(given: Mapping[str, Any]) -> Options:
 
     Raises:
         ArgumentError: an argument is out of its domain.
-        SelectionError: the pack has no such split.
+        SelectionError: the pack has no such split or class.
         FileNotFoundError: there is no pack.
         PackError: the pack is damaged.
         LoaderError: a seed cannot be drawn for all ranks.
@@ -96,17 +98,9 @@ def check_options(given: Mapping[str, Any]) -> Options:
         )
     if given["views"] is not None:
         checked["views"] = _check_views(given["views"], given["augment"])
-    if (classes := given["classes"]) is not None:
-        checked["classes"] = [classes] if isinstance(classes, str) else list(classes)
-    if given["labels"] is not None:
-        checked["labels"] = check_labels(given["labels"], len(checked["split"]))
-    if given["order"] is not None:
-        if given["shuffle"] is not None:
-            raise ArgumentError(
-                f"order says in which order samples come: expected no shuffle, found "
-                f"{given['shuffle']!r}"
-            )
-        checked["order"] = check_order(given["order"], len(checked["split"]))
+    if given["mix"] is not None:
+        checked["mix"] = check_mix(given["mix"], pack.image_shape)
+    checked |= _check_samples(given, pack, checked["split"])
     if given["seed"] is not None:
         checked["seed"] = check_int("seed", given["seed"], 0, 2**64)
     if given["epoch"] is not None:
@@ -129,6 +123,24 @@ def check_options(given: Mapping[str, Any]) -> Options:
     return Options(**checked)
 
 
+def _check_samples(given: Mapping[str, Any], pack: Pack, split: Split) -> dict[str, Any]:
+    """Check the arguments that say which samples there are, in which order, with which labels."""
+    checked: dict[str, Any] = {}
+    if (classes := given["classes"]) is not None:
+        labels = find_labels(classes, pack.class_to_idx)
+        checked["classes"] = [pack.classes[label] for label in labels]
+    if given["labels"] is not None:
+        checked["labels"] = check_labels(given["labels"], len(split))
+    if given["order"] is not None:
+        if given["shuffle"] is not None:
+            raise ArgumentError(
+                f"order says in which order samples come: expected no shuffle, found "
+                f"{given['shuffle']!r}"
+            )
+        checked["order"] = check_order(given["order"], len(split))
+    return checked
+
+
 def resolve_ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
     """Find rank and world size: as given, else those of torch.distributed, else (0, 1).
 
@@ -138,9 +150,9 @@ def resolve_ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
         return rank, world_size
     if (distributed := _find_group()) is not None:
         return distributed.get_rank(), distributed.get_world_size()
-    if os.environ.get("WORLD_SIZE", "1") != "1":
+    if (told := read_count("WORLD_SIZE") or 1) > 1:
         raise LoaderError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not "
+            f"WORLD_SIZE is {told}, but torch.distributed is not "
             "initialised: every rank would load everything; call init_process_group() before "
             "the first iter(), or pass rank= and world_size="
         )
@@ -169,9 +181,9 @@ def _draw_seed(rank: int | None, world_size: int | None) -> int:
         seeds = [seed]
         distributed.broadcast_object_list(seeds)
         (seed,) = seeds
-    elif os.environ.get("WORLD_SIZE", "1") != "1":
+    elif (told := read_count("WORLD_SIZE") or 1) > 1:
         raise LoaderError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but torch.distributed is not initialised, "
+            f"WORLD_SIZE is {told}, but torch.distributed is not initialised, "
             "so each rank would draw a seed of its own: call init_process_group() first, or pass "
             "seed="
         )
@@ -179,7 +191,7 @@ def _draw_seed(rank: int | None, world_size: int | None) -> int:
 
 
 def _share_cores() -> int:
-    return max(1, usable_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return max(1, usable_cores() // (read_count("LOCAL_WORLD_SIZE") or 1))
 
 
 def _check_split(pack: Pack, split: str | Split) -> Split:

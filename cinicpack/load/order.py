@@ -90,12 +90,16 @@ class Work(NamedTuple):
         batches: how many batches there are; the last ones may have few samples, or none.
         epoch: the epoch that the samples are of.
         occurrences: (n,) int64, how often each came before in the epoch; None: never.
+        place: of the first sample that any rank has of these batches, in the epoch.
+        step: how much further that of the next batch is.
     """
 
     positions: NDArray[np.int64]
     batches: int
     epoch: int
     occurrences: NDArray[np.int64] | None = None
+    place: int = 0
+    step: int = 0
 
     @property
     def offset(self) -> int:
@@ -144,6 +148,8 @@ class Orders(Unique):
             share.batches(max(0, len(order) - consumed)),
             epoch,
             None if occurrences is None else share.take(occurrences[consumed:]),
+            consumed,
+            share.step,
         )
 
     def prepare(self, epoch: int) -> None:

@@ -76,7 +76,7 @@ repeats: Final = Repeats()
 def find_repeat(options: Options, identity: dict[str, Any]) -> bytes | None:
     """Hash all that makes the batches of two loaders equal; None: epoch 0 is like any other."""
     varies = options.shuffle or not isinstance(options.order, np.ndarray | None)
-    if not varies and options.augment is None and options.views is None:
+    if not varies and all(x is None for x in (options.augment, options.views, options.mix)):
         return None
     known = ("pack", "split", "epoch", "labels", "order")
     others = [str(value) for name, value in vars(options).items() if name not in known]

@@ -13,7 +13,7 @@ from cinicpack.load.kernels.fill import fill_kernel
 from cinicpack.load.kernels.random import draw
 from cinicpack.load.kernels.task import Tables, Tasks, address_of, begin_at
 from cinicpack.load.kernels.vectors import TOUCH, touch
-from cinicpack.load.labels import Labels
+from cinicpack.load.labels import Labels, tabulate
 from cinicpack.load.transform import Transform, make_transform, to_parameters
 from cinicpack.load.unique import Unique
 from cinicpack.store.split import Split
@@ -37,11 +37,13 @@ class Samples(Unique):
         batch_format: dtype and layout of batches; the dtype is the one the transform was made for.
         labels: by row of the split, see `check_labels`; None: those of the pack.
         more: what happens to them in further views, normalised as in the first.
+        mixed: how many classes there are, where batches are to be mixed; else None.
 
     Attributes:
         transforms: what happens to the samples, in every view.
-        looked_up: where a label is not one int64: labels by position, (N,) or (N, K); the kernels
-            then write positions in place of labels. Else None.
+        labels: by position, (N,) or (N, K).
+        looked_up: where labels of batches are not int64 (n,): a table of labels; the kernels then
+            write places in this table. Else None. See `tabulate`.
     """
 
     def __init__(
@@ -53,15 +55,15 @@ class Samples(Unique):
         batch_format: BatchFormat,
         labels: Labels | None = None,
         more: Sequence[Transform] = (),
+        mixed: int | None = None,
     ) -> None:
         # The split keeps the files mapped, without which the addresses mean nothing: threads that
         # read there must refer to this object, not to the addresses alone.
         self._split = split
         chosen: Any = split.labels[rows].astype(np.int64) if labels is None else labels[rows]
-        self.looked_up: Labels | None = None
-        if chosen.ndim > 1 or chosen.dtype != np.int64:
-            self.looked_up, chosen = chosen, np.arange(len(rows))
-        self._tables = Tables(split.addresses(rows), rows.copy(), chosen)
+        self.labels: Labels = chosen
+        self.looked_up, written = tabulate(chosen, mixed)
+        self._tables = Tables(split.addresses(rows), rows.copy(), written)
         self.transforms = (transform, *more)
         dtype, channels_last = batch_format.dtype, batch_format.channels_last
         self._fill = _Prepared(transform, seed, dtype, channels_last)
@@ -96,9 +98,9 @@ class Samples(Unique):
         return self._tables.rows
 
     @property
-    def labels(self) -> Labels:
-        """The labels by position: (N,) or (N, K)."""
-        return self._tables.labels if self.looked_up is None else self.looked_up
+    def seed(self) -> int:
+        """The seed of what is drawn."""
+        return int(self._fill.parameters["seed"][0])
 
     def reseed(self, seed: int) -> None:
         """Draw from another seed from now on."""
@@ -163,7 +165,7 @@ class Samples(Unique):
     def look_up(
         self, positions: NDArray[np.int64], labels: NDArray[np.int64], rows: NDArray[np.int64]
     ) -> None:
-        """Write label, or the position where labels are looked up, and row of the samples."""
+        """Write label, or its place where labels are looked up, and row of the samples."""
         np.take(self._tables.labels, positions, out=labels)
         np.take(self._tables.rows, positions, out=rows)
 
@@ -176,9 +178,8 @@ class Samples(Unique):
         view: int = 0,
     ) -> None:
         """Write what is drawn for the samples of these rows, (n,): (n, COUNT), by `COLUMNS`."""
-        [seed] = self._fill.parameters["seed"]
         uses = np.full_like(rows, view) if occurrences is None else (occurrences << 16) + view
-        draw(rows, uses, seed, np.uint64(epoch), self.transforms[view].draws, out)
+        draw(rows, uses, np.uint64(self.seed), np.uint64(epoch), self.transforms[view].draws, out)
 
 
 class Reading(Unique):

@@ -11,6 +11,7 @@ from cinicpack.load.batches import BatchFormat
 from cinicpack.load.draws import COUNT
 from cinicpack.load.engine.memory import allocate_aligned
 from cinicpack.load.kernels.task import Tasks
+from cinicpack.load.mixing import Mixing
 from cinicpack.load.on_torch import choose_augment, place_constants
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
@@ -78,12 +79,15 @@ class Slabs(Unique):
         batch_size: samples in a batch.
         num_workers: how many threads of the host may work at once; 0: none, and nothing is made
             ahead.
+        mixing: how batches are mixed; None: not at all.
 
     Attributes:
         batches: how many batches a slab has.
         images: how many samples that is.
         batch_size: samples in a batch.
         num_workers: as given.
+        mixing: as given.
+        mixed: how many members of a batch are mixed: its views and labels.
         is_resident: whether pixels are on the device.
         transfers: the device's stream, and the memory that it reads.
 
@@ -100,10 +104,12 @@ class Slabs(Unique):
         resident: bool,
         batch_size: int,
         num_workers: int,
+        mixing: Mixing | None = None,
     ) -> None:
         self._samples = samples
         self._format = batch_format
         self.num_workers = num_workers
+        self.mixing = mixing
         self._asked_size = batch_size
         self.is_resident = resident
         self._augments = resident or augment_on == "device"
@@ -111,6 +117,7 @@ class Slabs(Unique):
         raw = batch_format._replace(dtype="uint8").image_bytes
         # Bytes of a sample in the first part of what is sent.
         self._views = len(samples.transforms)
+        self.mixed = self._views + 1
         finished = batch_format.image_bytes * self._views
         self._head = 8 if resident else raw if self._augments else finished
         self.transfers = Transfers(device, 0, AHEAD)

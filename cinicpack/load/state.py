@@ -13,7 +13,10 @@ Keys, in version 2:
 Options follow that differ from their default: shuffle (true), drop_last (false), source (null),
 classes (null), unique (false), labels (null; else their digest), order (null; else a word, the
 digest of rows, or an object with the fields of `Weighted` or `Repeated`), augment (null; else an
-object with the fields that differ from ``Augment()``), views (null; else a list of such).
+object with the fields that differ from ``Augment()``), views (null; else a list of such), mix
+(null; else a list of objects with the name of each and its alpha).
+
+With mix also batch_size and world_size, on which it depends what is mixed with what.
 
 The digest of an array is 16 digits of the SHA-256 of its dtype, its shape and its bytes.
 A value whose JSON is longer than 60 characters is replaced by 16 digits of the SHA-256 of its JSON.
@@ -37,6 +40,7 @@ from cinicpack.arguments import check_int
 from cinicpack.errors import ArgumentError, StateError
 from cinicpack.load.augment import Augment
 from cinicpack.load.choice import Repeated, Weighted
+from cinicpack.load.mix import Mix
 from cinicpack.load.options import Options
 from cinicpack.store.split import Split
 
@@ -54,6 +58,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "order": None,
     "augment": None,
     "views": None,
+    "mix": None,
 }
 # Those that version 1 had.
 _FIRST: Final = ("shuffle", "drop_last", "source", "classes", "augment")
@@ -183,6 +188,8 @@ def _describe(value: Any) -> Any:
     """Write the value of an option as JSON can hold it."""
     if isinstance(value, Augment):
         return _leave_out_defaults(dataclasses.asdict(value))
+    if isinstance(value, Mix):
+        return {type(value).__name__: value.alpha}
     if isinstance(value, Weighted | Repeated):
         return {name: _describe(field) for name, field in vars(value).items()}
     if isinstance(value, list):

@@ -164,7 +164,7 @@ class Stream(Locked):
         for start in range(0, len(positions), size):
             part = slice(start, start + size)
             before = None if occurrences is None else occurrences[part]
-            feed = self._maker.open(Work(positions[part], 1, epoch, before))
+            feed = self._maker.open(Work(positions[part], 1, epoch, before, start))
             batches.append(feed.take())
             feed.finish()
         return self._options.batch_format.join(batches)

@@ -114,7 +114,7 @@ def found_at(path: Path) -> Container:
         start = stream.read(_START_BYTES)
     raise PackError(
         f"{path}: expected a pack, found a file that is not HDF5 (it starts with {start!r}); if it "
-        f"is an archive of PNG files, make a pack of it with 'cinicpack pack {path} NAME.pack', "
+        f"holds images, make a pack of it with 'cinicpack pack {path} NAME.pack', "
         "and if it was a pack, restore it"
     )
 

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import Origin, parse_names
 from cinicpack.errors import PackError
-from cinicpack.store.fingerprints import digest_image, fingerprint_images, image_header
+from cinicpack.store.fingerprints import (
+    DIGEST_BYTES,
+    digest_image,
+    fingerprint_images,
+    image_header,
+)
 from cinicpack.store.manifest import Group, Manifest
 from cinicpack.store.mapping import map_files, view_arrays
 from cinicpack.store.reader import check_labels, check_normalization
@@ -84,9 +89,9 @@ def _check_split(
         return
     digests, sums = [], []
     for some_digests, some_sums in measured:
-        digests += some_digests
+        digests.append(some_digests)
         sums.append(some_sums)
-    if (found := fingerprint_images(digests)) != info.fingerprint:
+    if (found := fingerprint_images(np.concatenate(digests))) != info.fingerprint:
         yield (
             f"{path}: expected the fingerprint {info.fingerprint} of {split}, found {found}; "
             "pack again"
@@ -154,7 +159,7 @@ def _cut(
 
 def _measure(
     classes: list[bytes], shape: tuple[int, int, int], block: _Block
-) -> tuple[list[bytes], NDArray[np.int64]]:
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return the digest of every image, and (n, 6) sums and sums of squares of its channels."""
     planes = block.planes
     pixels = np.empty((len(planes), *shape), np.uint8)
@@ -162,12 +167,13 @@ def _measure(
         # NumPy copies one channel after the other four times as fast as it transposes the array.
         pixels[..., channel] = planes[:, channel]
     flat, size = pixels.data.cast("B"), math.prod(shape)
-    digests = [
+    joined = b"".join(
         digest_image(image_header(classes[label], name, shape), flat[start : start + size])
         for label, name, start in zip(
             block.labels, block.names, range(0, len(flat), size), strict=True
         )
-    ]
+    )
+    digests = np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
     values = planes.reshape(*planes.shape[:2], -1)
     accumulator = np.uint32 if values.shape[2] <= _PIXELS_OF_32_BITS else np.uint64
     squares = values.astype(np.uint16)

@@ -9,7 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cinicpack.cells import unshield
 from cinicpack.errors import ArgumentError, SelectionError
+from cinicpack.paths import why_missing
 from cinicpack.text import some
 
 __all__ = ["find_excluded"]
@@ -26,7 +28,8 @@ def find_excluded(
 
     Args:
         exclude: a CSV file with columns split, class and name, of which rows without a name count
-            for nothing, or names: SPLIT/CLASS/NAME, or NAME where only one image has it.
+            for nothing and `cells.shield` is undone, or names: SPLIT/CLASS/NAME, or NAME where only
+            one image has it.
         splits: labels and names of every split of the pack.
         classes: class names in label order.
 
@@ -90,7 +93,7 @@ def _read_names(path: Path) -> list[str]:
     if not path.is_file():
         raise ArgumentError(
             f"{path}: expected exclude to be a CSV file, as `cinicpack audit -o` writes it, found "
-            "none; give names of images as a list"
+            f"{why_missing(path) or 'none'}; give names of images as a list"
         )
     with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
         rows = csv.DictReader(stream, strict=True)
@@ -106,7 +109,7 @@ def _read_names(path: Path) -> list[str]:
                 if None in parts:
                     raise ArgumentError(f"{path}: line {rows.line_num} ends early")
                 if row["name"]:
-                    names.append("/".join(parts))
+                    names.append("/".join(map(unshield, parts)))
         except csv.Error as error:
             raise ArgumentError(f"{path}: expected a CSV file: {error}") from error
     return names

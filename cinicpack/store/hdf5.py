@@ -209,9 +209,10 @@ def _writing(file: Path, mode: str) -> Iterator[Any]:
     try:
         with h5py.File(file, mode, libver=("earliest", "v110"), **_ALIGNED) as h5:
             yield h5
-    except (OSError, RuntimeError) as error:
-        # Where a write fails, h5py raises OSError with two lines of text and addresses in memory,
-        # or at closing RuntimeError; the number of the error is in the text of both.
+    except Exception as error:
+        # Where reading or writing fails, h5py raises OSError with two lines of text and addresses
+        # in memory, ValueError or RuntimeError, depending on what HDF5 was about to do; the number
+        # of the error is in the text of all of them.
         if (found := re.search(r"errno = (\d+)", str(error))) is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error

@@ -19,6 +19,8 @@ __all__ = ["LOCK", "locked", "work_of"]
 #: The name of the lock file in the folder.
 LOCK: Final = "cinicpack.lock"
 _PATIENCE_SECONDS: Final = 0.5
+# A link in the place of the lock file is refused, and a pipe or a device is not waited for.
+_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 def work_of(destination: Path) -> Path:
@@ -66,7 +68,7 @@ def _try_to_lock(work: Path, held: list[io.FileIO], *, wait: bool) -> bool:
             # The former holder of the lock has removed the folder that `_make_folder` has found.
             continue
         except BlockingIOError:
-            held.pop().close()
+            _close(held)
             return False
         except OSError as error:
             what, advice = "write", "remove what is there"
@@ -77,7 +79,7 @@ def _try_to_lock(work: Path, held: list[io.FileIO], *, wait: bool) -> bool:
             ) from None
         if _is_mine(held[0], lock):
             return True
-        held.pop().close()
+        _close(held)
 
 
 def _is_mine(file: io.FileIO, lock: Path) -> bool:
@@ -101,9 +103,18 @@ def _is_mine(file: io.FileIO, lock: Path) -> bool:
 
 
 def _open_lock(lock: str, _: int) -> int:
-    # A link in the place of the lock file is refused, and a pipe or a device is not waited for.
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    return os.open(lock, flags, 0o666)
+    return os.open(lock, _FLAGS | os.O_CREAT, 0o666)
+
+
+def _open_lock_there(lock: str, _: int) -> int:
+    return os.open(lock, _FLAGS)
+
+
+def _close(held: list[io.FileIO]) -> None:
+    """Close the lock file, which gives the lock back also where the system returns an error."""
+    while held:
+        with contextlib.suppress(OSError):
+            held.pop().close()
 
 
 def _make_folder(work: Path) -> None:
@@ -137,10 +148,13 @@ def _leave_folder(work: Path, held: list[io.FileIO]) -> None:
     """Give the lock back; remove the lock file and the folder unless something is left in it."""
     # What cannot be removed is swept by the next writer.
     with contextlib.suppress(OSError):
-        if held and os.listdir(work) == [LOCK] and _is_mine(held[0], work / LOCK):
+        if not held:
+            # A lock file that nobody has locked stays if Ctrl-C comes while it is opened, or if the
+            # first try to remove it has failed.
+            held.append(io.FileIO(work / LOCK, "r+", opener=_open_lock_there))
+        if os.listdir(work) == [LOCK] and _is_mine(held[0], work / LOCK):
             (work / LOCK).unlink()
-    while held:
-        held.pop().close()
+    _close(held)
     # Another writer may have put its lock into the folder by now, so a full folder is no error.
     with contextlib.suppress(OSError):
         work.rmdir()

@@ -121,7 +121,7 @@ def _read_manifest(root: Path) -> Manifest:
     except (FileNotFoundError, IsADirectoryError):
         raise PackError(
             f"{root}: expected a pack, found a directory without {MANIFEST_NAME}; "
-            f"make one with 'cinicpack pack {root} NAME.pack' if this is a tree of PNG files"
+            f"make one with 'cinicpack pack {root} NAME.pack' if this is a tree of images"
         ) from None
     if len(text) > MAX_MANIFEST_BYTES:
         raise PackError(

@@ -27,7 +27,7 @@ from cinicpack.store.lock import LOCK, locked, work_of
 from cinicpack.store.replacing import check_place, check_replaceable, replace
 from cinicpack.text import some
 
-__all__ = ["publishing", "recover", "sync"]
+__all__ = ["check_free", "publishing", "recover", "sync", "tidy"]
 
 # The errors of a full disk, a full quota and a file that has reached the largest size allowed.
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -102,7 +102,8 @@ def _clearing(destination: Path) -> Iterator[None]:
         for problem in _clear(destination):
             error.add_note(problem)
         raise
-    for problem in problems:
+    # Once more, since what fails once may succeed the second time.
+    for problem in problems and _clear(destination):
         warnings.warn(f"{destination} was made, but {problem}", stacklevel=2)
 
 
@@ -167,10 +168,23 @@ def recover(destination: Path) -> bool:
     return os.path.lexists(destination)
 
 
+def tidy(destination: Path) -> None:
+    """Remove what a writer of ``destination`` has left that died when all was done.
+
+    For whoever finds ``destination`` there and does not write it. Another process that writes it
+    removes all that by itself.
+    """
+    work = work_of(destination)
+    if os.path.lexists(work):
+        with contextlib.suppress(DestinationError), locked(destination, wait=False):
+            _sweep(work)
+
+
 def _put_back(destination: Path) -> None:
-    if not os.path.lexists(destination):
+    old = work_of(destination) / "old"
+    if os.path.lexists(old) and not os.path.lexists(destination):
         with contextlib.suppress(FileNotFoundError):
-            os.rename(work_of(destination) / "old", destination)
+            os.rename(old, destination)
 
 
 def _sweep(work: Path) -> list[str]:
@@ -226,6 +240,13 @@ def _refuse_existing(
             f"{destination}: already exists; choose another name, or "
             "pass --overwrite (overwrite=True)"
         )
+
+
+def check_free(destination: Path) -> None:
+    """Raise `DestinationError` before the work where `publishing` without ``overwrite`` would."""
+    destination = Path(os.path.realpath(destination))
+    check_place(destination)
+    _refuse_existing(False, None, False, destination)
 
 
 def sync(path: Path) -> None:

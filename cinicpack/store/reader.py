@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cinicpack.cinic10 import MEAN, STD
 from cinicpack.errors import PackError
+from cinicpack.paths import why_missing
 from cinicpack.store.container import Container, found_at
 from cinicpack.store.manifest import Manifest, channel_statistics
 from cinicpack.store.publish import recover
@@ -44,9 +45,8 @@ def read_steadily(path: Path, read: Callable[[Path], Result]) -> Result:
             # A writer may be between its two renames, or may have died there.
             if recover(Path(os.path.realpath(path))):
                 continue
-            raise FileNotFoundError(
-                f"{path}: there is no such pack; make one with 'cinicpack pack SOURCE {path}'"
-            ) from None
+            why = why_missing(path) or f"make one with 'cinicpack pack SOURCE {path}'"
+            raise FileNotFoundError(f"{path}: there is no such pack; {why}") from None
         except OSError as error:
             if error.errno not in _NO_FILE:
                 raise

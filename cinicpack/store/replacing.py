@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from cinicpack.errors import DestinationError
+from cinicpack.paths import why_missing
 
 __all__ = ["check_place", "check_replaceable", "replace"]
 
@@ -20,8 +21,10 @@ def check_place(destination: Path) -> None:
     if not destination.name:
         raise DestinationError(f"{destination}: expected the name of a new pack, found a root")
     if not destination.parent.is_dir():
+        # The destination is a real path; what was given, if it began with "~", is a part of that.
+        why = why_missing(os.path.relpath(destination.parent)) or "create it first"
         raise DestinationError(
-            f"{destination}: the folder {destination.parent} does not exist; create it first"
+            f"{destination}: the folder {destination.parent} does not exist; {why}"
         )
     if _is_mounted(destination):
         raise DestinationError(

@@ -99,7 +99,8 @@ class Split:
 
     def __repr__(self) -> str:
         part = "" if self.rows is None else ", a selection"
-        return f"Split({self.name!r} of {str(self.pack.path)!r}, {len(self)} images{part})"
+        plural = "" if len(self) == 1 else "s"
+        return f"Split({self.name!r} of {str(self.pack.path)!r}, {len(self)} image{plural}{part})"
 
     @overload
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]: ...

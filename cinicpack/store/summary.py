@@ -5,7 +5,7 @@ from typing import Any
 from cinicpack.cinic10 import MEAN, STD, Origin
 from cinicpack.store.manifest import channel_statistics
 from cinicpack.store.pack import Pack
-from cinicpack.text import table
+from cinicpack.text import counted, table
 
 __all__ = ["describe_pack", "format_summary"]
 
@@ -71,8 +71,8 @@ def format_summary(summary: dict[str, Any]) -> str:
         if not summary["is_cinic10"]:
             where += ", which these images are not of; pack again to have their own"
     lines = [
-        f"{summary['path']}: {summary['format']} pack, {total:,} images of {height}x{width}, "
-        f"{summary['bytes']:,} bytes",
+        f"{summary['path']}: {summary['format']} pack, {counted(total, 'image')} of "
+        f"{height}x{width}, {summary['bytes']:,} bytes",
         f"fingerprint    {summary['fingerprint']}",
         f"normalization  mean {_figures(normalization['mean'])}  std "
         f"{_figures(normalization['std'])}  ({where})",
@@ -95,7 +95,7 @@ def format_summary(summary: dict[str, Any]) -> str:
     rows.append(["fingerprint", *(split["fingerprint"][:12] for _, split in columns)])
     lines += table(rows)
     if summary["skipped"]:
-        lines += ["", f"left out when packing: {len(summary['skipped']):,} images"]
+        lines += ["", f"left out when packing: {counted(len(summary['skipped']), 'image')}"]
         lines += [f"  {skip['path']}: {skip['reason']}" for skip in summary["skipped"]]
     return "\n".join(lines)
 

@@ -1,7 +1,5 @@
 """An audit of a pack: duplicates, empty images, leaks and balance."""
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,12 +10,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cinicpack.cells import format_cell
 from cinicpack.cinic10 import Origin
 from cinicpack.jit import jit
 from cinicpack.store.pack import Pack
 from cinicpack.study.duplicates import find_duplicates
 from cinicpack.study.planes import map_planes
 from cinicpack.study.statistics import SOURCE_OF_ORIGIN
+from cinicpack.text import counted
 
 __all__ = [
     "FINDINGS",
@@ -129,7 +129,7 @@ def name_spread(places: Sequence[Place]) -> str:
 
 
 def format_findings(audit: Audit) -> str:
-    """Write everything that was found as CSV.
+    """Write everything that was found as CSV, with an apostrophe before what looks like a formula.
 
     Columns: finding ("duplicate", "constant", "near-constant", "cifar10-train-in-test" or
     "imbalance"), picture (duplicates with the same number are the same picture), split, class,
@@ -153,11 +153,7 @@ def format_findings(audit: Audit) -> str:
                 for name, count in counts.items()
                 if count != usual
             ]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(FINDINGS)
-    writer.writerows(lines)
-    return text.getvalue()
+    return "".join(",".join(map(format_cell, line)) + "\n" for line in (FINDINGS, *lines))
 
 
 def describe_audit(audit: Audit) -> dict[str, Any]:
@@ -189,17 +185,17 @@ def format_audit(summary: dict[str, Any]) -> str:
     """Lay out what `describe_audit` collected for people to read."""
     duplicates = summary["duplicates"]
     lines = [
-        f"{summary['path']}: {summary['images']:,} images",
-        f"exact duplicates       {duplicates['images']:,} images of "
-        f"{duplicates['pictures']:,} pictures",
+        f"{summary['path']}: {counted(summary['images'], 'image')}",
+        f"exact duplicates       {counted(duplicates['images'], 'image')} of "
+        f"{counted(duplicates['pictures'], 'picture')}",
     ]
     lines += [f"  {count:,} in {spread}" for spread, count in duplicates["spread"].items()]
     for pair in duplicates["shared"]:
         lines.append(f"  {pair['pictures']:,} in both {' and '.join(pair['splits'])}")
     lines += [
-        f"constant               {summary['constant']:,} images",
-        f"near-constant          {summary['near_constant']:,} images",
-        f"CIFAR-10 train in test {summary['cifar10_train_in_test']:,} images",
+        f"constant               {counted(summary['constant'], 'image')}",
+        f"near-constant          {counted(summary['near_constant'], 'image')}",
+        f"CIFAR-10 train in test {counted(summary['cifar10_train_in_test'], 'image')}",
         "images per class",
     ]
     for split, sources in summary["balance"].items():

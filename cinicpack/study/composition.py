@@ -5,8 +5,9 @@ import io
 import os
 import tarfile
 import threading
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from functools import partial
 from operator import attrgetter
@@ -31,10 +32,10 @@ from cinicpack.errors import ArgumentError, DestinationError, SourceError
 from cinicpack.formats.cifar10 import Cifar10, read_batches
 from cinicpack.formats.png import encode_pngs
 from cinicpack.store.container import for_suffix, named
-from cinicpack.store.publish import publishing
+from cinicpack.store.publish import publishing, tidy
 from cinicpack.study.contributors import read_contributors
-from cinicpack.study.jpegs import Found, Jpeg, find_jpegs, reduce_jpeg
-from cinicpack.study.synsets import format_synset, read_synsets
+from cinicpack.study.jpegs import Found, Jpeg, check_folder, find_jpegs, reduce_jpeg
+from cinicpack.study.synsets import Synset, format_synset, read_synsets
 from cinicpack.study.tree import run_jobs, write_files
 from cinicpack.text import some
 
@@ -104,11 +105,11 @@ def compose_dataset(
 
     Raises:
         ArgumentError: ``per_class`` cannot be dealt, or there is no list, or there are two.
-        SourceError: a class has too few images that can be read, a contributor is not there or
-            cannot be read, or an input is something else.
+        SourceError: a class has too few images that can be read, or an input cannot, or is none.
         DestinationError: ``destination`` is there, or cannot be written.
     """
     choose = _choose_way(synsets, contributors, per_class, seed)
+    check_folder(Path(imagenet))
     run = partial(run_jobs, num_workers=num_workers, progress=progress)
     with _writing(Path(destination), progress) as sink:
         original = read_batches(cifar10)
@@ -148,9 +149,14 @@ def _choose_way(
             f"found {per_class}"
         )
     if synsets is not None:
-        return partial(_draw, synsets=Path(synsets), per_class=per_class, seed=seed)
+        classes = read_synsets(synsets)
+        if set(classes) != set(CLASSES):
+            raise SourceError(
+                f"{synsets}: expected the classes {', '.join(CLASSES)}, found {', '.join(classes)}"
+            )
+        return partial(_draw, classes=classes, per_class=per_class, seed=seed)
     assert contributors is not None
-    return partial(_look_up, contributors=Path(contributors))
+    return partial(_look_up, listed=read_contributors(contributors), where=Path(contributors))
 
 
 def _count_by_split(chosen: Iterable[tuple[_Folder, Sized]]) -> dict[str, int]:
@@ -182,7 +188,10 @@ def _write_all(
         for folder, jpegs in plan.items():
             jobs = jobs + _make_jobs(partial(_write_jpegs, folder, sink, failures), jpegs)
             images += len(jpegs)
-        run(jobs, images)
+        with warnings.catch_warnings():
+            # A program may make errors of warnings; an image that Pillow warns of is no bad one.
+            warnings.filterwarnings("ignore", module="PIL")
+            run(jobs, images)
         undecoded += [(str(jpeg), reason) for _, jpeg, reason in failures]
         plan = _replace(failures, reserve, wanted, imagenet)
         jobs, images = [], 0
@@ -199,6 +208,7 @@ def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
             yield lambda folder, names, files: write_files(new.joinpath(*folder), names, files)
         return
     if os.path.lexists(destination):
+        tidy(destination)
         raise DestinationError(
             f"{destination}: expected nothing there; choose another name, or remove it yourself"
         )
@@ -218,13 +228,10 @@ def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
         build(open_source(path), new, container, Wanted(progress=progress))
 
 
-def _draw(imagenet: Path, synsets: Path, per_class: int, seed: int) -> _Choice:
+def _draw(
+    imagenet: Path, classes: Mapping[str, Sequence[Synset]], per_class: int, seed: int
+) -> _Choice:
     """Draw the images of each class, and deal them; the reserve is drawn next."""
-    classes = read_synsets(synsets)
-    if set(classes) != set(CLASSES):
-        raise SourceError(
-            f"{synsets}: expected the classes {', '.join(CLASSES)}, found {', '.join(classes)}"
-        )
     numbers = {name: {place.number for place in places} for name, places in classes.items()}
     found = find_jpegs(imagenet, set().union(*numbers.values()))
     plan: _Plan = {}
@@ -242,23 +249,24 @@ def _draw(imagenet: Path, synsets: Path, per_class: int, seed: int) -> _Choice:
     if few:
         raise SourceError(
             f"{imagenet}: expected {per_class:,} JPEGs of every class, found "
-            f"{', '.join(few)}{_explain(found)}; add more, or take fewer with --per-class "
+            f"{', '.join(few)}{found.explain_lack()}; add more, or take fewer with --per-class "
             "(per_class=)"
         )
     return found, plan, reserve
 
 
-def _look_up(imagenet: Path, contributors: Path) -> _Choice:
-    """Find the images that a list of contributors names; there is no reserve."""
-    listed = read_contributors(contributors)
+def _look_up(
+    imagenet: Path, listed: Mapping[_Folder, Sequence[tuple[int, int]]], where: Path
+) -> _Choice:
+    """Find the images that a list of contributors at a path names; there is no reserve."""
     found = find_jpegs(imagenet, {synset for keys in listed.values() for synset, _ in keys})
     there = {(jpeg.synset, jpeg.number): jpeg for jpegs in found.jpegs.values() for jpeg in jpegs}
     missing = sorted(set().union(*listed.values()) - there.keys())
     if missing:
         names = [f"{format_synset(synset)}_{number}" for synset, number in missing]
         raise SourceError(
-            f"{imagenet}: expected all images of {contributors}, found no "
-            f"{some(names, _SHOWN)}{_explain(found)}"
+            f"{imagenet}: expected all images of {where}, found no "
+            f"{some(names, _SHOWN)}{found.explain_lack()}"
         )
     plan = {folder: [there[key] for key in keys] for folder, keys in listed.items()}
     return found, plan, {}
@@ -340,9 +348,3 @@ def _replace(
             f"{some(reasons, _SHOWN)}"
         )
     return plan
-
-
-def _explain(found: Found) -> str:
-    absent = f"; {len(found.absent):,} synsets are not there" if found.absent else ""
-    left_out = [f"{where}: {reason}" for where, reason in found.left_out]
-    return absent + (f"; left out: {some(left_out, _SHOWN)}" if left_out else "")

@@ -2,16 +2,18 @@
 
 import csv
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cinicpack.cells import format_cell
 from cinicpack.cinic10 import CLASSES, SPLITS
 from cinicpack.errors import SourceError
 from cinicpack.store.pack import Pack
 from cinicpack.study.synsets import Synset, format_synset
+from cinicpack.text import counted
 
 __all__ = [
     "SynsetCount",
@@ -70,7 +72,7 @@ def format_contributors(pack: Pack, synsets: Synsets | None = None) -> str:
         tails = []
         for pair in pairs:
             known = () if synsets is None else places.get(pair, ("", ""))
-            tails.append(", ".join(map(_cell, (split, pair[0], *known))))
+            tails.append(", ".join(map(format_cell, (split, pair[0], *known))))
         lines += [
             f"{heads[pair]}, {number}, {tails[pair]}"
             for pair, number in zip(pair_of_row.tolist(), numbers.tolist(), strict=True)
@@ -98,35 +100,45 @@ def read_contributors(path: str | os.PathLike[str]) -> dict[tuple[str, str], lis
     7
     """
     listed: dict[tuple[str, str], dict[tuple[int, int], None]] = {}
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        rows = csv.reader(file, skipinitialspace=True)
-        header = next(rows, [])
-        if not set(_COLUMNS) <= set(header):
+    rows = _read_rows(path)
+    _, header = next(rows, (0, []))
+    if not set(_COLUMNS) <= set(header):
+        raise SourceError(
+            f"{path}: expected the columns {', '.join(_COLUMNS)}, found {', '.join(header)}"
+        )
+    places = [header.index(column) for column in _COLUMNS]
+    for line, row in rows:
+        try:
+            synset, number, split, name = (row[place].strip() for place in places)
+            key = (int(synset.removeprefix("n")), int(number))
+            if split not in SPLITS or name not in CLASSES:
+                raise ValueError
+        except (ValueError, IndexError):
             raise SourceError(
-                f"{path}: expected the columns {', '.join(_COLUMNS)}, found {', '.join(header)}"
+                f"{path}:{line}: expected a line like 'n02691156, 10153, train, airplane', found "
+                f"{', '.join(row)!r}"
+            ) from None
+        keys = listed.setdefault((split, name), {})
+        if key in keys:
+            raise SourceError(
+                f"{path}:{line}: expected every image of a class once, found {', '.join(row)!r} "
+                "again"
             )
-        places = [header.index(column) for column in _COLUMNS]
-        for row in filter(None, rows):
-            try:
-                synset, number, split, name = (row[place].strip() for place in places)
-                key = (int(synset.removeprefix("n")), int(number))
-                if split not in SPLITS or name not in CLASSES:
-                    raise ValueError
-            except (ValueError, IndexError):
-                raise SourceError(
-                    f"{path}:{rows.line_num}: expected a line like "
-                    f"'n02691156, 10153, train, airplane', found {', '.join(row)!r}"
-                ) from None
-            keys = listed.setdefault((split, name), {})
-            if key in keys:
-                raise SourceError(
-                    f"{path}:{rows.line_num}: expected every image of a class once, "
-                    f"found {', '.join(row)!r} again"
-                )
-            keys[key] = None
+        keys[key] = None
     if not listed:
         raise SourceError(f"{path}: expected images of ImageNet, found no line")
     return {folder: list(keys) for folder, keys in listed.items()}
+
+
+def _read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
+    """Read the rows of a CSV file that are not empty, each with the number of its line."""
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+        rows = csv.reader(file, skipinitialspace=True)
+        try:
+            for row in filter(None, rows):
+                yield rows.line_num, row
+        except csv.Error as error:
+            raise SourceError(f"{path}:{rows.line_num}: expected a CSV file: {error}") from error
 
 
 def count_synsets(pack: Pack, synsets: Synsets | None = None) -> list[SynsetCount]:
@@ -169,14 +181,17 @@ def format_counts(counts: Sequence[SynsetCount]) -> str:
         rows.append(
             (format_synset(count.number), count.class_name, *images, count.words, count.place)
         )
-    return "".join(", ".join(map(_cell, row)) + "\n" for row in rows)
+    return "".join(", ".join(map(format_cell, row)) + "\n" for row in rows)
 
 
 def format_unlisted(counts: Sequence[SynsetCount]) -> str:
     """Report the images whose synset is not listed under their class, if there are any."""
     unlisted = [count for count in counts if count.class_name not in count.listed]
     images = sum(sum(count.images.values()) for count in unlisted)
-    lines = [f"{images:,} images have a synset that is not listed under their class"]
+    lines = [
+        f"{counted(images, 'image has', 'images have')} a synset that is not listed "
+        "under their class"
+    ]
     for count in unlisted:
         where = f"listed under {' and '.join(count.listed)}" if count.listed else "not listed"
         own = sum(count.images.values())
@@ -213,7 +228,3 @@ def _find_places(synsets: Synsets | None) -> dict[tuple[str, int], tuple[str, st
                 place = f"{known[1]} | {place}"
             places[name, synset.number] = (synset.words, place)
     return places
-
-
-def _cell(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n') else text

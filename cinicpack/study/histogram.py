@@ -16,7 +16,7 @@ from cinicpack.study.output import require_suffix, write_file
 from cinicpack.study.planes import map_planes
 from cinicpack.study.statistics import SOURCE_OF_ORIGIN
 
-__all__ = ["Histograms", "count_intensities", "draw_histograms"]
+__all__ = ["Histograms", "count_intensities", "draw_histograms", "import_matplotlib"]
 
 #: For every source, uint64 (3, 256): how many pixels have each intensity, per channel.
 Histograms = Mapping[str, NDArray[np.uint64]]
@@ -70,6 +70,19 @@ def _count_block(
                 counts[origins[row], channel, value] += np.uint64(1)
 
 
+def import_matplotlib() -> Any:
+    """Return matplotlib with what draws figures; raises `CinicPackError` if it is not there."""
+    try:
+        import matplotlib.figure
+        import matplotlib.lines
+    except ImportError as error:
+        raise CinicPackError(
+            f"expected matplotlib, which draws histograms, found {error}; "
+            "install it with pip install matplotlib"
+        ) from None
+    return matplotlib
+
+
 def draw_histograms(
     path: str | os.PathLike[str], histograms: Histograms, *, title: str | None = None
 ) -> None:
@@ -83,22 +96,16 @@ def draw_histograms(
         CinicPackError: matplotlib is not installed.
     """
     suffix = require_suffix(path, ".png", ".svg")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-        from matplotlib.lines import Line2D
-    except ImportError as error:
-        raise CinicPackError(
-            f"expected matplotlib, which draws histograms, found {error}; "
-            "install it with pip install matplotlib"
-        ) from None
+    matplotlib = import_matplotlib()
     shares = {name: _share_pixels(counts) for name, counts in histograms.items()}
     # The axis fits the intensities 1 to 254: black and overexposed pixels would press all others
     # into a third of the height. The figure says what is cut off.
     top = 1.4 * max(float(share[:, 1:255].max()) for share in shares.values()) or 1
     # Matplotlib's ids with a fixed salt, and no date, so that the same pack gives the same file.
     with matplotlib.rc_context({"svg.hashsalt": "cinicpack", "font.size": 9}):
-        figure = Figure(figsize=(8, 5), dpi=150, layout="constrained", facecolor="white")
+        figure = matplotlib.figure.Figure(
+            figsize=(8, 5), dpi=150, layout="constrained", facecolor="white"
+        )
         panels = figure.subplots(2, 2, sharex=True, sharey=True).flat
         for number, (panel, channel) in enumerate(zip(panels, _PANELS, strict=True)):
             for name, share in shares.items():
@@ -110,7 +117,9 @@ def draw_histograms(
             panel.spines[["top", "right"]].set_visible(False)
             panel.legend(loc="upper center", fontsize=7.5, framealpha=1, edgecolor="none")
         names = [*(_STYLES[name][0] for name in shares), "dashed: mean intensity"]
-        dashed = Line2D([], [], color="#333333", linestyle=(0, (4, 4)), linewidth=1.2)
+        dashed = matplotlib.lines.Line2D(
+            [], [], color="#333333", linestyle=(0, (4, 4)), linewidth=1.2
+        )
         handles = [*panel.get_legend_handles_labels()[0], dashed]
         figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
         if title is not None:

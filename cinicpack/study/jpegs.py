@@ -14,11 +14,14 @@ from PIL import Image
 
 from cinicpack.cinic10 import IMAGE_SHAPE, Origin, Provenance, format_name
 from cinicpack.errors import SourceError
+from cinicpack.paths import why_missing
 from cinicpack.shortage import is_shortage
 from cinicpack.study.synsets import format_synset
+from cinicpack.text import counted, some
 
-__all__ = ["Found", "Jpeg", "find_jpegs", "reduce_jpeg"]
+__all__ = ["Found", "Jpeg", "check_folder", "find_jpegs", "reduce_jpeg"]
 
+_SHOWN: Final = 10
 _NAME: Final = re.compile(r"n([0-9]{8})_([0-9]{1,9})\.jpe?g", re.IGNORECASE)
 
 
@@ -53,6 +56,14 @@ class Found(NamedTuple):
     absent: list[int]
     left_out: list[tuple[str, str]]
 
+    def explain_lack(self) -> str:
+        """Say, as the end of a sentence, what may be why there are too few."""
+        absent = ""
+        if self.absent:
+            absent = f"; {counted(len(self.absent), 'synset is', 'synsets are')} not there"
+        left_out = [f"{where}: {reason}" for where, reason in self.left_out]
+        return absent + (f"; left out: {some(left_out, _SHOWN)}" if left_out else "")
+
 
 def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
     """Find the JPEGs of synsets in a folder, in ``nSSSSSSSS.tar`` or ``nSSSSSSSS/`` there.
@@ -63,13 +74,12 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
     Raises `SourceError` if ``folder`` is no directory, or a tar cannot be read.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise SourceError(f"{folder}: expected a directory with ImageNet's nSSSSSSSS.tar in it")
+    check_folder(folder)
     found = Found({}, [], [])
     for synset in sorted(set(synsets)):
         inner, tar = folder / format_synset(synset), folder / f"{format_synset(synset)}.tar"
         if inner.is_dir():
-            entries = [(path, path.name, 0, path.stat().st_size) for path in inner.iterdir()]
+            entries = [(path, path.name, 0, _size_of(path)) for path in inner.iterdir()]
         elif tar.is_file():
             try:
                 entries = _list_tar(tar)
@@ -93,6 +103,12 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
         found.jpegs[synset] = [jpegs[number] for number in sorted(jpegs)]
     found.left_out.sort()
     return found
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `SourceError` unless there is a directory."""
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: expected a directory with ImageNet's nSSSSSSSS.tar in it")
 
 
 def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:
@@ -120,7 +136,17 @@ def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:
 
 
 def _unreadable(where: str, error: Exception) -> SourceError:
-    return SourceError(f"{where}: could not be read ({error!r}); make it readable, run again")
+    reason = why_missing(where) if isinstance(error, FileNotFoundError) else ""
+    return SourceError(
+        f"{where}: could not be read ({reason or repr(error)}); make it readable, run again"
+    )
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
 
 
 def _list_tar(path: Path) -> list[tuple[Path, str, int, int]]:

@@ -1,7 +1,5 @@
 """The overlap of two packs: the images that both have, by split and class."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cinicpack.cells import format_cell
 from cinicpack.errors import ArgumentError
 from cinicpack.store.pack import Pack
 from cinicpack.study.audit import FINDINGS, Place, locate
 from cinicpack.study.duplicates import find_duplicates
-from cinicpack.text import some, table
+from cinicpack.text import counted, some, table
 
 __all__ = [
     "Overlap",
@@ -129,11 +128,11 @@ def describe_overlap(overlap: Overlap) -> dict[str, Any]:
 def format_overlap(summary: dict[str, Any]) -> str:
     """Lay out what `describe_overlap` collected for people to read."""
     lines = [
-        f"{summary['common']:,} of {summary['images']:,} images of {summary['path']}",
-        f"{summary['against_common']:,} of {summary['against_images']:,} images of "
+        f"{summary['common']:,} of {counted(summary['images'], 'image')} of {summary['path']}",
+        f"{summary['against_common']:,} of {counted(summary['against_images'], 'image')} of "
         f"{summary['against']}",
-        f"are the same {summary['pictures']:,} pictures, {summary['other_class']:,} of them under "
-        "another class there",
+        f"are the same {counted(summary['pictures'], 'picture')}, {summary['other_class']:,} of "
+        "them under another class there",
     ]
     rows: list[Sequence[str]] = []
     for split, info in summary["splits"].items():
@@ -155,15 +154,13 @@ def format_common(overlap: Overlap) -> str:
     So ``select(exclude=FILE)`` leaves them out. The finding is "common"; the detail names the
     images in the other pack.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(FINDINGS)
+    lines: list[tuple[str | int, ...]] = [FINDINGS]
     for number, (mine, theirs) in enumerate(overlap.pictures, 1):
         names = [f"{place.split}/{place.class_name}/{place.name}" for place in theirs]
         for place in mine:
             line = ("common", number, place.split, place.class_name, place.name)
-            writer.writerow((*line, f"in the other pack {some(names)}"))
-    return text.getvalue()
+            lines.append((*line, f"in the other pack {some(names)}"))
+    return "".join(",".join(map(format_cell, line)) + "\n" for line in lines)
 
 
 def _count_images(pack: Pack) -> int:

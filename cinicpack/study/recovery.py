@@ -17,6 +17,7 @@ from cinicpack.formats.cifar10 import (
     RECORD_BYTES,
     Cifar10,
     Cifar10Set,
+    check_layout,
     compute_blob_id,
     read_batches,
     split_batches,
@@ -24,6 +25,7 @@ from cinicpack.formats.cifar10 import (
 )
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
+from cinicpack.text import counted
 
 __all__ = [
     "Recovery",
@@ -125,12 +127,13 @@ def recover_cifar10(
     >>> recover_cifar10("cinic10.pack", "cifar-10-batches-bin", allow_missing=True).images
     {'train': 50, 'test': 10}
     """
+    check_layout(layout)
     pack = pack if isinstance(pack, Pack) else open_pack(pack)
-    cifar10 = extract_cifar10(pack, allow_missing=allow_missing)
     with publishing(Path(destination), overwrite=False, sync=False, empty_folder=True) as new:
+        cifar10 = extract_cifar10(pack, allow_missing=allow_missing)
+        compared = None if reference is None else compare_cifar10(cifar10, reference)
         new.mkdir()
         write_batches(cifar10, new, layout)
-        compared = None if reference is None else compare_cifar10(cifar10, reference)
     parts = cifar10._asdict()
     return Recovery(
         images={name: len(part.rows) for name, part in parts.items()},
@@ -162,7 +165,7 @@ def format_recovery(recovery: Recovery) -> str:
         " and ".join(f"{count:,} {name}" for name, count in recovery.images.items()) + " images"
     ]
     lines += [
-        f"  {len(rows):,} {name} images are missing: {_format_ranges(np.array(rows))}"
+        f"  {_counted(len(rows), name)} missing: {_format_ranges(np.array(rows))}"
         for name, rows in recovery.missing.items()
         if rows
     ]
@@ -176,7 +179,8 @@ def format_recovery(recovery: Recovery) -> str:
         verdict = f"{count:,} differ:" if count else "all identical in pixels and label"
         absent = f", {reference.absent:,} of its images not recovered" if reference.absent else ""
         lines.append(
-            f"{reference.path} ({what}): {reference.compared:,} images compared{absent}; {verdict}"
+            f"{reference.path} ({what}): {counted(reference.compared, 'image')} compared{absent}; "
+            f"{verdict}"
         )
         lines += [f"  {difference}" for difference in reference.differences[:_SHOWN]]
         if count > _SHOWN:
@@ -250,16 +254,20 @@ def _check(name: str, part: Cifar10Set, allow_missing: bool, whole: int) -> Iter
         numbers = _format_ranges(beyond)
         yield f"CIFAR-10 has {whole:,} {name} images, these do not exist: {numbers}"
     if len(double := np.unique(rows[1:][rows[1:] == rows[:-1]])):
-        yield f"{len(double):,} {name} images are there more than once: {_format_ranges(double)}"
+        yield f"{_counted(len(double), name)} there more than once: {_format_ranges(double)}"
     if allow_missing:
         return
     if not len(rows):
         yield f"there are no {name} images; --allow-missing (allow_missing=True) goes without"
     elif len(missing := _find_missing(part, whole)):
         yield (
-            f"{len(missing):,} {name} images are missing: {_format_ranges(missing)}; "
+            f"{_counted(len(missing), name)} missing: {_format_ranges(missing)}; "
             "--allow-missing (allow_missing=True) goes without them"
         )
+
+
+def _counted(number: int, name: str) -> str:
+    return counted(number, f"{name} image is", f"{name} images are")
 
 
 def _find_missing(part: Cifar10Set, whole: int) -> NDArray[np.int64]:

@@ -53,8 +53,8 @@ def draw_classes(split: Split, *, rows: int = 2, columns: int = 20, seed: int = 
 def draw_duplicates(audit: Audit, *, limit: int = 40) -> Pixels:
     """Draw the pictures that are in a pack more than once, with the places where they are.
 
-    A number is that of the picture in `format_findings`. Those in several splits come first, then
-    those in several classes, then those with the most copies.
+    A number is that of the picture in `format_findings`. Where there are too many, those in several
+    splits are chosen first, then those in several classes, then those with the most copies.
 
     Args:
         audit: what `audit_pack` found.
@@ -70,7 +70,7 @@ def draw_duplicates(audit: Audit, *, limit: int = 40) -> Pixels:
         reverse=True,
     )
     bands = []
-    for number, places in numbered[:limit]:
+    for number, places in sorted(numbered[:limit]):
         image = audit.pack[places[0].split].images[places[0].row]
         bands.append((_label(number, places), draw_grid(image[None], 1, scale=2)))
     half = -(-len(bands) // 2)

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, DestinationError
 from cinicpack.store.region import write_all
+from cinicpack.terminal import progress_bar
 
 __all__ = ["run_jobs", "write_files"]
 
@@ -25,7 +24,7 @@ def run_jobs(
     if num_workers is not None and num_workers < 0:
         raise ArgumentError(f"expected num_workers of at least 0, found {num_workers}")
     threads = (usable_cores() if num_workers is None else num_workers) or 1
-    bar = tqdm(total=total, unit=" images", unit_scale=True, disable=None if progress else True)
+    bar = progress_bar(shown=progress, total=total, unit=" images", unit_scale=True)
     with bar, ThreadPoolExecutor(threads) as pool:
         pending = deque(pool.submit(job) for job in jobs)
         try:

@@ -14,6 +14,7 @@ from cinicpack.errors import ArgumentError, PackError, SelectionError, SourceErr
 from cinicpack.formats.png import encode_pngs
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
+from cinicpack.store.selection import find_labels
 from cinicpack.store.split import Split
 from cinicpack.study.tree import run_jobs, write_files
 from cinicpack.text import some
@@ -110,7 +111,9 @@ def _choose(
         raise ArgumentError(
             f"expected {' and '.join(_MERGED)} to merge, found the splits {', '.join(names)}"
         )
-    chosen = [classes] if isinstance(classes, str) else classes and list(classes)
+    chosen = classes
+    if classes is not None:
+        chosen = [pack.classes[label] for label in find_labels(classes, pack.class_to_idx)]
     # Only for its errors: select() refuses a selection without images.
     pack["+".join(names)].select(source=source, classes=chosen)
     parts = [

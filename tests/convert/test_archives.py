@@ -1,7 +1,10 @@
+import bz2
 import errno
 import gzip
 import io
+import lzma
 import os
+import random
 import stat
 import struct
 import tarfile
@@ -18,7 +21,16 @@ from hypothesis import strategies as st
 
 from cinicpack.convert.archives import recognise
 from cinicpack.errors import SourceError
-from tests.convert.sources_here import FILES, MAKERS, OTHERS, opened, read, tar_bytes, zip_bytes
+from tests.convert.sources_here import (
+    FILES,
+    MAKERS,
+    OTHERS,
+    opened,
+    pack,
+    read,
+    tar_bytes,
+    zip_bytes,
+)
 
 FOLDERS = {"./": b"", "train/": b"", "train/cat.png/": b"", "./train/dog.png/": b""}
 
@@ -69,8 +81,10 @@ def test_paths_that_lead_outside_are_refused(tmp_path, make, name):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_a_member_twice_is_refused(tmp_path, make):
-    with pytest.raises(SourceError, match=r"archive: expected every member once, found 'a/x\.png'"):
-        read(tmp_path / "archive", make({"a/x.png": b"1", "b.png": b"", "./a/x.png": b"1"}))
+    source = tmp_path / "archive"
+    source.write_bytes(make({"a/x.png": b"1", "a/y.png": b"", "./a/x.png": b"1"}))
+    with pytest.raises(SourceError, match=r"archive: expected every path once.*of 'a/x\.png'"):
+        pack(source, tmp_path / "a.pack")
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -177,8 +191,19 @@ def test_gzip_is_checked_to_its_very_end(tmp_path):
 
 
 def test_what_is_gzipped_must_be_a_tar(tmp_path):
-    with pytest.raises(SourceError, match="expected a tar header at the start, found a wrong"):
-        read(tmp_path / "x.gz", gzip.compress(b"text" * 500))
+    for content, found in (
+        (b"text" * 500, "a file that starts with b'texttext'"),
+        (b"hello\n", r"a file that starts with b'hello\\n'"),
+        (b"", "nothing"),
+    ):
+        for compress in (gzip.compress, bz2.compress, lzma.compress):
+            with pytest.raises(
+                SourceError, match=f"expected a tar within the compressed file, found {found}"
+            ):
+                read(tmp_path / "x.gz", compress(content))
+    for length in (20, 200):
+        with pytest.raises(SourceError, match="damaged or cut off"):
+            read(tmp_path / "x.gz", gzip.compress(random.Random(1).randbytes(500))[:length])
 
 
 def zip_with(**fields: object) -> bytes:

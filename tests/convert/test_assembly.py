@@ -18,6 +18,7 @@ from cinicpack import cinic10
 from cinicpack.cinic10 import Origin
 from cinicpack.convert import assembly
 from cinicpack.convert.assembly import write_pack
+from cinicpack.convert.paths import Paths
 from cinicpack.convert.plan import Plan, Rows
 from cinicpack.convert.results import ConvertedImages
 from cinicpack.store.container import CONTAINERS, Container
@@ -86,7 +87,7 @@ class Scratches:
         """Take the images with these numbers, in this order, as the rows of splits."""
         return Plan(
             source="scratches",
-            paths=[f"top/{name}" for name in self.names],
+            paths=Paths(f"top/{name}" for name in self.names),
             classes=classes,
             splits={
                 name: Rows(np.array(rows, np.int64), self.labels[rows].astype(np.uint8))
@@ -107,6 +108,8 @@ class Scratches:
             provenance=self.provenance,
             bad={},
             reduced=[],
+            former=np.zeros(len(flat), np.uint8),
+            kinds=[""],
         )
 
 

@@ -1,6 +1,5 @@
 import contextlib
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from cinicpack.store.publish import publishing
 from cinicpack.store.reader import locate_pack
 from cinicpack.store.verify import verify_pack
 from tests.convert.sources_here import bytes_of, make_tar, pack, put, tiny
+from tests.limits import file_size_limit
 from tests.packs import copy_pack, make_writable
 from tests.processes import list_descendants, wait_until_gone
 
@@ -196,16 +196,6 @@ def test_where_nothing_can_be_written(tree, tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-@contextlib.contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("container", ["npy", "hdf5"])
 def test_a_limit_of_file_sizes(tree, tmp_path, container):
     pack(tree, tmp_path / "a", splits=["train"])
@@ -284,7 +274,6 @@ def test_a_script_needs_no_guard_around_its_main_part(tree, npy_pack, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
     )
     expected = f"started\n{cinicpack.open_pack(npy_pack).fingerprint}\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, expected, "")
@@ -322,7 +311,7 @@ def packing(source: Path, destination: Path, *options: str) -> Iterator[subproce
         try:
             work = destination.with_name(f".{destination.name}.tmp")
             # The first images are among the first that are decoded.
-            while not any(any(read_start(file)) for file in work.glob("reserved/*/images-*.npy")):
+            while not any(any(read_start(file)) for file in work.glob("*/reserved/*/images-*.npy")):
                 assert process.poll() is None, process.communicate()
                 time.sleep(0.01)
             yield process
@@ -338,7 +327,7 @@ def test_ctrl_c_leaves_the_old_pack_and_nothing_else(long_tree, npy_pack, tmp_pa
         children = list_descendants(process.pid)
         assert len(children) == (1 + int(workers) if int(workers) else 0)
         os.killpg(process.pid, signal.SIGINT)
-        out, errors = process.communicate(timeout=30)
+        out, errors = process.communicate()
     assert process.returncode == 130
     assert (out, errors) == ("", "cinicpack: interrupted\n")
     assert bytes_of(destination) == bytes_of(npy_pack)
@@ -352,7 +341,7 @@ def test_after_a_kill_the_next_run_sweeps(long_tree, tree, npy_pack, tmp_path):
     with packing(long_tree, destination, "--overwrite", "--workers", "2") as process:
         children = list_descendants(process.pid)
         process.kill()
-        out, errors = process.communicate(timeout=30)
+        out, errors = process.communicate()
     assert (out, errors) == ("", "")
     # The workers notice and end, without a word.
     wait_until_gone(children)
@@ -367,7 +356,7 @@ def test_a_worker_that_is_killed_is_one_clear_error(long_tree, tmp_path):
     with packing(long_tree, tmp_path / "a", "--workers", "2") as process:
         children = list_descendants(process.pid)
         os.kill(children[-1], signal.SIGKILL)
-        out, errors = process.communicate(timeout=30)
+        out, errors = process.communicate()
     assert process.returncode == 1
     assert out == ""
     assert errors == (
@@ -388,7 +377,7 @@ def test_of_two_programs_at_once_one_wins(tree, npy_pack, tmp_path):
         )
         for _ in range(2)
     ]
-    errors = [program.communicate(timeout=60)[1] for program in programs]
+    errors = [program.communicate()[1] for program in programs]
     assert sorted(program.returncode for program in programs) == [0, 1]
     assert sorted(map(len, errors))[0] == 0
     [told] = filter(None, errors)

@@ -179,7 +179,7 @@ def test_other_sizes_are_listed_or_left_out(tmp_path):
     odd = items_of([*IMAGES[:4], IMAGES[4][:2], IMAGES[5]])
     with pytest.raises(BadImagesError, match=r"train/dog/00000004.png: has 2x4 pixels"):
         pack_here({"train": odd}, tmp_path / "a")
-    with pytest.warns(UserWarning, match="1 images that cannot be packed are left out") as warned:
+    with pytest.warns(UserWarning, match="1 image that cannot be packed is left out") as warned:
         made = pack_here({"train": odd}, tmp_path / "a", skip_bad=True)
     assert len(made["train"]) == 5
     assert warned[0].filename.endswith("test_dataset.py")

@@ -260,7 +260,7 @@ def _add_to_all(tree: Path) -> None:
         ),
         (
             lambda tree: next((tree / "train/cat").iterdir()).rename(tree / "train/cat/a.png"),
-            "1 images in train that are not named as in CINIC-10",
+            "1 image in train that is not named as in CINIC-10",
         ),
         (lambda tree: shutil.rmtree(tree / "valid"), "no split valid"),
         (lambda tree: shutil.copytree(tree / "test", tree / "more"), "a split 'more'"),

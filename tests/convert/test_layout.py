@@ -230,7 +230,7 @@ def test_what_is_missing_is_told_or_leaves_imagefolders_labels(data):
             if file:
                 path.touch()
         source = Tree(Path(root))
-        paths = source.paths()
+        paths = list(source.paths())
         folders = source.remarks.folders
         accepted = arrange(paths, folders=folders, allow_missing=True)
         for split in ("train", "test"):

@@ -3,6 +3,7 @@ import os
 import shutil
 import tarfile
 import time
+import tracemalloc
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -14,11 +15,16 @@ import numpy as np
 import pytest
 
 import cinicpack
+from cinicpack.convert.arrays import Arrays
 from cinicpack.convert.conversion import Converted, Task
+from cinicpack.convert.dataset import Datasets
 from cinicpack.convert.files import Content, Read, Remarks
-from cinicpack.convert.packer import Pace
+from cinicpack.convert.packer import Pace, build
+from cinicpack.convert.plan import Wanted
+from cinicpack.convert.source import Source
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.errors import ArgumentError, SelectionError, SourceError
+from cinicpack.store.container import named
 from tests.convert.sources_here import (
     NotingWorkers,
     bytes_of,
@@ -288,7 +294,7 @@ def test_files_that_are_no_images_are_ignored_and_counted(tree, tmp_path, npy_pa
 def test_a_pack_into_a_tree_of_classes(tmp_path):
     put(tmp_path / "tree", {"ant/1.png": tiny(77), "cat/1.png": tiny(77)})
     # Its lock is a file there, but the folder that it is made in is no class.
-    with pytest.warns(UserWarning, match="1 files that are no images are ignored"):
+    with pytest.warns(UserWarning, match="1 file that is no image is ignored"):
         one = pack(tmp_path / "tree", tmp_path / "tree/a.pack")
     assert one.classes == ("ant", "cat")
     with pytest.raises(SourceError, match=r"no images in 'a\.pack'"):
@@ -297,7 +303,7 @@ def test_a_pack_into_a_tree_of_classes(tmp_path):
 
 def test_a_pack_into_its_own_source(tree, tmp_path, npy_pack):
     shutil.copytree(tree, tmp_path / "tree")
-    with pytest.warns(UserWarning, match=r"files that are no images are ignored"):
+    with pytest.warns(UserWarning, match=r"1 file that is no image is ignored"):
         pack(tmp_path / "tree", tmp_path / "tree/a.pack")
     assert bytes_of(tmp_path / "tree/a.pack") == bytes_of(npy_pack)
 
@@ -308,6 +314,22 @@ def test_a_pack_may_have_any_name(tree, npy_pack, tmp_path, name):
     assert bytes_of(tmp_path / name) == bytes_of(npy_pack)
     pack(tree, tmp_path / name, overwrite=True, num_workers=0, format="hdf5")
     assert os.listdir(tmp_path) == [name]
+
+
+def test_no_two_runs_have_scratch_files_of_the_same_name(tree, tmp_path):
+    """Else workers that outlive a writer that was killed would write to the files of the next."""
+    folders = []
+
+    def start(count, source, read, folder):
+        folders.append(folder)
+        return starting_workers(count, source, read, folder)
+
+    for _ in range(2):
+        pack_slowly(tree, tmp_path / "a.pack", start=start, num_workers=0)
+        shutil.rmtree(tmp_path / "a.pack")
+    first, second = folders
+    assert first != second
+    assert first.parent == second.parent == tmp_path / ".a.pack.tmp"
 
 
 # Sources and options that are refused.
@@ -327,8 +349,24 @@ def test_a_source_that_is_not_there(tmp_path):
         (["a.png"], SourceError, r"expected all images at SPLIT/CLASS/NAME\.png"),
         (["a/b.png", "a/b/c.png"], SourceError, r"expected all images at"),
         (["train/a/1.png", "test/b/1.png"], SourceError, r"no images in 'test/a', 'train/b'\. Add"),
-        (["a+b/a/1.png"], SourceError, r"without '\+', found 'a\+b'; rename it or name"),
+        (["a+b/a/1.png"], SourceError, r"without '\+', found 'a\+b'; rename it, or name"),
         ([".git/a/1.png", "train/a/1.png"], SourceError, r"visible folders as splits.*'\.git'"),
+        (["a/1.png", "b/1.png", ".x/1.png"], SourceError, r"visible folders as classes, .*'\.x'"),
+        (
+            ["train/a/1.png", "train/.x/1.png", "test/a/1.png"],
+            SourceError,
+            r"expected visible folders, found images in 'train/\.x'; remove or",
+        ),
+        ([".x/1.png", "train/a/1.png"], SourceError, r"found images in '\.x'; remove or rename"),
+        (["a/1.png", "a/.x/1.png"], SourceError, r"found images in 'a/\.x'; remove or rename"),
+        ([".x/a/1.png", "train/b/1.png"], SourceError, r"found images in '\.x/a'; remove or ren"),
+        ([".x/train/a/1.png", ".x/test/b/1.png"], SourceError, r"no images in '\.x/test/a', '\.x"),
+        (
+            ["train/caf\xe9/1.png", "test/cafe\u0301/1.png"],
+            SourceError,
+            r"'train/cafe\\u0301', 'test/caf\xe9'; names of the same letters in two forms of "
+            r"Unicode, 'cafe\\u0301', 'caf\xe9'\. Add some, name the splits .* with --splits",
+        ),
         (["\udcff/a/1.png"], SourceError, r"names in UTF-8.*'\\udcff'"),
     ],
 )
@@ -414,3 +452,38 @@ def test_more_shards_than_can_be_mapped_are_refused(tree, tmp_path, archive, mon
     ):
         pack(source, tmp_path / "a", shard_rows=1)
     assert not (tmp_path / "a").exists()
+
+
+class Grey:
+    """A dataset of grey images, as large as it is told."""
+
+    classes = ("cat", "dog")
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, row: int) -> tuple[Any, int]:
+        return np.full((2, 2, 3), row % 256, np.uint8), row % 2
+
+
+@pytest.mark.parametrize("as_a_stream", [False, True])
+def test_memory_grows_by_tens_of_bytes_a_row(tmp_path, as_a_stream):
+    def measure(rows: int) -> int:
+        images, labels = np.zeros((rows, 2, 2, 3), np.uint8), np.arange(rows) % 2
+        source: Source = Arrays({"train": (images, labels)}, Grey.classes)
+        if as_a_stream:
+            source = Datasets({"train": Grey(rows)})
+        (tmp_path / str(rows)).mkdir()
+        tracemalloc.start()
+        try:
+            build(source, tmp_path / str(rows) / "new", named("npy"), Wanted(num_workers=0))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    measure(100)
+    few, many = measure(2_000), measure(12_000)
+    assert (many - few) / 10_000 < 150

@@ -1,15 +1,17 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cinicpack.cli import main
+from cinicpack.convert.packer import Pace
+from cinicpack.convert.parquet import Parquet
 from cinicpack.convert.source import open_source
 from cinicpack.errors import ArgumentError, BadImagesError, SourceError
 from cinicpack.store.verify import verify_pack
 from tests.convert.parquet.make import HERE, list_images, write_hub
-from tests.convert.sources_here import bytes_of, pack, pack_slowly, put, tiny
+from tests.convert.sources_here import NotingWorkers, bytes_of, pack, pack_slowly, put, tiny
 from tests.parquet_files import CLASSES, write
 
 HUBS = sorted(path for path in HERE.iterdir() if (path / "data").is_dir())
@@ -54,6 +56,42 @@ def test_the_bytes_are_those_of_the_tree(hub, tree, tmp_path, options):
     assert bytes_of(one.path) == bytes_of(other.path)
     assert other.splits == ("train", "valid", "test")
     assert other.fingerprint == one.fingerprint
+
+
+def write_rows(folder: Path, order: Sequence[int]) -> Path:
+    """Write images of two classes, whose row i is image i of a tree if the order is that."""
+    images = [image(f"{row:03}.png", row) for row in order]
+    labels = [row // 20 for row in order]
+    write(folder / "train.parquet", {"image": images, "label": labels}, row_group_size=7)
+    return folder
+
+
+def test_sorted_rows_are_written_to_their_places_and_others_copied(tmp_path):
+    packs, targets = [], []
+    # Of large images a task comes in parts, which are copied.
+    cases = [(range(40), Pace(5)), (range(39, -1, -1), Pace(5)), (range(40), Pace(5, 20))]
+    for number, (order, pace) in enumerate(cases):
+        workers = NotingWorkers()
+        source = write_rows(tmp_path / str(number), [*order])
+        packs.append(pack_slowly(source, tmp_path / f"{number}.pack", pace, workers.start))
+        assert [len(task.contents or ()) for task in workers.tasks] == [
+            len(task.paths) for task in workers.tasks
+        ]
+        targets.append({task.target is not None for task in workers.tasks})
+    assert targets == [{True}, {False}, {False}]
+    assert len({tuple(bytes_of(one.path).items()) for one in packs}) == 1
+
+
+def test_rows_that_change_between_listing_and_reading_are_an_error(tmp_path):
+    class Changing(Parquet):
+        def list_paths(self) -> Iterator[str]:
+            yield from super().list_paths()
+            write_rows(tmp_path, range(1, 40))
+
+    write_rows(tmp_path, range(40))
+    source = Changing(tmp_path, [tmp_path / "train.parquet"])
+    with pytest.raises(SourceError, match=r"expected the images that it listed, found others"):
+        pack_slowly(source, tmp_path / "a.pack")
 
 
 @pytest.mark.parametrize("hub", HUBS, ids=HUB_IDS)
@@ -111,7 +149,7 @@ def test_shards_are_counted_through(tmp_path):
         path = tmp_path / f"train-0000{number}-of-00002.parquet"
         write(path, {"image": images, "label": [1, 0]})
     source = open_source(tmp_path)
-    assert source.paths() == [
+    assert [*source.paths()] == [
         f"train/{name}/0000000{row}.png" for row, name in enumerate(["bee", "ant"] * 2)
     ]
 
@@ -140,7 +178,7 @@ def test_a_tree_with_parquet_in_it_stays_a_tree(tmp_path):
     put(tmp_path, {"train/ant/a.png": tiny(0)})
     write_split(tmp_path / "metadata.parquet", [0])
     write_split(tmp_path / "train" / "metadata.parquet", [0])
-    assert open_source(tmp_path).paths() == ["train/ant/a.png"]
+    assert [*open_source(tmp_path).paths()] == ["train/ant/a.png"]
 
 
 def test_several_sources_of_other_kinds_are_refused(tmp_path, tree):
@@ -287,7 +325,7 @@ def test_a_file_that_goes_is_not_called_damaged(tmp_path):
     source = open_source(path)
     path.unlink()
     with pytest.raises(SourceError, match=f"^{path}: could not be read .*, so nothing is packed"):
-        source.paths()
+        list(source.paths())
 
 
 def test_many_rows_go_through_workers_and_the_fraction_grows(tmp_path):

@@ -13,10 +13,10 @@ from PIL import Image
 
 import cinicpack
 from cinicpack.convert.conversion import Converted, Task
-from cinicpack.convert.files import read_files
 from cinicpack.convert.packer import Pace
+from cinicpack.convert.paths import Paths
 from cinicpack.convert.plan import Plan, Wanted, make_plan
-from cinicpack.convert.reservation import cut_tasks, reserve
+from cinicpack.convert.reservation import cut_tasks, reserve, sample
 from cinicpack.convert.tree import Tree
 from cinicpack.convert.worker import Worker, starting_workers
 from cinicpack.store.container import CONTAINERS, Container
@@ -43,7 +43,7 @@ def tree(tmp_path_factory) -> Path:
 
 def plan_of(tree: Path, shard_rows: int | None = None) -> Plan:
     source = Tree(tree)
-    return make_plan(source, source.paths(), Wanted(shard_rows=shard_rows), tree).in_order()
+    return make_plan(source, Paths(source.paths()), Wanted(shard_rows=shard_rows), tree).in_order()
 
 
 @pytest.mark.parametrize("container", CONTAINERS.values())
@@ -52,11 +52,11 @@ def test_tasks_tile_the_arrays_at_huge_pages(
     tree: Path, tmp_path: Path, container: Container, shard_rows: int | None
 ) -> None:
     plan = plan_of(tree, shard_rows)
-    reservation = reserve(partial(read_files, tree), plan, tmp_path / "reserved", container)
+    reservation = reserve(sample(Tree(tree), plan), plan, tmp_path / "reserved", container)
     assert reservation is not None
     assert reservation.shape == (512, 512)
     tasks = list(cut_tasks(plan, reservation, 2))
-    assert [path for task in tasks for path in task.paths] == plan.paths
+    assert [path for task in tasks for path in task.paths] == [*plan.paths]
     row_bytes = 3 * 512 * 512
     edges = 0
     for region in reservation.regions:
@@ -110,7 +110,7 @@ def test_what_is_held_back_is_written_in_the_end(tree: Path, tmp_path: Path) -> 
             np.testing.assert_array_equal(pack[split].images[row], np.asarray(Image.open(path)))
     # With an image of another size nothing can stay where it was.
     Image.new("RGB", (3, 3)).save(tree / "train" / "cat" / "20.png")
-    with pytest.warns(UserWarning, match="1 images that cannot be packed are left out"):
+    with pytest.warns(UserWarning, match="1 image that cannot be packed is left out"):
         other = pack_slowly(tree, tmp_path / "b.pack", Pace(), files.start, skip_bad=True)
     assert not files.are_those_of(other)
     assert other.fingerprint == pack.fingerprint
@@ -147,8 +147,8 @@ def test_an_odd_first_image_decides_nothing(tree: Path, tmp_path: Path) -> None:
     shutil.copytree(tree / "train" / "cat", folder)
     Image.new("L", (4000, 4000)).save(folder / "-.png")
     plan = plan_of(tmp_path / "tree")
-    read = partial(read_files, tmp_path / "tree")
-    reservation = reserve(read, plan, tmp_path / "r", Npy())
+    samples = sample(Tree(tmp_path / "tree"), plan)
+    reservation = reserve(samples, plan, tmp_path / "r", Npy())
     assert reservation is not None
     assert reservation.shape == (512, 512)
 
@@ -157,8 +157,8 @@ def test_nothing_is_reserved_if_the_images_are_bad(tree: Path, tmp_path: Path) -
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.png").write_bytes(b"no image")
     plan = plan_of(tmp_path)
-    assert reserve(partial(read_files, tmp_path), plan, tmp_path / "r", Npy()) is None
+    assert reserve(sample(Tree(tmp_path), plan), plan, tmp_path / "r", Npy()) is None
     assert not (tmp_path / "r").exists()
     [task] = cut_tasks(plan, None, 2)
-    assert task.paths == plan.paths == ["cat/a.png"]
+    assert task.paths == [*plan.paths] == ["cat/a.png"]
     assert task.target is None

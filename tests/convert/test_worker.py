@@ -321,5 +321,5 @@ def test_a_worker_whose_caller_is_gone_ends_without_a_word(root, tmp_path, when)
         control.send(0)
         assert control.recv() == 0
         control.close()
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")

@@ -48,6 +48,14 @@ def test_the_official_archive_comes_first(server, two, tmp_path):
     assert fetch(two, tmp_path / "other.tgz").read_bytes() == CONTENT
 
 
+def test_what_was_left_beside_a_folder_is_removed(server, two, tmp_path):
+    made = fetch(two[1:], tmp_path)
+    (tmp_path / f".{made.name}.tmp").mkdir()
+    (tmp_path / f".{made.name}.tmp" / "cinicpack.lock").touch()
+    assert fetch(two[1:], tmp_path) == made
+    assert names(tmp_path) == [made.name]
+
+
 def test_the_other_has_its_turn_if_the_first_fails(server, two, tmp_path, capsys):
     server.ends = [404]
     made = fetch(two, tmp_path, progress=True)

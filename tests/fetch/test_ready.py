@@ -56,6 +56,16 @@ def test_what_is_there_is_packed(server, data, tmp_path, tree, name):
     assert server.requests == []
 
 
+def test_what_was_left_beside_the_pack_is_removed(server, data, tmp_path, npy_pack):
+    shutil.copytree(npy_pack, tmp_path / "cinic10.pack")
+    for name in (".cinic10.pack.tmp", ".cinic10.pack.source.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cinicpack.lock").touch()
+    shutil.copytree(npy_pack, tmp_path / ".cinic10.pack.tmp" / "new")
+    prepare(tmp_path, data)
+    assert os.listdir(tmp_path) == ["cinic10.pack"]
+
+
 def test_the_pack_alone_is_enough(server, data, tmp_path, npy_pack):
     shutil.copytree(npy_pack, tmp_path / "cinic10.pack")
     assert prepare(tmp_path, data) == tmp_path / "cinic10.pack"

@@ -1,5 +1,7 @@
+import errno
 import gzip
 import hashlib
+import io
 import itertools
 import os
 import re
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from cinicpack.errors import DestinationError, SourceError
+from cinicpack.fetch import partial
 from cinicpack.fetch.kinds import PARQUET
 from cinicpack.fetch.mirrors import RemoteFile
 from cinicpack.fetch.transfer import learn, transfer
@@ -40,6 +43,60 @@ def test_redirected(server, tmp_path):
     assert fetch(server, tmp_path, "moved").read_bytes() == CONTENT
     with pytest.raises(SourceError, match=r"/round: expected a file, found that the server answ"):
         fetch(server, tmp_path / "..", "round")
+
+
+# A disk that fails
+
+
+@pytest.mark.parametrize("name", ["fsync", "pread"])
+def test_an_error_of_the_disk_names_the_file(server, tmp_path, monkeypatch, name):
+    (tmp_path / PART).write_bytes(CONTENT[:100_000])
+    # What is there is read again where the server begins at the start.
+    server.ranges = False
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, fail)
+        with pytest.raises(DestinationError, match=rf"{PART}: cannot be read or written: Input/"):
+            fetch(server, tmp_path)
+    assert os.listdir(tmp_path) == [PART]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_cannot_be_read_is_named(server, tmp_path, monkeypatch, whole):
+    class Failing(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    name = "CINIC-10.tar.gz" if whole else PART
+    (tmp_path / name).write_bytes(CONTENT)
+    monkeypatch.setattr(partial, "open", Failing, raising=False)
+    with pytest.raises(DestinationError, match=rf"{name}: cannot be read or written: Input/output"):
+        fetch(server, tmp_path)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_a_file_that_has_its_name_cannot_be_lost_by_closing_it(server, tmp_path, monkeypatch):
+    class Failing(io.FileIO):
+        def close(self) -> None:
+            is_last = self.closefd and not self.closed
+            super().close()
+            if is_last:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(partial, "open", Failing, raising=False)
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_what_a_download_left_that_was_killed_at_its_end_is_removed(server, tmp_path):
+    fetch(server, tmp_path)
+    (tmp_path / ".CINIC-10.tar.gz.tmp").mkdir()
+    (tmp_path / ".CINIC-10.tar.gz.tmp" / "cinicpack.lock").touch()
+    fetch(server, tmp_path)
+    assert os.listdir(tmp_path) == ["CINIC-10.tar.gz"]
 
 
 # A connection that ends, or over which nothing comes
@@ -376,7 +433,7 @@ def test_nobody_answers(tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
-        with pytest.raises(SourceError, match=r"found 0, and then: Connection refused; run again$"):
+        with pytest.raises(SourceError, match=r"/[^ ]*: Connection refused; run again$"):
             fetch(Server(url=url), tmp_path)
     assert os.listdir(tmp_path) == []
 
@@ -384,12 +441,15 @@ def test_nobody_answers(tmp_path):
 def test_a_name_that_is_not_known_is_not_tried_again(tmp_path, offline, capsys):
     offline()
     nowhere = Server(url="http://nowhere.invalid/a")
-    for there, advice in ((0, "run again$"), (99, "run again to go on from there$")):
+    for there, told, advice in (
+        (0, r"invalid/a: ", "run again$"),
+        (99, "found 99, and then: ", "run again to go on from there$"),
+    ):
         if there:
             (tmp_path / PART).write_bytes(CONTENT[:there])
         with pytest.raises(
             SourceError,
-            match=rf"found {there}, and then: no address is known for nowhere\.invalid "
+            match=rf"{told}no address is known for nowhere\.invalid "
             rf"\(Name or service not known\); check the network, {advice}",
         ):
             fetch(nowhere, tmp_path, patience={"pauses": (999,)}, progress=True)
@@ -458,7 +518,7 @@ def test_asking_is_tried_again_too(server):
     server.ends = [503, 503]
     assert learn(hub_file(server), HURRY).nbytes == 4
     server.ends = [503, 503, 503]
-    with pytest.raises(SourceError, match="expected a file, found 0, and then: the server answers"):
+    with pytest.raises(SourceError, match=": the server answers"):
         learn(hub_file(server), HURRY)
 
 

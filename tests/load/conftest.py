@@ -9,6 +9,11 @@ from cinicpack.cinic10 import CLASSES
 from cinicpack.synthetic import write_tree
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread(one_thread_of_torch: None) -> None:
+    pass
+
+
 @pytest.fixture(scope="session")
 def load_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three splits of ten classes of nine images of 32x32 pixels; do not change it."""

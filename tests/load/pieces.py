@@ -85,16 +85,19 @@ class Late:
     Attributes:
         begun: set once a piece has begun.
         end: lets pieces go on.
+        gone_on: set once a piece has gone on, by itself after a while.
     """
 
     def __init__(self, patched: pytest.MonkeyPatch, module: str = "kernels.task") -> None:
-        self.begun, self.end = threading.Event(), threading.Event()
+        self.begun, self.end, self.gone_on = (threading.Event() for _ in range(3))
         _replace_kernels(patched, module, self._wait_first)
 
     def _wait_first(self, run: Any) -> Piece:
         def piece(argument: int, number: int) -> bool:
             self.begun.set()
-            return self.end.wait(30) and bool(run(argument, number))
+            is_let = self.end.wait(30)
+            self.gone_on.set()
+            return is_let and bool(run(argument, number))
 
         return piece
 

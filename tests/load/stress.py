@@ -20,7 +20,16 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.gpu.images import make_noise
-from cinicpack import Augment, Loader, LoaderError, Pack, open_pack, pack_arrays
+from cinicpack import (
+    Augment,
+    CutMix,
+    Loader,
+    LoaderError,
+    MixUp,
+    Pack,
+    open_pack,
+    pack_arrays,
+)  # fmt: skip
 from cinicpack.cinic10 import CLASSES
 from tests.load.pieces import engine_for, run_at_once
 
@@ -32,6 +41,8 @@ _KINDS: Final[list[dict[str, Any]]] = [
     {"dtype": "float32"},
     {"dtype": "float16", "channels_last": True},
     {"dtype": "uint8", "augment_on": "device", "output": "torch"},
+    # What is mixed with what depends on the size of batches.
+    {"dtype": "uint8", "mix": [MixUp(), CutMix()], "batch_size": 16},
 ]
 
 
@@ -61,8 +72,10 @@ class Stress:
     def _load_all(self, kind: dict[str, Any]) -> list[Any]:
         """Return all samples of each epoch, in order, made by the consumer alone."""
         count = len(self._pack["train"])
-        loader = self._make(kind, batch_size=count, num_workers=0)
-        return [batch for _ in range(_EPOCHS) for batch in loader]
+        loader = self._make({"batch_size": count} | kind, num_workers=0)
+        return [
+            [np.concatenate(column) for column in zip(*loader, strict=True)] for _ in range(_EPOCHS)
+        ]
 
     def _make(self, kind: dict[str, Any], **options: Any) -> Loader:
         fixed: dict[str, Any] = {"augment": Augment(), "return_index": True, "output": "numpy"}
@@ -73,6 +86,7 @@ class Stress:
         while epochs > 0:
             kind = dice.randrange(len(_KINDS))
             size, workers = dice.choice([1, 2, 5, 16, 30, 45, 90, 100]), dice.randrange(5)
+            size = _KINDS[kind].get("batch_size", size)
             loader = self._make(_KINDS[kind], batch_size=size, num_workers=workers)
             iterator: Any = loader
             for _ in range(dice.randrange(1, 6)):

@@ -350,7 +350,6 @@ def test_triton_gives_the_same_bytes(pack, small_pack, odd_pack):
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         text=True,
-        timeout=200,
         check=True,
     )
     assert int(done.stdout) > 100

@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -8,7 +9,6 @@ import runpy
 import subprocess
 import sys
 import warnings
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,8 @@ def measure_growth(path: Path) -> float:
         text = Path("/proc/self/smaps_rollup").read_text()
         return int(text.split("Anonymous:")[1].split()[0]) / 1e3
 
+    # Collect now, so that nothing else gives memory back in the meantime.
+    gc.collect()
     before = measure_own()
     loader = Loader(path, batch_size=8, num_workers=1, augment=Augment(), epoch=0)
     for _ in loader:
@@ -92,6 +94,10 @@ def work(rank: int, path: Path, large: Path, folder: Path) -> None:
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     pack = cinicpack.open_pack(path)
+    # The kernels are loaded first, which takes memory too, and nothing has been used that could be
+    # given back while this is measured: groups and their threads come later.
+    record(make_loader(pack, 0))
+    growth = measure_growth(large) if sys.platform == "linux" else None
     for world_size in WORLD_SIZES[rank:]:
         # As torchrun sets it, above what the loaders are to see.
         os.environ["WORLD_SIZE"] = str(max(WORLD_SIZES) + 1)
@@ -101,7 +107,6 @@ def work(rank: int, path: Path, large: Path, folder: Path) -> None:
             init_method=f"file://{folder}/group-{world_size}",
             rank=rank,
             world_size=world_size,
-            timeout=timedelta(seconds=60),
         )
         result = {
             "epochs": [[record(loader), record(loader)] for loader in loaders],
@@ -114,10 +119,7 @@ def work(rank: int, path: Path, large: Path, folder: Path) -> None:
         distributed.all_gather_object(states, state)
         result["states"] = states
         if sys.platform == "linux":
-            result["memory"] = measure_mappings(path)
-            if world_size == max(WORLD_SIZES):
-                # Once: the process keeps memory of this kind of batches for its next loader.
-                result["growth"] = measure_growth(large)
+            result["memory"], result["growth"] = measure_mappings(path), growth
         (folder / f"{world_size}-{rank}.pickle").write_bytes(pickle.dumps(result))
         distributed.destroy_process_group()
 
@@ -138,11 +140,11 @@ def take_turn(pack, world_size, folder):
 
 @pytest.fixture(scope="module")
 def large_pack(tmp_path_factory):
-    """A pack of 39 MB: more than a rank may grow by besides what it needs for batches."""
+    """A pack of 79 MB: more than a rank may grow by."""
     folder = tmp_path_factory.mktemp("large")
     write_tree(
         folder / "tree",
-        20,
+        40,
         splits=["train"],
         images=lambda split, name, names: np.zeros((len(names), 256, 256, 3), np.uint8),
     )
@@ -165,7 +167,7 @@ def results(pack, large_pack, tmp_path_factory):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join()
     for process in processes:
         process.kill()
         process.join()
@@ -208,9 +210,10 @@ def test_ranks_have_no_copies_of_the_pack(results, pack):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps_rollup")
-def test_a_further_rank_needs_less_than_50_mb(results):
+def test_a_further_rank_needs_memory_for_batches_alone(results):
+    """At most 48 MiB of these are kept; how many there are depends on how busy the machine is."""
     for result in results[max(WORLD_SIZES)]:
-        assert 5 < result["growth"] < 50
+        assert 5 < result["growth"] < 60
 
 
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
@@ -259,9 +262,7 @@ def test_the_example_trains_on_two_ranks(pack):
         *("--epochs", "2", "--batch-size", "16"),
     ]
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLE.parents[1]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, text=True, timeout=240, check=True
-    )
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     assert all(re.search(r"cifar10 [\d.]+%, imagenet [\d.]+%$", line) for line in lines)

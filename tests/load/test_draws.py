@@ -11,6 +11,7 @@ from cinicpack.load.draws import (
     CROP,
     CUTOUT,
     FLIP,
+    MIX,
     ORDER,
     VERTICAL,
     WEIGHTED,
@@ -25,7 +26,7 @@ def plan(augment):
 
 
 def test_purposes_never_change():
-    assert tuple(range(7)) == (CROP, CUTOUT, FLIP, ORDER, VERTICAL, BALANCED, WEIGHTED)
+    assert tuple(range(8)) == (CROP, CUTOUT, FLIP, ORDER, VERTICAL, BALANCED, WEIGHTED, MIX)
 
 
 @pytest.mark.parametrize("name", COLUMNS)

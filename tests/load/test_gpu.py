@@ -17,7 +17,7 @@ import torch
 
 import cinicpack
 from benchmarks.gpu.images import make_noise
-from cinicpack import Augment, Loader
+from cinicpack import Augment, CutMix, Loader, MixUp
 from cinicpack.cinic10 import CLASSES
 from cinicpack.load.draws import COUNT
 from cinicpack.load.on_torch import augment_with_torch, choose_augment, place_constants
@@ -78,6 +78,17 @@ def test_every_path_gives_the_bytes_of_the_cpu(pack, path, dtype, channels_last)
         options |= {"dtype": dtype, "channels_last": channels_last}
         loader = Loader(pack, device="cuda", **options, **path)
         assert_same_batches(loader, expect(pack, **options))
+
+
+@pytest.mark.parametrize("pack", [(32, 32), (7, 5)], indirect=True)
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_path_mixes_as_the_cpu(pack, path, dtype):
+    mix, labels = [MixUp(), CutMix(0.5)], np.arange(180).reshape(90, 2) / 7
+    for options in ({"channels_last": True}, {"labels": labels}):
+        every: dict[str, Any] = {"mix": mix, "dtype": dtype, "batch_size": 16, **options}
+        loader = Loader(pack, device="cuda", augment=Augment(), **every, **path)
+        assert_same_batches(loader, expect(pack, augment=Augment(), **every))
 
 
 @pytest.mark.parametrize("pack", [(32, 32), (7, 5)], indirect=True)

@@ -26,6 +26,7 @@ WAYS: list[dict[str, Any]] = [
     {"num_workers": 3, "batch_size": 11},
     {"augment_on": "device"},
     {"resident": True},
+    {"rank": 1, "world_size": 2, "batch_size": 7},
 ]
 
 

@@ -107,7 +107,6 @@ def test_everything_may_be_dropped_in_any_order_under_a_kernel(pack):
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         text=True,
-        timeout=100,
         check=False,
     )
     outlived = ["samples", "kernels.task", "kernels.task"]

@@ -8,13 +8,24 @@ import numpy as np
 import pytest
 import torch
 
-from cinicpack import ArgumentError, Augment, Loader, LoaderError, SelectionError
+from cinicpack import (
+    ArgumentError,
+    Augment,
+    CutMix,
+    Loader,
+    LoaderError,
+    MixUp,
+    PackedDataset,
+    SelectionError,
+)
+from cinicpack.study.unpack import unpack
 from tests.load.digests import digest
 
 OPTIONS: dict[str, Any] = {
     "batch_size": 7,
     "shuffle": False,
     "augment": Augment(cutout=3),
+    "mix": [MixUp(0.5), CutMix()],
     "normalize": ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)),
     "dtype": "float16",
     "channels_last": True,
@@ -180,3 +191,64 @@ def test_ranks_on_one_machine_share_its_cores(pack, monkeypatch):
     assert Loader(pack, num_workers=5).num_workers == 5
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
     assert Loader(pack).num_workers == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"source": "imagenet", "classes": ("dog", "cat")}])
+def test_the_dataset_is_what_an_epoch_has(pack, options):
+    loader = Loader(pack, "train+valid", shuffle=False, dtype="uint8", return_index=True, **options)
+    dataset = loader.dataset
+    assert isinstance(dataset, PackedDataset)
+    assert loader.dataset is dataset
+    images, labels, rows = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    assert len(dataset) == len(labels)
+    assert dataset.targets == labels.tolist()
+    np.testing.assert_array_equal(dataset.data, images.permute(0, 2, 3, 1))
+    np.testing.assert_array_equal(dataset.split.rows if options else np.arange(len(rows)), rows)
+    half = Loader(pack, "train+valid", rank=1, world_size=2, drop_last=True, **options)
+    assert len(half.dataset) == len(dataset)
+    again = pickle.loads(pickle.dumps(loader))
+    assert again.dataset is not dataset
+    assert again.dataset.targets == dataset.targets
+    with pytest.raises(AttributeError):
+        loader.dataset = None  # type: ignore[assignment, misc]
+
+
+def test_what_leaves_no_image_is_what_was_given(pack):
+    cats = pack["train"].select(classes="cat")
+    with pytest.raises(SelectionError) as raised:
+        Loader(pack, cats, classes="dog")
+    assert str(raised.value).endswith("has no images with classes=['dog']")
+
+
+@pytest.mark.parametrize("classes", [3, [3], "lion", ["cat", None], b"cat"])
+def test_classes_are_names(pack, tmp_path, classes):
+    for use in (
+        lambda: Loader(pack, classes=classes),
+        lambda: pack["train"].select(classes=classes),
+        lambda: unpack(pack, tmp_path / "a", classes=classes),
+    ):
+        with pytest.raises(
+            SelectionError, match=r"expected classes out of airplane, .* a label's n"
+        ):
+            use()
+
+
+def test_a_cutout_of_everything_is_refused_when_the_loader_is_made(pack, small_pack):
+    for one in (pack, small_pack):
+        size = max(one.image_shape)
+        assert Loader(one, augment=Augment(cutout=2 * size - 1))
+        with pytest.raises(
+            ArgumentError, match=f"expected a cutout below {2 * size} for images of"
+        ):
+            Loader(one, augment=Augment(cutout=2 * size))
+
+
+def test_what_can_be_refused_is_refused_before_images_are_hashed(pack, monkeypatch):
+    def fail(*_: object) -> None:
+        pytest.fail("the images are hashed")
+
+    monkeypatch.setattr("cinicpack.store.split.digest_images", fail)
+    part = pack["train"][:5]
+    for options in ({"augment": Augment(cutout=99)}, {"device": "nope"}, {"normalize": (1, 2)}):
+        with pytest.raises(ArgumentError):
+            Loader(pack, part, **options)

@@ -1,16 +1,29 @@
 """The kernels again in plain NumPy, one image at a time, written to be read."""
 
-from typing import Any
+from math import floor, sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from cinicpack.load.augment import Augment
-from cinicpack.load.draws import COLUMNS, COUNT, CROP, CUTOUT, FLIP, ORDER, VERTICAL
-from tests.load.philox import draw_words
+from cinicpack.load.draws import (
+    COLUMNS,
+    COUNT,
+    CROP,
+    CUTOUT,
+    EXP2,
+    FLIP,
+    LOG2,
+    MIX,
+    ORDER,
+    VERTICAL,
+)  # fmt: skip
+from cinicpack.load.mix import CutMix, Mix
+from tests.load.philox import draw_words, philox
 
-__all__ = ["augment_pixels", "draw", "encode", "fill", "shuffle"]
+__all__ = ["Mixed", "augment_pixels", "draw", "draw_mix", "encode", "fill", "mix_batch", "shuffle"]
 
 
 def shuffle(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
@@ -100,3 +113,97 @@ def fill(
             values[:, *square] = filler[:, None, None]
         batch.append(values.transpose(1, 2, 0).ravel() if channels_last else values.ravel())
     return np.concatenate(batch) if batch else np.zeros(0, filler.dtype)
+
+
+class Mixed(NamedTuple):
+    """How a batch is mixed: by which of the mixes, and how far before a sample its partner is."""
+
+    mix: Mix
+    shift: int
+    share: float
+    cx: int
+    cy: int
+
+
+def draw_mix(
+    mixes: list[Mix], seed: int, epoch: int, place: int, count: int, height: int, width: int
+) -> Mixed:
+    """Draw for a batch of ``count`` samples, whose first one in any rank is at a place."""
+
+    def words_of(attempt: int) -> list[int]:
+        counter = [place % 2**32, epoch, MIX, (place >> 32 << 16) + attempt]
+        words: list[int] = philox(counter, [seed % 2**32, seed >> 32]).tolist()
+        return words
+
+    which, shift, cx, cy = words_of(0)
+    mix = mixes[which * len(mixes) >> 32]
+    share, attempt = None, 0
+    while share is None:
+        attempt += 1
+        u, v, *_ = ((2 * word + 1) / 2**33 for word in words_of(attempt))
+        share = _find_share(u, v, mix.alpha)
+    rounded = floor(share * 2**24 + 0.5) / 2**24
+    distance = 1 + (shift * (count - 1) >> 32) if count > 1 else 0
+    return Mixed(mix, distance, rounded, cx * width >> 32, cy * height >> 32)
+
+
+def _find_share(u: float, v: float, alpha: float) -> float | None:
+    if alpha <= 1:
+        first, second = _log2(u), _log2(v)
+        if _exp2(first / alpha) + _exp2(second / alpha) > 1:
+            return None
+        return 1 / (1 + _exp2((second - first) / alpha))
+    w = 2 * v - 1
+    s = u * u + w * w
+    if s > 1:
+        return None
+    return 0.5 + u * w / s * sqrt(1 - _exp2(_log2(s) * (2 / (2 * alpha - 1))))
+
+
+def _log2(x: float) -> float:
+    whole = 0
+    while x < 0.7071067811865476:
+        x, whole = 2 * x, whole - 1
+    s = (x - 1) / (x + 1)
+    return whole + _evaluate(LOG2, s * s) * s
+
+
+def _exp2(x: float) -> float:
+    x = min(max(x, -128.0), 128.0)
+    whole = floor(x + 0.5)
+    return float(_evaluate(EXP2, x - whole) * 2.0**whole)
+
+
+def _evaluate(series: tuple[float, ...], x: float) -> float:
+    total = 0.0
+    for factor in reversed(series):
+        total = total * x + factor
+    return total
+
+
+def mix_batch(
+    images: torch.Tensor, labels: torch.Tensor, drawn: Mixed
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mix images (n, 3, H, W) and labels (n, K), each with the one that is so far before it."""
+    order = np.arange(len(images)) - drawn.shift
+    own, other = drawn.share, 1 - drawn.share
+    if isinstance(drawn.mix, CutMix):
+        height, width = images.shape[2:]
+        reach = 0.5 * sqrt(other)
+        down, right = int(reach * height), int(reach * width)
+        rows = slice(max(drawn.cy - down, 0), min(drawn.cy + down, height))
+        columns = slice(max(drawn.cx - right, 0), min(drawn.cx + right, width))
+        mixed = images.clone()
+        mixed[:, :, rows, columns] = images[order][:, :, rows, columns]
+        own = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+        other = 1 - own
+    else:
+        mixed = _blend(images, order, own, other)
+    return mixed, _blend(labels, order, own, other)
+
+
+def _blend(values: torch.Tensor, order: Any, own: float, other: float) -> torch.Tensor:
+    """Mix in float32, then round to the type that came."""
+    all_ = values.to(torch.float32).numpy()
+    mixed = torch.from_numpy(all_[order] * np.float32(other) + all_ * np.float32(own))
+    return (mixed if values.is_floating_point() else mixed.round()).to(values.dtype)

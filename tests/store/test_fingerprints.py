@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 
 from cinicpack.store.fingerprints import (
@@ -23,9 +25,16 @@ def test_a_digest_covers_names_shape_and_pixels():
 
 
 def test_fingerprints_ignore_order_and_nothing_else():
-    digests = [bytes([n]) * 32 for n in range(3)]
-    assert fingerprint_images(digests) == fingerprint_images(digests[::-1])
-    assert fingerprint_images(digests) != fingerprint_images([*digests, digests[0]])
+    random = np.random.default_rng(0)
+    digests = random.integers(0, 256, (300, 32), np.uint8)
+    # Bytes that come first alike, and zeros where texts would end.
+    digests[:200, :16], digests[:100, 16:] = 0, 0
+    digests[:100, 20] = np.arange(100)
+    joined = b"".join(sorted(digest.tobytes() for digest in digests))
+    fingerprint = hashlib.sha256(joined).hexdigest()
+    assert fingerprint_images(digests[::-1].copy()) == fingerprint
+    assert fingerprint_images(digests[[*range(300), 0]]) != fingerprint
+    assert fingerprint_images(digests) == fingerprint
     a, b = "0" * 64, "1" * 64
     assert fingerprint_splits({"a": a, "b": b}) == fingerprint_splits({"b": b, "a": a})
     assert fingerprint_splits({"a": a, "b": b}) != fingerprint_splits({"a": b, "b": a})

@@ -146,7 +146,7 @@ def test_what_is_no_hdf5_is_refused(tmp_path, content):
     expected = r"x.h5: expected a pack, found HDF5 that does not end with the footer of one; if"
     if not content.startswith(b"\x89HDF"):
         expected = (
-            r"found a file that is not HDF5 .*; if it is an archive .* 'cinicpack pack .*x.h5"
+            r"found a file that is not HDF5 .*; if it holds images, make .* 'cinicpack pack .*x.h5"
         )
     with pytest.raises(PackError, match=expected):
         cinicpack.open_pack(path)
@@ -276,13 +276,14 @@ def test_a_pack_opens_while_h5py_has_it_open(hdf5_pack, locking):
         assert cinicpack.open_pack(hdf5_pack).format == "hdf5"
 
 
-def test_an_error_of_a_write_is_the_systems_alone(tmp_path, monkeypatch):
-    # As h5py puts it: two lines, with an address in memory.
+@pytest.mark.parametrize("kind", [OSError, ValueError, RuntimeError])
+def test_an_error_of_the_system_is_that_alone(tmp_path, monkeypatch, kind):
+    # As h5py puts it: two lines, with an address in memory, in an exception of one kind or another.
     text = "Unable to synchronously create file (file write failed: time = Thu Nov 26 21:40:12\n"
     text += ", errno = 5, error message = 'Input/output error', buf = 0x55d0f3a2c4d0)"
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError(5, text)
+        raise kind(text)
 
     monkeypatch.setattr(h5py, "File", fail)
     with pytest.raises(OSError, match=r"^\[Errno 5\] Input/output error: '.*a\.h5'$"):

@@ -2,6 +2,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import io
 import itertools
 import os
 import re
@@ -24,7 +25,7 @@ from cinicpack.store import lock as lock_module
 from cinicpack.store import publish as publish_module
 from cinicpack.store import replacing as replacing_module
 from cinicpack.store.lock import locked
-from cinicpack.store.publish import publishing, recover
+from cinicpack.store.publish import publishing, recover, tidy
 from tests.png_images import png
 
 
@@ -747,6 +748,82 @@ def test_what_goes_wrong_in_clearing_up_does_not_hide_the_cause(tmp_path, monkey
     [note] = caught.value.__notes__
     assert "x.tmp stays: " in note
     assert "Input/output error; remove it yourself" in note
+
+
+def test_a_lock_file_that_cannot_be_closed_was_given_back(tmp_path, monkeypatch):
+    class Failing(io.FileIO):
+        def close(self) -> None:
+            is_open = not self.closed
+            super().close()
+            if is_open:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(io, "FileIO", Failing)
+    for text in ("new", "newer"):
+        with publishing(tmp_path / "x", overwrite=True) as new:
+            put(new, text)
+        assert read(tmp_path / "x") == text
+    with pytest.raises(RuntimeError, match="the cause"), locked(tmp_path / "x", wait=False):
+        raise RuntimeError("the cause")
+    assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("name", ["listdir", "unlink"])
+def test_a_lock_file_that_cannot_be_removed_at_first_is_removed(tmp_path, monkeypatch, name):
+    real, failed = getattr(os, name), list[str]()
+
+    def fail_once(path: Path, *arguments: Any, **options: Any) -> Any:
+        if (tmp_path / "x").exists() and not failed and ".x.tmp" in str(path):
+            failed.append(name)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *arguments, **options)
+
+    with locked(tmp_path / "x", wait=False):
+        (tmp_path / "x").touch()
+        monkeypatch.setattr(os, name, fail_once)
+    assert failed == [name]
+    assert names(tmp_path) == ["x"]
+
+
+def test_an_interrupt_while_the_lock_file_is_opened_leaves_none(tmp_path, monkeypatch):
+    real, opened = os.open, list[int]()
+
+    def interrupt(path: Any, *arguments: Any, **options: Any) -> int:
+        descriptor = real(path, *arguments, **options)
+        if str(path).endswith("cinicpack.lock") and not opened:
+            opened.append(descriptor)
+            raise KeyboardInterrupt
+        return descriptor
+
+    monkeypatch.setattr(os, "open", interrupt)
+    with pytest.raises(KeyboardInterrupt), locked(tmp_path / "x", wait=False):
+        raise AssertionError
+    [descriptor] = opened
+    os.close(descriptor)
+    assert names(tmp_path) == []
+
+
+def test_a_former_one_is_not_spoken_of_where_there_was_none(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(RuntimeError, match="the cause") as caught:
+        _fail(tmp_path / "x", RuntimeError("the cause"))
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_what_a_writer_left_that_died_when_all_was_done_is_removed(tmp_path):
+    put(tmp_path / "x", "new")
+    leave(tmp_path / ".x.tmp", old="the one before", scratch="planes")
+    tidy(tmp_path / "x")
+    assert names(tmp_path) == ["x"]
+    with locked(tmp_path / "x", wait=False):
+        tidy(tmp_path / "x")
+        assert names(tmp_path) == [".x.tmp", "x"]
+    put(tmp_path / ".x.tmp", "someone else's")
+    tidy(tmp_path / "x")
+    assert names(tmp_path) == [".x.tmp", "x"]
 
 
 def test_a_directory_that_cannot_be_renamed_is_refused_before_the_work(tmp_path, monkeypatch):

@@ -80,6 +80,8 @@ def test_command_augments_a_row_of_what_is_selected(pack, tmp_path, capsys):
     options = ["--split", "valid", "--class", "cat", "--augment", "2", "--seed", "4"]
     assert main(["sheet", str(pack.path), "-o", str(file), *options]) == 0
     expected = draw_augmentation(pack["valid"].select(classes="cat"), 2, seed=4)
-    assert np.array_equal(np.asarray(Image.open(file)), expected)
+    drawn = np.asarray(Image.open(file))
+    # The title is above it.
+    assert np.array_equal(drawn[-len(expected) :], expected)
     assert main(["sheet", str(pack.path), "-o", str(file), "--augment", "36"]) == 1
     assert "expected --augment (row=) of at least 0 and below 36, " in capsys.readouterr().err

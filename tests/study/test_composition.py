@@ -4,9 +4,10 @@ import io
 import json
 import os
 import tarfile
+import warnings
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -201,7 +202,7 @@ def test_broken_tars_are_left_out(inputs, tmp_path, kind):
     assert not any("n00000103" in name for name in images)
     with pytest.raises(
         SourceError,
-        match=r"9 JPEGs of every class, found cat 5; 1 synsets are not there; left out: "
+        match=r"9 JPEGs of every class, found cat 5; 1 synset is not there; left out: "
         r".*n00000103.tar: expected a whole tar, .* or take fewer with --per-class",
     ):
         compiled(inputs, tmp_path / "again")
@@ -290,7 +291,7 @@ def test_too_few_images_say_how_many(inputs, tmp_path):
     with pytest.raises(
         SourceError,
         match=r"expected 21,000 JPEGs of every class, found airplane 10, automobile 10, .* truck 10"
-        r"; 1 synsets are not there; add more",
+        r"; 1 synset is not there; add more",
     ):
         compiled(inputs, tmp_path / "made", per_class=21_000)
 
@@ -348,18 +349,57 @@ def test_destination_is_checked_before_anything_is_read(inputs, tmp_path):
             compiled(nothing, tmp_path / "none" / name)
 
 
+def test_what_was_left_beside_a_pack_is_removed(inputs, tmp_path):
+    compiled(inputs, tmp_path / "a.pack")
+    work = tmp_path / ".a.pack.tmp"
+    work.mkdir()
+    for name in ("cinicpack.lock", "a.tar"):
+        (work / name).touch()
+    with pytest.raises(DestinationError, match="expected nothing there"):
+        compiled(inputs, tmp_path / "a.pack")
+    assert not work.exists()
+
+
 def test_other_inputs_are_refused(inputs, tmp_path):
     with pytest.raises(SourceError, match=r"none: expected a directory with ImageNet's"):
         compiled(inputs._replace(imagenet=tmp_path / "none"), tmp_path / "made")
     inputs.synsets.write_text("cat\n----n00000103: cat\n")
     with pytest.raises(SourceError, match=r"synsets.txt: expected the classes .*, found cat$"):
         compiled(inputs, tmp_path / "made")
+    # What is quick to read is read first.
+    elsewhere = inputs._replace(cifar10=inputs.imagenet)
+    with pytest.raises(SourceError, match=r"synsets.txt: expected the classes .*, found cat$"):
+        compiled(elsewhere, tmp_path / "made")
+    inputs.synsets.write_text("".join(f"{name}\n----n00000103: a\n" for name in CLASSES))
     with pytest.raises(SourceError, match=r"expected a .tar.gz of CIFAR-10, or a folder"):
-        compiled(inputs._replace(cifar10=inputs.imagenet), tmp_path / "made")
+        compiled(elsewhere, tmp_path / "made")
     assert sorted(os.listdir(tmp_path)) == ["cifar", "imagenet", "synsets.txt"]
 
 
 # The command
+
+
+def test_warnings_that_are_errors_leave_no_image_out(inputs, tmp_path, monkeypatch):
+    convert = Image.Image.convert
+
+    def warn(*arguments: Any) -> Image.Image:
+        warnings.warn_explicit("Corrupt EXIF data", UserWarning, "a.py", 1, module="PIL.Image")
+        return convert(*arguments)
+
+    monkeypatch.setattr(Image.Image, "convert", warn)
+    images = compiled(inputs, tmp_path / "made")
+    assert len(images) == 60 + 9 * len(CLASSES)
+
+
+def test_many_synsets_that_are_not_there_are_counted(inputs, tmp_path, capsys):
+    absent = "".join(f"----n{number:08d}: a\n" for number in range(1, 1200))
+    inputs.synsets.write_text(inputs.synsets.read_text() + absent)
+    command = ["compile", "--cifar10", str(inputs.cifar10), "--imagenet", str(inputs.imagenet)]
+    command += ["--synsets", str(inputs.synsets), "--per-class", "3", str(tmp_path / "made")]
+    assert main(command) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "are not there" in line]
+    assert len(line) < 200
+    assert line.endswith(" more")
 
 
 def test_command(inputs, tmp_path, capsys):
@@ -369,7 +409,7 @@ def test_command(inputs, tmp_path, capsys):
     assert main([*command, str(tmp_path / "made")]) == 0
     out = capsys.readouterr().out
     assert "n00000103.tar: expected a whole tar" in out
-    assert "1 synsets are not there: n09999999" in out
+    assert "1 synset is not there: n09999999" in out
     assert "test         20 of CIFAR-10        10 of ImageNet" in out
     assert main([*command, "--json", str(tmp_path / "a.pack")]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -121,11 +121,18 @@ def test_contributors_that_are_not_listed_under_their_class_are_reported(pack):
     )
 
 
-def test_pack_without_imagenet_has_no_contributors(tmp_path):
+def test_pack_without_imagenet_has_no_contributors(tmp_path, capsys):
     pack = make_pack(tmp_path, {("train", "cat"): ["cifar10-train-3.png", "other.png"]})
     assert format_contributors(pack) == "synset, image_num, cinic_set, class\n"
     assert count_synsets(pack) == []
     assert format_counts([]) == "synset, class, words, place\n"
+    file = tmp_path / "a.csv"
+    assert main(["contributors", str(pack.path), "-o", str(file)]) == 1
+    assert capsys.readouterr().err == (
+        f"cinicpack: error: {pack.path}: expected images of ImageNet, which their file names tell, "
+        "found none\n"
+    )
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("synsets", [None, SYNSETS])
@@ -156,11 +163,15 @@ def test_columns_are_known_by_their_names(tmp_path):
         ("synset,image_num,cinic_set,class\nn1,1,dev,cat", r"c.csv:2: "),
         ("synset,image_num,cinic_set,class\nn1,1,train,lion", r"c.csv:2: "),
         ("synset,image_num,cinic_set,class\nn1,1,train", r"c.csv:2: "),
+        (
+            "synset,image_num,cinic_set,class\nn1,1,train," + "c" * 200_000,
+            r"c.csv:2: .* a CSV file",
+        ),
         ("synset,image_num,cinic_set,class" + "\nn1,1,train,cat" * 2, r"c.csv:3: .* once, found"),
     ],
 )
 def test_other_lists_are_refused(tmp_path, text, message):
-    (tmp_path / "c.csv").write_text(text)
+    (tmp_path / "c.csv").write_bytes(text.encode())
     with pytest.raises(SourceError, match=message):
         read_contributors(tmp_path / "c.csv")
 

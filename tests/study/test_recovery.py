@@ -22,6 +22,7 @@ from cinicpack.formats.cifar10 import (
 )
 from cinicpack.study.recovery import compare_cifar10, extract_cifar10, recover_cifar10
 from cinicpack.synthetic import write_tree
+from tests.limits import file_size_limit
 from tests.torchvision_here import import_torchvision
 
 # The packs here have the first 50 and 10 images only.
@@ -76,6 +77,18 @@ def test_binary_files_are_the_records_in_order(tree, pack, tmp_path):
         **{f"data_batch_{number}.bin": b"" for number in range(2, 6)},
         "test_batch.bin": read_set(tree, "test"),
     }
+
+
+@pytest.mark.parametrize("layout", ["bin", "py", "npy"])
+def test_a_full_disk_is_named(pack, tmp_path, layout):
+    with (
+        file_size_limit(1_000),
+        pytest.raises(
+            DestinationError, match=r"out: no more can be written in its folder \(File t"
+        ),
+    ):
+        recover(pack, tmp_path / "out", layout=layout)
+    assert os.listdir(tmp_path) == []
 
 
 def test_python_files_are_what_readers_expect(tree, pack, tmp_path):
@@ -199,7 +212,7 @@ def test_a_missing_tail_is_refused_too(pack, tmp_path):
 def test_a_whole_cifar10_needs_no_leave(pack):
     whole = extract_cifar10(pack, whole={"train": 50, "test": 10})
     assert [part.rows.tolist() for part in whole] == [list(range(50)), list(range(10))]
-    with pytest.raises(SelectionError, match=r"1 train images are missing: 50; "):
+    with pytest.raises(SelectionError, match=r"1 train image is missing: 50; "):
         extract_cifar10(pack, whole={"train": 51, "test": 10})
 
 
@@ -221,7 +234,7 @@ def test_double_and_foreign_images_are_refused(tree, copied, tmp_path, allow_mis
     with pytest.raises(
         SelectionError,
         match=r"10,000 test images, these do not exist: 10000\n"
-        r"  1 test images are there more than once: 7",
+        r"  1 test image is there more than once: 7",
     ):
         recover_cifar10(repack(copied), tmp_path / "out", allow_missing=allow_missing)
 

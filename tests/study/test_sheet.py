@@ -82,7 +82,7 @@ def test_all_classes_stand_below_each_other(npy_pack):
     assert len(only) < len(picture)
 
 
-def test_duplicates_are_shown_gravest_first(npy_pack):
+def test_duplicates_are_in_the_order_of_their_numbers_and_the_gravest_are_chosen(npy_pack):
     pack = cinicpack.open_pack(npy_pack)
 
     def place(split: str, row: int, class_name: str = "cat") -> Place:
@@ -103,11 +103,14 @@ def test_duplicates_are_shown_gravest_first(npy_pack):
         ]
 
     picture = draw_duplicates(audit)
-    # Two columns: the gravest on top of the left one.
-    (first,), (second,), (third,) = (find(picture, group[0]) for group in (leaked, mixed, within))
+    # Two columns, filled one after the other.
+    (first,), (second,), (third,) = (find(picture, group[0]) for group in (within, leaked, mixed))
     assert first[0] == second[0] < third[0]
     assert first[1] < second[1]
 
+    two = draw_duplicates(audit, limit=2)
+    assert find(two, leaked[0])[0][0] < find(two, mixed[0])[0][0]
+    assert find(two, within[0]) == []
     few = draw_duplicates(audit, limit=1)
     assert len(find(few, leaked[0])) == 1
     assert find(few, mixed[0]) == find(few, within[0]) == []

@@ -1,5 +1,4 @@
 import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,8 @@ def test_every_class_has_a_scene_that_its_seed_decides():
         assert not np.array_equal(image, other)
 
 
-def test_the_pictures_of_the_pages_are_drawn(tmp_path, monkeypatch, capsys):
+def test_the_pictures_of_the_pages_are_drawn(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="the histogram needs matplotlib")
-    monkeypatch.setattr(sys, "path", [str(TOOLS), *sys.path])
     runpy.run_path(str(TOOLS / "draw_pictures.py"))["draw_all"](tmp_path, 4)
     assert "exact duplicates       16 images of 8 pictures" in capsys.readouterr().out
     drawn = {path.name for path in tmp_path.iterdir()}

@@ -38,6 +38,7 @@ _u64 = np.uint64
 #:                                    as negative, it is said in int64 (n,) how often the row of
 #:                                    each came before in the epoch; 0: none did
 #:     piece                          how many samples are made at a time
+#:     mix          of a record       how the batch is mixed, see `kernels.mix`; 0: not at all
 #:     out_labels   of int64 (n,)     where labels and rows are written
 #:     out_rows     of int64 (n,)
 #:     samples      of int64 (n,)     positions in the tables of N
@@ -48,7 +49,7 @@ TASK: Final = np.dtype(
         (name, "u8")
         for name in (
             "images", "addresses", "rows", "labels", "parameters", "epoch", "views", "view", "run",
-            "occurrences", "piece", "out_labels", "out_rows", "samples", "out", "count",
+            "occurrences", "piece", "mix", "out_labels", "out_rows", "samples", "out", "count",
         )
     ]
 )  # fmt: skip
@@ -162,6 +163,12 @@ class Tasks(Unique):
         self._records = fields.view(TASK)[:, :, 0]
         first, step = fields.ctypes.data, views * TASK.itemsize
         self.addresses = [first + step * place for place in range(places)]
+
+    def mix(self, kernel: Any, records: NDArray[np.void]) -> None:
+        """Call a kernel that also mixes the batch of each place, as the place's record says."""
+        self.function = address_of(kernel)
+        places = np.arange(len(records), dtype=np.uint64)[:, None]
+        self._records["mix"] = records.ctypes.data + places * np.uint64(records.itemsize)
 
     def renew(self, epoch: int, occurrences: int) -> None:
         """Make batches of another epoch from now on; the arguments are as when these were made."""

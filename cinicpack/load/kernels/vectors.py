@@ -18,7 +18,8 @@ from cinicpack.load.engine import posix
 from cinicpack.load.engine.posix import array_at, record_at
 
 __all__ = [
-    "TOUCH", "bytes_at", "convert_block", "literal", "prefetch", "prefetch_out", "spills", "touch",
+    "TOUCH", "blend_block", "bytes_at", "convert_block", "count_up", "literal", "prefetch",
+    "prefetch_out", "spills", "touch",
 ]  # fmt: skip
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -68,6 +69,20 @@ def _type_prefetch(_typing: Any, _address: Any, write: int) -> Any:
 # Prefetches of the cache line at an address, which need not be mapped: to read it, or to write it.
 prefetch: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address, 0))
 prefetch_out: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address, 1))
+
+
+def _type_count_up(_typing: Any, _address: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        one = ir.IntType(64)(1)
+        before = builder.atomic_rmw("add", _at(builder, args[0], one.type), one, "acq_rel")
+        return builder.add(before, one)
+
+    return _ADDRESS(_ADDRESS), generate
+
+
+# Adds 1 to the uint64 at an address and returns the sum: whoever gets the last one sees all that
+# was written before by those who got the ones before.
+count_up: Any = intrinsic(_type_count_up)
 
 
 @register_jitable
@@ -269,3 +284,64 @@ def _type_convert(
 # masked, then mirrored. The results are written at target + c * target_step: channel c, or with
 # channels last the c-th third of the block. The last five arguments are literals.
 convert_block: Any = intrinsic(prefer_literal=True)(_type_convert)
+
+
+def _decode(builder: Any, pixels: Any, dtype: str, features: str) -> Any:
+    """Turn what `_encode` wrote back into float32, without rounding."""
+    lanes = pixels.type.count
+    if dtype == "float32":
+        return pixels
+    bits = builder.zext(pixels, _vector(_INT, lanes))
+    floats = _vector(_FLOAT, lanes)
+    if dtype == "uint8":
+        return builder.uitofp(bits, floats)
+    if dtype == "bfloat16":
+        return builder.bitcast(builder.shl(bits, _constant(16, lanes)), floats)
+    if "+f16c" in features or "+neon" in features:
+        return builder.fpext(builder.bitcast(pixels, _vector(_HALF, lanes)), floats)
+    size = builder.and_(bits, _constant(0x7FFF, lanes))
+    sign = builder.shl(builder.xor(bits, size), _constant(16, lanes))
+    normal = builder.add(builder.shl(size, _constant(13, lanes)), _constant(112 << 23, lanes))
+    # Infinity's exponent is as far again from that of the largest number.
+    infinite = builder.add(normal, _constant(112 << 23, lanes))
+    is_finite = builder.icmp_unsigned("<", size, _constant(0x7C00, lanes))
+    unit = floats([2.0**-24] * lanes)
+    subnormal = builder.bitcast(builder.fmul(builder.uitofp(size, floats), unit), bits.type)
+    is_small = builder.icmp_unsigned("<", size, _constant(0x400, lanes))
+    found = builder.select(is_small, subnormal, builder.select(is_finite, normal, infinite))
+    return builder.bitcast(builder.or_(found, sign), floats)
+
+
+def _type_blend(
+    _typing: Any, _target: Any, _partner: Any, _own: Any, _other: Any, dtype: Any, lanes: Any
+) -> Any:
+    name, n = dtype.literal_value, lanes.literal_value
+    kind = {"float32": _FLOAT, "uint8": _BYTE}.get(name, _SHORT)
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        features, values = context.codegen()._tm_features, []
+        for address, share in ((args[0], args[2]), (args[1], args[3])):
+            pixels = builder.load(_at(builder, address, _vector(kind, n)), align=1)
+            one = builder.insert_element(_vector(_FLOAT, n)(ir.Undefined), share, _INT(0))
+            factor = _shuffle_lanes(builder, one, one, [0] * n)
+            values.append(builder.fmul(_decode(builder, pixels, name, features), factor))
+        mixed = builder.fadd(*values)
+        if name == "float16":
+            mixed = _to_float16(builder, mixed, features)
+        elif name == "bfloat16":
+            bits = _round_bfloat16(builder, mixed, True)
+            mixed = builder.trunc(builder.lshr(bits, _constant(16, n)), _vector(_SHORT, n))
+        elif name == "uint8":
+            # Beside 2**23 a float32 has no fraction, so that the sum is rounded, ties to even.
+            bits = builder.fadd(mixed, mixed.type([2.0**23] * n))
+            mixed = builder.trunc(builder.bitcast(bits, _vector(_INT, n)), _vector(_BYTE, n))
+        builder.store(mixed, _at(builder, args[0], mixed.type), align=1)
+        return context.get_dummy_value()
+
+    shares = (_types.float32,) * 2
+    return _types.void(_ADDRESS, _ADDRESS, *shares, dtype, lanes), generate
+
+
+# Mixes up to 16 numbers side by side with those of a partner: each times its share, added, each of
+# the three rounded to float32, and the sum then to the type. The last two arguments are literals.
+blend_block: Any = intrinsic(prefer_literal=True)(_type_blend)
