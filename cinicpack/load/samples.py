@@ -95,6 +95,11 @@ class Samples(Unique):
         return self.transforms[0]
 
     @property
+    def kernel(self) -> Any:
+        """What makes batches of the samples: the same for all alike transforms."""
+        return self._fill.kernel
+
+    @property
     def rows(self) -> NDArray[np.int64]:
         """What the samples are in the split: (N,), ascending."""
         return self._tables.rows
@@ -149,6 +154,13 @@ class Samples(Unique):
             kernel or fill.kernel, self._parameters, self._tables, epoch, offset,
             piece or self._piece, places, demand,
         )  # fmt: skip
+
+    def renew_tasks(self, tasks: Tasks, epoch: int, offset: int) -> None:
+        """Make tasks augment these samples as in an epoch, which have the same `kernel` and views.
+
+        ``offset``: see `Work.offset`.
+        """
+        tasks.renew(self._parameters, self._tables, epoch, offset)
 
     def make_copies(self, places: int, demand: Demand | None = None) -> Tasks:
         """Make tasks that copy the planes of samples as they are, uint8."""

@@ -233,7 +233,7 @@ def test_a_spawned_process_gets_the_batches_that_would_have_come(pack, tmp_path)
 
 
 def queue_of(iterator: Any) -> Any:
-    """Return the queue of an iterator; on the host the next epoch has the same."""
+    """Return the queue of an iterator, which on the host serves other epochs too."""
     feed = iterator._feed
     return feed._queue if hasattr(feed, "_queue") else feed._equipment[0].queue
 

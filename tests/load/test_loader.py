@@ -9,7 +9,7 @@ import torch
 
 import cinicpack
 from cinicpack import ArgumentError, Augment, Loader, StateError
-from cinicpack.load.host import _find_shelf
+from cinicpack.load.equipment import _find_idle, _find_shelf
 from cinicpack.synthetic import write_tree
 from tests.load.digests import digest
 
@@ -255,6 +255,7 @@ def place_of(images):
 
 
 def clear_shelves():
+    _find_idle.cache_clear()
     _find_shelf.cache_clear()
 
 

@@ -3,6 +3,7 @@
 import gc
 import re
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ def test_a_thousand_loaders_share_threads_and_memory(pack, clients):
     assert len(threads()) <= usable_cores() + 3
     assert count_all_threads() - len(threads()) <= others
     assert read_anonymous_memory() - before < 200 << 20
+
+
+def test_what_a_loader_leaves_to_the_next_one_keeps_nothing_of_it(pack):
+    loader = Loader(pack, batch_size=20)
+    list(loader)
+    samples = weakref.ref(loader._samples)
+    del loader
+    gc.collect()
+    assert samples() is None
 
 
 def test_a_thousand_running_epochs_are_exact(pack, clients):

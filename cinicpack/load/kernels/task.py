@@ -159,31 +159,44 @@ class Tasks(Unique):
         places: int,
         demand: Demand | None = None,
     ) -> None:
-        self._read = (parameters, tables, demand)
-        run, views = address_of(kernel), len(parameters)
-        self.function = run if views == 1 and demand is None else address_of(run_views)
-        addresses = [table.ctypes.data for table in tables]
+        self._run, views = address_of(kernel), len(parameters)
+        self._piece, self._demand = piece, demand
+        is_plain = views == 1 and demand is None
+        self.function = self._run if is_plain else address_of(run_views)
         # Numbers, and not records, which take four times as long to write.
-        fields = np.zeros((places, views, len(TASK)), np.uint64)
+        self._fields = np.zeros((places, views, len(TASK)), np.uint64)
+        self._records = self._fields.view(TASK)[:, :, 0]
+        first, step = self._fields.ctypes.data, views * TASK.itemsize
+        self.addresses = [first + step * place for place in range(places)]
+        self.renew(parameters, tables, epoch, occurrences)
+
+    def renew(
+        self,
+        parameters: Sequence[NDArray[np.void]],
+        tables: Tables,
+        epoch: int,
+        occurrences: int,
+    ) -> None:
+        """Make batches of these samples, in as many views as ever, as in an epoch from now on."""
+        self._read = (parameters, tables)
+        addresses = [table.ctypes.data for table in tables]
+        demand = 0 if self._demand is None else self._demand.address
         for view, own in enumerate(parameters):
             known = (
-                len(tables.rows), *addresses, own.ctypes.data, epoch, views, view, run,
-                0 if demand is None else demand.address, occurrences % 2**64, piece,
+                len(tables.rows), *addresses, own.ctypes.data, epoch, len(parameters), view,
+                self._run, demand, occurrences % 2**64, self._piece,
             )  # fmt: skip
-            fields[:, view, : len(known)] = known
-        self._records = fields.view(TASK)[:, :, 0]
-        first, step = fields.ctypes.data, views * TASK.itemsize
-        self.addresses = [first + step * place for place in range(places)]
+            self._fields[:, view, : len(known)] = known
+
+    def forget(self) -> None:
+        """Keep nothing that the kernel reads; no job may be under way, nor come before `renew`."""
+        del self._read
 
     def mix(self, kernel: Any, records: NDArray[np.void]) -> None:
         """Call a kernel that also mixes the batch of each place, as the place's record says."""
         self.function = address_of(kernel)
         places = np.arange(len(records), dtype=np.uint64)[:, None]
         self._records["mix"] = records.ctypes.data + places * np.uint64(records.itemsize)
-
-    def renew(self, epoch: int, occurrences: int) -> None:
-        """Make batches of another epoch from now on; the arguments are as when these were made."""
-        self._records["epoch"], self._records["occurrences"] = epoch, occurrences % 2**64
 
     def aim(
         self,
