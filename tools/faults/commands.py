@@ -59,7 +59,8 @@ def call(function: Callable[[], object]) -> _Run:
         try:
             function()
         except (CinicPackError, OSError) as error:
-            print(f"cinicpack: error: {error}", *getattr(error, "__notes__", []), file=sys.stderr)
+            lines = [f"cinicpack: error: {error}", *getattr(error, "__notes__", [])]
+            print(*lines, sep="\n", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("cinicpack: interrupted", file=sys.stderr)

@@ -34,6 +34,11 @@ class Ending(NamedTuple):
     output: str
     errors: str
 
+    @property
+    def lines(self) -> list[str]:
+        """What it said on standard error, but for notes."""
+        return [line for line in self.errors.splitlines() if not _NOTE.search(line)]
+
     def find_problem(self) -> str | None:
         """Say what no process should have said, or that it hung."""
         if self.status == -signal.SIGALRM:
@@ -46,7 +51,7 @@ class Ending(NamedTuple):
 
     def find_problem_of_error(self) -> str | None:
         """Say what is wrong with the end of a command that failed: one error names a path."""
-        lines = [line for line in self.errors.splitlines() if not _NOTE.search(line)]
+        lines = self.lines
         if self.status != 1:
             return f"status {self.status}: {self.errors[-300:]}"
         if len(lines) != 1 or not lines[0].startswith("cinicpack: error: "):
@@ -155,7 +160,7 @@ class Place:
                 problems.append(f"status 0, and it is {outcome}")
             return f"{outcome}, with a warning" if ending.errors else outcome, problems
         if fault.interrupts and ending.status == 130:
-            if ending.errors != "cinicpack: interrupted\n":
+            if ending.lines != ["cinicpack: interrupted"]:
                 problems.append(f"expected one line, found: {ending.errors}")
         elif problem := ending.find_problem_of_error():
             problems.append(problem)
