@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from cinicpack.load.batches import BatchFormat
 from cinicpack.load.engine.memory import Shelf, Slot
 from cinicpack.load.engine.threads import Queue
-from cinicpack.load.kernels.demand import Demand
 from cinicpack.load.mixing import Mixes, Mixing
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
 from cinicpack.load.unique import Unique
 
-__all__ = ["Equipment", "Kind", "take_idle"]
+__all__ = ["Equipment", "Kind", "find_equipment"]
 
 # Images in a piece where those are read from the disk meanwhile.
 _SMALL_PIECE: Final = 8
@@ -52,7 +51,7 @@ class Equipment(Unique):
         kind: of the batches.
         samples: what they are made of.
         mixing: how they are mixed; None: not at all.
-        demand: of the epoch, if that has one. With either, it serves one epoch alone.
+        work: of the first epoch; if that has a demand, or batches are mixed, it is the only one.
 
     Attributes:
         kind: as given.
@@ -65,9 +64,7 @@ class Equipment(Unique):
         queue: where the engine gets them from.
     """
 
-    def __init__(
-        self, kind: Kind, samples: Samples, mixing: Mixing | None, demand: Demand | None
-    ) -> None:
+    def __init__(self, kind: Kind, samples: Samples, mixing: Mixing | None, work: Work) -> None:
         self.kind = kind
         self.samples: Samples | None = samples
         self.shelf = _find_shelf(kind.form, kind.size)
@@ -79,15 +76,17 @@ class Equipment(Unique):
         self.labels: list[NDArray[Any]] = list(columns[:, 0])
         self.rows = list(columns[:, 1])
         piece = _plan_piece(size * max(1, places - 1), kind.num_workers)
-        if demand is not None:
+        if work.demand is not None:
             # A piece may wait for the disk, and an interrupt for the piece.
             piece = _SMALL_PIECE
-        self.tasks = samples.make_tasks(places, 0, piece=piece, demand=demand)
+        self.tasks = samples.make_tasks(
+            places, work.epoch, offset=work.offset, piece=piece, demand=work.demand
+        )
         self.tasks.aim_all(columns)
-        self._mixes = None if mixing is None else Mixes(mixing, self.tasks, places, size)
+        self._mixes = None if mixing is None else Mixes(mixing, self.tasks, places, size, work)
         if self._mixes is not None:
             self.labels = list(self._mixes.labels)
-        self._is_for_one = mixing is not None or demand is not None
+        self._is_for_one = _is_for_one(mixing, work)
         patience = (places - 1) // 2 + 1
         self.queue = Queue(self.tasks.function, self.tasks.addresses, kind.num_workers, patience)
 
@@ -95,8 +94,6 @@ class Equipment(Unique):
         """Make the batches of an epoch of these samples from now on."""
         self.samples = samples
         samples.renew_tasks(self.tasks, work.epoch, work.offset)
-        if self._mixes is not None:
-            self._mixes.renew(work)
 
     def rest(self) -> None:
         """Wait for another epoch, of whichever loader."""
@@ -123,7 +120,21 @@ def _find_idle(_kind: Kind) -> deque[Equipment]:
     return deque(maxlen=8)
 
 
-def take_idle(kind: Kind) -> Equipment | None:
+def find_equipment(kind: Kind, samples: Samples, mixing: Mixing | None, work: Work) -> Equipment:
+    """Find what an epoch can be made with, or make it; the arguments are those of `Equipment`."""
+    idle = None if _is_for_one(mixing, work) else _take_idle(kind)
+    if idle is None:
+        return Equipment(kind, samples, mixing, work)
+    idle.renew(samples, work)
+    return idle
+
+
+def _is_for_one(mixing: Mixing | None, work: Work) -> bool:
+    """Say whether what makes such batches serves one epoch alone."""
+    return mixing is not None or work.demand is not None
+
+
+def _take_idle(kind: Kind) -> Equipment | None:
     """Take what the last epoch of this kind was made with, if that is over and of this process."""
     idle = _find_idle(kind)
     while idle:

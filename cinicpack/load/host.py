@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cinicpack.load.batches import Batch, BatchFormat, Builder, Wrapper
 from cinicpack.load.engine.memory import Shelf, Slot
 from cinicpack.load.engine.threads import ClosedQueueError
-from cinicpack.load.equipment import Equipment, Kind, take_idle
+from cinicpack.load.equipment import Equipment, Kind, find_equipment
 from cinicpack.load.kernels.task import begin
 from cinicpack.load.mixing import Mixing
 from cinicpack.load.order import Work
@@ -62,12 +62,7 @@ class HostMaker(Unique):
             batch_bytes = samples.batch_bytes(size) * views
             ahead = min(_plan_ahead(batch_bytes), max(0, work.batches - 2))
         kind = Kind(self._format, samples.kernel, views, size, ahead, self._num_workers)
-        equipment = None
-        if self._mixing is None and work.demand is None:
-            equipment = take_idle(kind)
-        if equipment is None:
-            equipment = Equipment(kind, samples, self._mixing, work.demand)
-        equipment.renew(samples, work)
+        equipment = find_equipment(kind, samples, self._mixing, work)
         self._latest = equipment.shelf
         return HostFeed(equipment, self._build, self._format.wrap, work)
 

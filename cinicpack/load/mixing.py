@@ -57,16 +57,19 @@ class Mixes(Unique):
         tasks: that make the batches.
         places: how many tasks there are.
         size: samples in a batch.
+        work: what the batches are made of.
 
     Attributes:
         labels: (places, size, K) float32, where the kernel writes the labels of a batch.
     """
 
-    def __init__(self, mixing: Mixing, tasks: Tasks, places: int, size: int) -> None:
+    def __init__(self, mixing: Mixing, tasks: Tasks, places: int, size: int, work: Work) -> None:
         table, form = mixing.table, mixing.batch_format
         self.labels = np.empty((places, size, table.shape[1]), np.float32)
-        self._mixing, self._size, self._records = mixing, size, np.zeros(places, MIX)
-        self._records["out"] = self.labels.ctypes.data + np.arange(places) * self.labels.strides[0]
+        # The kernel reads the table, the plans and the records.
+        plans, records = mixing.draw(work, size), np.zeros(places, MIX)
+        self._read = mixing, plans, records
+        records["out"] = self.labels.ctypes.data + np.arange(places) * self.labels.strides[0]
         for name, value in {
             "step": size * 8,
             "kind": KINDS.index(form.dtype),
@@ -75,12 +78,8 @@ class Mixes(Unique):
             "width": form.width,
             "table": table.ctypes.data,
             "classes": table.shape[1],
+            "plans": plans.ctypes.data,
+            "first": work.positions.ctypes.data,
         }.items():
-            self._records[name] = value
-        tasks.mix(run_mixed, self._records)
-
-    def renew(self, work: Work) -> None:
-        """Mix the batches of another epoch from now on."""
-        self._plans = self._mixing.draw(work, self._size)
-        self._records["plans"] = self._plans.ctypes.data
-        self._records["first"] = work.positions.ctypes.data
+            records[name] = value
+        tasks.mix(run_mixed, records)
