@@ -27,7 +27,7 @@ import cinicpack
 from benchmarks.bench_convert import extract_jpegs, race
 from benchmarks.data import making
 from benchmarks.machine import describe_machine, use_cores
-from benchmarks.report import format_json, say
+from benchmarks.report import fill_between, format_json, say
 from cinicpack import cinic10
 
 __all__ = ["KINDS", "draw_page"]
@@ -382,14 +382,7 @@ def draw_page(page: str, report: dict[str, Any]) -> str:
     )
     lines += ["", textwrap.fill(note, 100)]
     begin, end = "<!-- sources: python -m benchmarks.bench_sources -->\n", "<!-- /sources -->\n"
-    before, mark, rest = page.partition(begin)
-    _, closing, after = rest.partition(end)
-    if not (mark and closing):
-        raise SystemExit(
-            f"docs/sources.md: expected the lines {begin.strip()} and {end.strip()}, "
-            "found not both; put them back around the table"
-        )
-    return before + begin + "\n".join(lines) + "\n" + end + after
+    return fill_between("docs/sources.md", page, begin, end, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

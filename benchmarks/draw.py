@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from benchmarks.report import fill_between
+
 __all__ = ["FEW", "draw_chart", "draw_pages", "draw_table", "fill_page"]
 
 _ROOT = Path(__file__).parents[1]
@@ -102,14 +104,7 @@ def fill_page(name: str, page: str, parts: Mapping[str, str]) -> str:
     """Write the parts between their marks in the text of a page."""
     for mark, text in parts.items():
         begin, end = f"<!-- {mark}: python -m benchmarks.draw -->\n", f"<!-- /{mark} -->\n"
-        before, opening, rest = page.partition(begin)
-        _, closing, after = rest.partition(end)
-        if not (opening and closing):
-            raise SystemExit(
-                f"{name}: expected the lines {begin.strip()} and {end.strip()}, "
-                "found not both; put them back around what is drawn"
-            )
-        page = before + begin + text + end + after
+        page = fill_between(name, page, begin, end, text)
     return page
 
 

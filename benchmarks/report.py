@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any
 
-__all__ = ["format_json", "say"]
+__all__ = ["fill_between", "format_json", "say"]
 
 
 def format_json(report: dict[str, Any]) -> str:
@@ -18,6 +18,18 @@ def format_json(report: dict[str, Any]) -> str:
         else:
             lines.append(f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}")
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def fill_between(name: str, page: str, begin: str, end: str, text: str) -> str:
+    """Write a text between two lines of a page, both with their line breaks."""
+    before, opening, rest = page.partition(begin)
+    _, closing, after = rest.partition(end)
+    if not (opening and closing):
+        raise SystemExit(
+            f"{name}: expected the lines {begin.strip()} and {end.strip()}, found not both; put "
+            "them back around what is drawn"
+        )
+    return before + begin + text + end + after
 
 
 def say(text: str) -> None:

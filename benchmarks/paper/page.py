@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from benchmarks.paper.checkpoint import write_file
 from benchmarks.paper.networks import NETWORKS
+from benchmarks.report import fill_between
 
 __all__ = ["RESULT", "describe", "fill", "run"]
 
@@ -32,14 +33,7 @@ def run(_: argparse.Namespace) -> None:
 
 def fill(page: str, report: Mapping[str, Any]) -> str:
     """Write what is known of the run between the marks of the page."""
-    before, opening, rest = page.partition(_BEGIN)
-    _, closing, after = rest.partition(_END)
-    if not (opening and closing):
-        raise SystemExit(
-            f"README.md: expected the lines {_BEGIN.strip()} and {_END.strip()}, found not both; "
-            "put them back around what is drawn"
-        )
-    return before + opening + describe(report) + closing + after
+    return fill_between("README.md", page, _BEGIN, _END, describe(report))
 
 
 def describe(report: Mapping[str, Any]) -> str:

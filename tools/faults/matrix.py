@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from benchmarks.report import fill_between
+
 __all__ = ["PARTS", "Row", "draw_matrix", "fill_page", "join_rows", "list_wrong"]
 
 #: The parts of the matrix, with what their first two columns say.
@@ -114,13 +116,4 @@ def list_wrong(rows: Iterable[Row]) -> list[str]:
 
 def fill_page(page: str, report: Mapping[str, Any]) -> str:
     """Write the matrix between its marks in the text of a page."""
-    begin, end = _MARKS
-    before, mark, rest = page.partition(begin)
-    _, closing, after = rest.partition(end)
-    if not (mark and closing):
-        raise SystemExit(
-            f"docs/faults.md: expected the lines {begin.strip()} and {end.strip()}, found not "
-            "both; "
-            "put them back around what is drawn"
-        )
-    return before + begin + draw_matrix(report) + end + after
+    return fill_between("docs/faults.md", page, *_MARKS, draw_matrix(report))
