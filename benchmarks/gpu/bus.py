@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.gpu.setting import PIXELS, Row, Setting
 from cinicpack.jit import jit
+from cinicpack.load.slabs import AHEAD
 
 __all__ = ["list_rows"]
 
@@ -39,8 +40,8 @@ def _load_idle(setting: Setting) -> Any:
     loader = setting.load()
     maker: Any = loader._maker
     samples = loader._samples
-    maker._slabs.make_tasks = lambda places, work: samples.make_tasks(
-        places, work.epoch, offset=work.offset, kernel=_leave
+    maker._slabs.make_tasks = lambda work: samples.make_tasks(
+        AHEAD, work.epoch, offset=work.offset, kernel=_leave
     )
     return loader
 

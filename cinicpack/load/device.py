@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -79,6 +79,9 @@ class _Made(NamedTuple):
 class DeviceFeed(Unique):
     """The batches of an epoch on a device.
 
+    Threads of the engine write the next slabs, as far as there is memory; those that are written
+    are sent, as far as the device does not lag behind; and one after the other is handed out.
+
     Args:
         slabs: what makes them.
         work: what they are made of.
@@ -97,7 +100,8 @@ class DeviceFeed(Unique):
         self._current = _Made([], None)
         mixing = slabs.mixing
         self._mixes = None if mixing is None else mixing.draw(work, slabs.batch_size)
-        self._tasks = slabs.make_tasks(AHEAD, work)
+        self._listing = slabs.describe(work)
+        self._tasks = slabs.make_tasks(work)
         self._queue = Queue(self._tasks.function, self._tasks.addresses, slabs.num_workers)
         if self._makes_ahead:
             self._advance()
@@ -115,7 +119,7 @@ class DeviceFeed(Unique):
             self._advance()
         if not self._current.batches:
             if not self._made:
-                self._send_first()
+                self._make_next()
             self._current = self._made.popleft()
         batch = self._current.batches.pop()
         self._slabs.transfers.receive(self._current.event, batch)
@@ -131,61 +135,72 @@ class DeviceFeed(Unique):
             self._queue.close()
             # No thread writes into these now.
             while self._written:
-                self._slabs.transfers.take_back(self._written.popleft().memory)
+                memory = self._written.popleft().memory
+                if memory is not None:
+                    self._slabs.transfers.take_back(memory)
 
     def _advance(self) -> None:
-        """Send what is written, and begin what there is room for."""
-        if self._written and self._is_first_done():
-            self._send_first()
-        while self._begun < self._count and len(self._written) + len(self._made) < AHEAD:
+        """Begin and send what can be begun and sent without waiting."""
+        while self._begun < self._count and len(self._written) < AHEAD:
+            if not self._begin(waits=False):
+                break
+        while self._written and len(self._made) < AHEAD and self._is_first_done():
             if self._slabs.transfers.lags():
                 break
-            self._begin()
+            self._send_first()
 
-    def _begin(self) -> None:
-        """Let the engine write the next slab."""
+    def _make_next(self) -> None:
+        """Send the next slab, and wait for all that this takes."""
+        if not self._written:
+            if self._begun == self._count:
+                # Another thread has closed the feed, and taken back what was under way.
+                raise ClosedQueueError
+            self._begin(waits=True)
+        if not self._slabs.is_resident:
+            self._queue.wait(self._sent % AHEAD)
+        self._slabs.transfers.catch_up()
+        self._send_first()
+
+    def _begin(self, *, waits: bool) -> bool:
+        """Let the engine write the next slab, if there is memory for it or the caller waits."""
+        slab = self._slabs.lend(self._work, self._begun * self._slabs.images, waits=waits)
+        if slab is None:
+            return False
         place = self._begun % AHEAD
-        slab = self._slabs.lend(self._work, self._begun * self._slabs.images)
         self._begun += 1
         self._written.append(slab)
         if not self._slabs.is_resident:
-            self._slabs.aim(self._tasks, place, slab)
-            begin_at(self._queue, place, slab.positions, slab.head)
+            first = self._slabs.aim(self._tasks, place, slab)
+            begin_at(self._queue, place, slab.positions, first)
+        return True
 
     def _is_first_done(self) -> bool:
         return self._slabs.is_resident or self._queue.is_done(self._sent % AHEAD)
 
     def _send_first(self) -> None:
         """Queue the work of the device for the oldest slab that was not sent."""
-        slabs = self._slabs
-        if not self._written:
-            if self._begun == self._count:
-                # Another thread has closed the feed, and taken back what was under way.
-                raise ClosedQueueError
-            slabs.transfers.catch_up()
-            self._begin()
-        number = self._sent
-        if not slabs.is_resident:
-            self._queue.wait(number % AHEAD)
-        # Whatever fails from here on, the memory may be under way.
+        slabs, number = self._slabs, self._sent
         try:
             slab = self._written.popleft()
         except IndexError:
             # Another thread has closed the feed since the slab was done.
             raise ClosedQueueError from None
         self._sent += 1
-        size, left = slabs.batch_size, self._work.batches - number * slabs.batches
-        stops = [
-            min(batch * size, len(slab.positions)) for batch in range(min(slabs.batches, left) + 1)
-        ]
         with slabs.transfers.on_stream():
-            columns = slabs.send(slab, self._work.epoch)
-            batches = [
-                tuple(column[start:stop] for column in columns) for start, stop in pairwise(stops)
-            ]
+            columns = slabs.send(slab, self._listing)
+            batches = self._cut(columns, len(slab.positions), number * slabs.batches)
             if self._mixes is not None:
                 mixes = self._mixes[number * slabs.batches :]
                 for batch, mix in zip(batches, mixes, strict=False):
                     mix_with_torch(batch[: slabs.mixed], mix)
             event = slabs.transfers.record()
         self._made.append(_Made(batches[::-1], event))
+
+    def _cut(self, columns: Sequence[torch.Tensor], count: int, number: int) -> list[Batch]:
+        """Cut ``count`` samples into batches, of which the first one is that ``number``."""
+        size, batches = self._slabs.batch_size, []
+        for place in range(min(self._slabs.batches, self._work.batches - number)):
+            start = min(place * size, count)
+            length = min(size, count - start)
+            batches.append(tuple(column.narrow(0, start, length) for column in columns))
+        return batches

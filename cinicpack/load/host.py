@@ -18,9 +18,12 @@ from cinicpack.load.unique import Unique
 
 __all__ = ["HostMaker"]
 
-# How much is made ahead, but 1 batch at least and 8 at most. What is under way, what the user has
-# and what was just given back should all stay in the cache of a processor.
-_AHEAD_BYTES: Final = 4 << 20
+# How much is made ahead for each thread, and how many batches: what is under way, what the user has
+# and what was just given back should all stay in the caches of these threads' cores, and yet there
+# should be enough that many threads do not often wait for one another.
+_AHEAD_BYTES: Final = 2 << 20
+_AHEAD_LEAST: Final = 4 << 20
+_AHEAD_BATCHES: Final = 8
 # Slots of this size are not kept for later when a loader is closed.
 _LARGE: Final = 1 << 20
 
@@ -60,7 +63,8 @@ class HostMaker(Unique):
         views, ahead = len(samples.transforms), -1
         if self._num_workers:
             batch_bytes = samples.batch_bytes(size) * views
-            ahead = min(_plan_ahead(batch_bytes), max(0, work.batches - 2))
+            ahead = _plan_ahead(batch_bytes, self._num_workers)
+            ahead = min(ahead, max(0, work.batches - 2))
         kind = Kind(self._format, samples.kernel, views, size, ahead, self._num_workers)
         equipment = find_equipment(kind, samples, self._mixing, work)
         self._latest = equipment.shelf
@@ -215,5 +219,7 @@ def _make_batches(
             )
 
 
-def _plan_ahead(batch_bytes: int) -> int:
-    return max(1, min(8, _AHEAD_BYTES // batch_bytes))
+def _plan_ahead(batch_bytes: int, num_workers: int) -> int:
+    """Say how many batches are made ahead: at least 1."""
+    nbytes = max(_AHEAD_LEAST, num_workers * _AHEAD_BYTES)
+    return max(1, min(max(_AHEAD_BATCHES, num_workers), nbytes // batch_bytes))

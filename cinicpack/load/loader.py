@@ -42,11 +42,11 @@ class Loader(Attributes):
     make one loader for all epochs, or pass ``epoch`` or ``seed=None``. A process warns once, of the
     third loader with the same options that is to repeat epoch 0.
 
-    Threads that all loaders of the process share make batches ahead: 4 MiB of them, but 1 to 9, or
-    3 slabs of 32 MiB for a device (64 MiB with resident pixels). A thread that iterates helps them
-    while its batch is not ready. The memory of a batch is used again when nothing refers to its
-    images any longer; labels and index have their own. On a device the batches of a slab share a
-    storage: ``clone()`` a batch to save it alone.
+    Threads that all loaders of the process share make batches ahead: 2 MiB for each thread, or for
+    a device 3 slabs of 32 MiB (64 MiB where that augments). A thread that iterates helps them while
+    its batch is not ready. The memory of a batch is used again when nothing refers to its images
+    any longer. On a device the batches of a slab share a storage, and labels that of their epoch:
+    ``clone()`` a batch to save it alone.
 
     Several threads may take batches from one iterator, each its own. ``with Loader(...) as loader``
     closes it at the end. Every option is a read-only attribute of its name; `epoch` counts on.

@@ -21,8 +21,10 @@ from cinicpack.load.transform import Transform
 
 __all__ = [
     "AugmentPixels",
+    "DrawSamples",
     "augment_with_torch",
     "choose_augment",
+    "choose_draw",
     "mix_with_torch",
     "place_constants",
 ]
@@ -37,6 +39,11 @@ AugmentPixels: TypeAlias = Callable[
         torch.dtype,
         bool,
     ],
+    torch.Tensor,
+]
+
+DrawSamples: TypeAlias = Callable[
+    [torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor, int],
     torch.Tensor,
 ]
 
@@ -63,6 +70,16 @@ def choose_augment(device: torch.device) -> AugmentPixels:
         from cinicpack.load.on_triton import augment_with_triton
 
     return augment_with_triton
+
+
+def choose_draw(device: torch.device) -> DrawSamples | None:
+    """Choose what draws for samples on a device; None: nothing can, where Triton cannot be used."""
+    if device.type != "cuda" or not _can_use_triton():
+        return None
+    with holding_interrupts():
+        from cinicpack.load.on_triton import draw_with_triton
+
+    return draw_with_triton
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The fused kernel for GPUs: gather, crop, mirror, normalise, cut out and round in one pass."""
+"""The kernels for GPUs: one draws, one gathers, crops, mirrors, normalises, cuts out and rounds."""
 
 from threading import Lock
 
@@ -9,7 +9,7 @@ import triton.language as tl
 from cinicpack.load import draws
 from cinicpack.load.transform import Transform
 
-__all__ = ["augment_with_triton"]
+__all__ = ["augment_with_triton", "draw_with_triton"]
 
 _BLOCK = 1024
 # Triton compiles a global into a kernel only where it is a constexpr.
@@ -18,12 +18,15 @@ _DY, _DX = tl.constexpr(draws.DY), tl.constexpr(draws.DX)
 _MIRROR = tl.constexpr(draws.MIRROR)
 _CY, _CX = tl.constexpr(draws.CY), tl.constexpr(draws.CX)
 _UPSIDE_DOWN = tl.constexpr(draws.UPSIDE_DOWN)
+_FLIP = tl.constexpr(draws.FLIP)
 # Launches take turns: the loader launches from several threads, which Triton does not call safe,
 # and the threads should wait for the first launch to compile the kernel rather than compile it too.
 _LAUNCH = Lock()
 
 
-@triton.jit
+# A slab may start at any sample; for those that do not lie at a multiple of 16 bytes Triton would
+# compile the kernel once more.
+@triton.jit(do_not_specialize_on_alignment=["positions", "drawn"])
 def _augment(
     pixels, positions, drawn, constants, out,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, PADDING: tl.constexpr, REFLECT: tl.constexpr,
@@ -83,6 +86,81 @@ def _augment(
         else:
             target = target_start + (channel * plane + pixel)
         tl.store(target, result.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["count", "view"])
+def _draw(
+    rows, occurrences, numbers, plan, out, count, view,
+    HAS_OCCURRENCES: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Write a column of what is drawn, for a block of samples, as `kernels.random.draw` does."""
+    sample = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    column = tl.program_id(1)
+    inside = sample < count
+    purpose = tl.load(plan + column * 3)
+    word = tl.load(plan + column * 3 + 1)
+    values = tl.load(plan + column * 3 + 2)
+    epoch = tl.load(numbers + 1)
+    alternates = purpose == _FLIP
+    row = tl.load(rows + sample, mask=inside, other=0)
+    # The four words of a counter have one shape.
+    nothing = row * 0
+    use = nothing + view
+    if HAS_OCCURRENCES:
+        use += tl.load(occurrences + sample, mask=inside, other=0) << 16
+    word_0, word_1, word_2, word_3 = tl.philox(
+        tl.load(numbers),
+        row.to(tl.uint32),
+        (nothing + tl.where(alternates, 0, epoch)).to(tl.uint32),
+        (nothing + purpose).to(tl.uint32),
+        use.to(tl.uint32),
+    )
+    low = tl.where(word == 0, word_0, word_1)
+    high = tl.where(word == 2, word_2, word_3)
+    chosen = tl.where(word < 2, low, high).to(tl.int64)
+    # Below 2**32 times what an image has of rows, so that 64 bits with a sign are enough.
+    drawn = ((chosen * values) >> 32) ^ tl.where(alternates, epoch & 1, 0)
+    drawn = tl.where(values == 0, 0, drawn)
+    tl.store(out + sample.to(tl.int64) * _COUNT + column, drawn.to(tl.int32), mask=inside)
+
+
+def draw_with_triton(
+    rows: torch.Tensor,
+    occurrences: torch.Tensor | None,
+    numbers: torch.Tensor,
+    plan: torch.Tensor,
+    view: int,
+) -> torch.Tensor:
+    """Do as `Samples.draw` does, on the current stream.
+
+    Args:
+        rows: (n,) int64, of the samples.
+        occurrences: (n,) int64, how often each came before; None: never.
+        numbers: int64, seed and epoch, the seed as 64 bits; what is behind them is not read. Were
+            they arguments of the kernel, it would be compiled anew for numbers of other sizes.
+        plan: (COUNT, 3) int64, what `draws.plan_draws` gives.
+        view: which one of the samples.
+
+    Returns:
+        (n, COUNT) int32.
+    """
+    out = torch.empty((len(rows), draws.COUNT), dtype=torch.int32, device=rows.device)
+    if not len(rows):
+        return out
+    grid = (triton.cdiv(len(rows), _BLOCK), draws.COUNT)
+    with _LAUNCH:
+        _draw[grid](
+            rows,
+            rows if occurrences is None else occurrences,
+            numbers,
+            plan,
+            out,
+            len(rows),
+            view,
+            HAS_OCCURRENCES=occurrences is not None,
+            BLOCK=_BLOCK,
+        )
+    return out
 
 
 def augment_with_triton(

@@ -105,6 +105,11 @@ class Samples(Unique):
         return self._tables.rows
 
     @property
+    def tables(self) -> Tables:
+        """What the kernels read of all samples."""
+        return self._tables
+
+    @property
     def seed(self) -> int:
         """The seed of what is drawn."""
         return int(self._fill.parameters["seed"][0])
@@ -194,13 +199,6 @@ class Samples(Unique):
         if self._image_bytes * len(self) < _READ_BYTES:
             return None
         return Reading(self, np.sort(self._tables.addresses), self._image_bytes)
-
-    def look_up(
-        self, positions: NDArray[np.int64], labels: NDArray[np.int64], rows: NDArray[np.int64]
-    ) -> None:
-        """Write label, or its place where labels are looked up, and row of the samples."""
-        np.take(self._tables.labels, positions, out=labels)
-        np.take(self._tables.rows, positions, out=rows)
 
     def draw(
         self,

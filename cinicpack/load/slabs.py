@@ -1,6 +1,7 @@
-"""Slabs: several batches that are sent to a device and augmented there at once."""
+"""Slabs: several batches that are sent to a device, or augmented there, at once."""
 
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -8,9 +9,9 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import LoaderError
 from cinicpack.load.batches import BatchFormat
-from cinicpack.load.draws import COUNT
 from cinicpack.load.engine.memory import allocate_aligned
 from cinicpack.load.kernels.task import Tasks
+from cinicpack.load.listing import Listing, Listings
 from cinicpack.load.mixing import Mixing
 from cinicpack.load.on_torch import choose_augment, place_constants
 from cinicpack.load.order import Work
@@ -20,7 +21,7 @@ from cinicpack.load.unique import Unique
 
 __all__ = ["AHEAD", "Slab", "Slabs"]
 
-#: Slabs that are written, sent or augmented while the one before is handed out.
+#: Slabs that are written, and again as many that are sent, while the one before is handed out.
 AHEAD: Final = 3
 
 _DTYPES = {
@@ -29,46 +30,32 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "uint8": torch.uint8,
 }
-# Triton compiles a kernel once for pointers to multiples of 16 bytes, and once more for others.
-_ALIGNMENT = 64
 _UPLOAD_IMAGES = 8192
-# Size of the batches of a slab: Python spends about 0.4 ms on each slab.
+# Size of the batches of a slab: Python spends 0.2 ms on each slab.
 _SLAB_BYTES = 32 << 20
-# The same with resident pixels, where one launch makes a slab: to write it takes the memory of a
-# GPU 30 µs, a few times as long as the launch.
+# The same where the device augments, to which a fourth of that or nothing is sent.
 _LAUNCH_BYTES = 64 << 20
 
 
 class Slab(NamedTuple):
-    """What is sent to the device for several batches at once, in memory that is lent for it.
+    """Several batches on their way to the device.
 
     Attributes:
+        start: where their samples start among those of the epoch.
         positions: (n,) int64, the samples.
-        occurrences: (n,) int64, how often each came before in the epoch; None: never.
-        memory: all of what was lent.
-        nbytes: how much of that is sent.
-        head: flat, what a kernel writes, or with resident pixels the positions.
-        labels: (n,) int64.
-        rows: (n,) int64.
-        draws: (views, n, COUNT) int32, for the device to augment by; else (views, 0, COUNT).
+        memory: pixels that a kernel writes, and that are sent; None: the device has them.
     """
 
+    start: int
     positions: NDArray[np.int64]
-    occurrences: NDArray[np.int64] | None
-    memory: NDArray[np.uint8]
-    nbytes: int
-    head: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    rows: NDArray[np.int64]
-    draws: NDArray[np.int32]
+    memory: NDArray[np.uint8] | None
 
 
 class Slabs(Unique):
     """Makes slabs of batches on a device, of memory that a kernel has written on the host.
 
-    What crosses the bus: augmented on the host, the finished batches; augmented on the device,
-    uint8 pixels and 40 bytes a sample of label, row and draws; with resident pixels, 48 bytes a
-    sample of these and the position.
+    What crosses the bus: augmented on the host, the finished images; augmented on the device, uint8
+    pixels; with resident pixels, nothing but the `Listing` of the epoch, as ever.
 
     Args:
         samples: what batches are made of.
@@ -113,13 +100,12 @@ class Slabs(Unique):
         self._asked_size = batch_size
         self.is_resident = resident
         self._augments = resident or augment_on == "device"
-        self._slab_bytes = _LAUNCH_BYTES if resident else _SLAB_BYTES
+        self._slab_bytes = _LAUNCH_BYTES if self._augments else _SLAB_BYTES
         raw = batch_format._replace(dtype="uint8").image_bytes
-        # Bytes of a sample in the first part of what is sent.
         self._views = len(samples.transforms)
         self.mixed = self._views + 1
-        finished = batch_format.image_bytes * self._views
-        self._head = 8 if resident else raw if self._augments else finished
+        # Bytes that are sent of a sample.
+        self._sent_bytes = raw if self._augments else batch_format.image_bytes * self._views
         self.transfers = Transfers(device, 0, AHEAD)
         self._fitted = 0
         self.fit(len(samples))
@@ -128,6 +114,7 @@ class Slabs(Unique):
         # These tensors are allocated on the maker's own stream: torch's allocator then gives their
         # memory to nobody who could write there before the maker's last kernel has read it.
         with self.transfers.on_stream():
+            self._listings = Listings(samples, self.transfers, draws=self._augments)
             self._constants = place_constants(samples.transform, device)
             self._looked_up: torch.Tensor | None = None
             if samples.looked_up is not None:
@@ -142,108 +129,105 @@ class Slabs(Unique):
             batch_bytes = self._format.image_bytes * self._views * self.batch_size
             self.batches = max(1, self._slab_bytes // batch_bytes)
             self.images = self.batches * self.batch_size
-            self.transfers.grow(self._lay_out(min(self.images, count))[1])
+            self.transfers.grow(self._sent_bytes * min(self.images, count))
+            # Kernels write labels and rows, too, which nobody reads here.
+            self._unread = np.empty((AHEAD, 2, min(self.images, count)), np.int64)
 
     def clear(self) -> None:
         """Let go of all memory that no batch needs; nothing can be made any more."""
         self.transfers.clear()
         self._resident = None
 
-    def make_tasks(self, places: int, work: Work) -> Tasks:
-        """Make tasks that write the first part of what is sent."""
-        if self._augments:
-            return self._samples.make_copies(places, work.demand)
-        return self._samples.make_tasks(places, work.epoch, offset=work.offset, demand=work.demand)
+    def describe(self, work: Work) -> Listing:
+        """Let the device know the samples of an epoch."""
+        with self.transfers.on_stream():
+            return self._listings.make(work)
 
-    def lend(self, work: Work, start: int) -> Slab:
+    def make_tasks(self, work: Work) -> Tasks:
+        """Make tasks that write what is sent, for `AHEAD` slabs at a time."""
+        if self._augments:
+            tasks = self._samples.make_copies(AHEAD, work.demand)
+        else:
+            tasks = self._samples.make_tasks(
+                AHEAD, work.epoch, offset=work.offset, demand=work.demand
+            )
+        tasks.aim_all(self._unread)
+        return tasks
+
+    def lend(self, work: Work, start: int, *, waits: bool) -> Slab | None:
         """Lend memory for a slab, its contents arbitrary, unless pixels are resident.
+
+        None: there is none as long as the device reads it, and the caller does not wait.
 
         ``start`` says where its samples start in the positions of ``work``.
         """
-        part = slice(start, start + self.images)
-        positions, occurrences = work.positions[part], work.occurrences
-        count, memory = len(positions), self.transfers.lend()
-        (labels, rows, draws), end = self._lay_out(count)
-        slab = Slab(
-            positions,
-            None if occurrences is None else occurrences[part],
-            memory,
-            end,
-            memory[: count * self._head],
-            memory[labels : labels + 8 * count].view(np.int64),
-            memory[rows : rows + 8 * count].view(np.int64),
-            memory[draws:end].view(np.int32).reshape(self._views, -1, COUNT),
-        )
+        positions = work.positions[start : start + self.images]
         if self.is_resident:
-            slab.head.view(np.int64)[:] = positions
-            self._samples.look_up(positions, slab.labels, slab.rows)
-        return slab
+            return Slab(start, positions, None)
+        memory = self.transfers.lend(waits=waits)
+        return None if memory is None else Slab(start, positions, memory)
 
-    def send(self, slab: Slab, epoch: int) -> tuple[torch.Tensor, ...]:
+    def aim(self, tasks: Tasks, place: int, slab: Slab) -> NDArray[np.uint8]:
+        """Say where the engine writes a slab, and return where that is for the first view."""
+        first, *others = self._find_views(slab)
+        for view, memory in enumerate(others, 1):
+            tasks.aim_view(place, view, memory.ctypes.data)
+        return first
+
+    def send(self, slab: Slab, listing: Listing) -> tuple[torch.Tensor, ...]:
         """Queue what the device has to do for a slab.
 
         Returns its images, labels and, if the user asked for an index, rows.
         """
-        if self._augments:
-            for view, draws in enumerate(slab.draws):
-                self._samples.draw(slab.rows, epoch, draws, slab.occurrences, view)
-        sent = self.transfers.send(slab.memory, slab.nbytes)
-        labels, rows = _of(sent, slab.memory, slab.labels), _of(sent, slab.memory, slab.rows)
-        make = self._augment_there if self._augments else self._cut_out
-        images = [make(slab, sent, view) for view in range(self._views)]
-        if not self.is_resident:
-            # Labels and indices get memory of their own: a user who keeps the labels of a whole
-            # epoch must not keep its pixels with them.
-            labels, rows = torch.stack((labels, rows)).unbind()
+        part = slice(slab.start, slab.start + len(slab.positions))
+        images = list(self._augment(slab, listing, part) if self._augments else self._move(slab))
+        labels, rows = listing.labels[part], listing.rows[part]
         if self._looked_up is not None:
             labels = self._looked_up.index_select(0, labels)
         return (*images, labels, rows) if self._format.return_index else (*images, labels)
 
-    def aim(self, tasks: Tasks, place: int, slab: Slab) -> None:
-        """Say where the engine writes a slab, but for the first view."""
-        tasks.aim(place, slab.labels, slab.rows)
-        if not self._augments:
-            for view in range(1, self._views):
-                tasks.aim_view(place, view, self._find_view(slab, view).ctypes.data)
+    def _find_views(self, slab: Slab) -> list[NDArray[np.uint8]]:
+        """Find what is sent: the images of each view, or the pixels that all are made of."""
+        assert slab.memory is not None
+        views = 1 if self._augments else self._views
+        nbytes = self._sent_bytes // views * len(slab.positions)
+        return [slab.memory[view * nbytes : (view + 1) * nbytes] for view in range(views)]
 
-    def _find_view(self, slab: Slab, view: int) -> NDArray[np.uint8]:
-        """Find the finished images of a view."""
-        nbytes = self._format.image_bytes * len(slab.positions)
-        return slab.head[view * nbytes : (view + 1) * nbytes]
-
-    def _cut_out(self, slab: Slab, sent: torch.Tensor, view: int) -> torch.Tensor:
+    def _move(self, slab: Slab) -> Iterator[torch.Tensor]:
+        """Send the finished images of all views."""
         form, count = self._format, len(slab.positions)
-        images = _of(sent, slab.memory, self._find_view(slab, view)).view(_DTYPES[form.dtype])
-        if form.channels_last:
-            return images.view(count, form.height, form.width, 3).permute(0, 3, 1, 2)
-        return images.view(count, 3, form.height, form.width)
+        sent = self._send_pixels(slab).view(_DTYPES[form.dtype]).view(self._views, -1)
+        for images in sent:
+            if form.channels_last:
+                yield images.view(count, form.height, form.width, 3).permute(0, 3, 1, 2)
+            else:
+                yield images.view(count, 3, form.height, form.width)
 
-    def _augment_there(self, slab: Slab, sent: torch.Tensor, view: int) -> torch.Tensor:
-        form, pixels, positions = self._format, self._resident, None
+    def _augment(self, slab: Slab, listing: Listing, part: slice) -> Iterator[torch.Tensor]:
+        """Augment all views on the device, of pixels that are there or are sent."""
+        form, positions = self._format, None
         if self.is_resident:
+            pixels, positions = self._resident, listing.positions[part]
             if pixels is None:
                 raise LoaderError(
                     "expected an open loader, found one that another thread has closed"
                 )
-            positions = _of(sent, slab.memory, slab.head.view(np.int64))
         else:
-            pixels = _of(sent, slab.memory, slab.head).view(-1, 3, form.height, form.width)
-        return self._augment_pixels(
-            pixels,
-            positions,
-            _of(sent, slab.memory, slab.draws[view]).view(-1, COUNT),
-            self._constants,
-            self._samples.transforms[view],
-            _DTYPES[form.dtype],
-            form.channels_last,
-        )
+            pixels = self._send_pixels(slab).view(-1, 3, form.height, form.width)
+        for draws, transform in zip(listing.draws, self._samples.transforms, strict=True):
+            yield self._augment_pixels(
+                pixels,
+                positions,
+                draws[part],
+                self._constants,
+                transform,
+                _DTYPES[form.dtype],
+                form.channels_last,
+            )
 
-    def _lay_out(self, count: int) -> tuple[tuple[int, int, int], int]:
-        """Say where labels, rows and draws of so many samples start, and where the draws end."""
-        labels = -(-count * self._head // _ALIGNMENT) * _ALIGNMENT
-        rows = labels + 8 * count
-        draws = -(-(rows + 8 * count) // _ALIGNMENT) * _ALIGNMENT
-        return (labels, rows, draws), draws + 4 * COUNT * count * self._views * self._augments
+    def _send_pixels(self, slab: Slab) -> torch.Tensor:
+        assert slab.memory is not None
+        return self.transfers.send(slab.memory, self._sent_bytes * len(slab.positions))
 
     def _upload(self, device: torch.device, image_bytes: int) -> torch.Tensor:
         """Copy the pixels of all samples to the device: (N, 3, H, W) uint8."""
@@ -260,11 +244,3 @@ class Slabs(Unique):
             there = pixels[start : start + len(positions)]
             there.copy_(torch.from_numpy(part).view(len(positions), *shape[1:]))
         return pixels
-
-
-def _of(sent: torch.Tensor, memory: NDArray[np.uint8], array: NDArray[Any]) -> torch.Tensor:
-    """Find in ``sent``, a copy of ``memory``, the part that ``array`` is of ``memory``."""
-    start = array.ctypes.data - memory.ctypes.data
-    part = sent[start : start + array.nbytes]
-    kind = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[array.itemsize]
-    return part.view(kind)

@@ -33,28 +33,36 @@ class Transfers(Unique):
     """Copies of memory to a device, by one thread at a time.
 
     On a GPU all work is queued on a stream of this object. The consumer's stream waits for it, and
-    the consumer for nothing, unless the device lags behind by more than ``ahead`` transfers or
-    received slabs: their memory cannot be used again before. Any other device reads the host's
-    memory itself.
+    the consumer for nothing, unless the device lags behind: the memory of what it has to copy, or
+    of more than ``ahead`` received slabs, cannot be used again before. Any other device reads the
+    host's memory itself.
 
     Args:
         device: where to.
-        nbytes: how much at most is copied at a time.
-        ahead: how far the device may lag behind.
+        nbytes: size of the memory that is lent.
+        ahead: how many slabs are written, how many more are copied, and how far the device may lag
+            behind with those that were received.
+
+    Attributes:
+        device: as given.
+        stream: of the device; None: the device has no streams.
     """
 
     def __init__(self, device: torch.device, nbytes: int, ahead: int) -> None:
-        self._device = device
+        self.device = device
         self._nbytes = nbytes
         self._ahead = ahead
         stream: Any = torch.cuda.Stream
         self.stream = stream(device) if device.type == "cuda" else None
+        # How much memory there is of what is lent, and what of it nobody uses.
+        self._pinned = 0
         self._unused: list[NDArray[np.uint8]] = []
         self._transit: deque[_Transit] = deque()
         # For each slab that was received, an event on the stream of its consumer, oldest first.
         self._received: deque[Any] = deque()
-        # The event at which the slab that was received last was made.
-        self._last: Any = None
+        # The event at which the slab that was received last was made, and the number of the stream
+        # that received it.
+        self._last: tuple[Any, int] = (None, 0)
 
     @contextmanager
     def on_stream(self) -> Iterator[None]:
@@ -66,49 +74,65 @@ class Transfers(Unique):
         if self.stream is None:
             yield
             return
-        with _ignoring_captures(), torch.cuda.device(self._device), torch.cuda.stream(self.stream):
+        with _ignoring_captures(), torch.cuda.device(self.device), torch.cuda.stream(self.stream):
             yield
 
     def lags(self) -> bool:
-        """Say whether the device lags behind, and take back what it has read."""
-        if self.stream is None:
-            return False
-        with _ignoring_captures():
-            while self._transit and self._transit[0].event.query():
-                self._unused.append(self._transit.popleft().memory)
-            while self._received and self._received[0].query():
-                self._received.popleft()
-        return max(len(self._transit), len(self._received)) > self._ahead
+        """Say whether the device has not come to slabs that were received long ago."""
+        if len(self._received) > self._ahead:
+            with _ignoring_captures():
+                while self._received and self._received[0].query():
+                    self._received.popleft()
+        return len(self._received) > self._ahead
 
     def catch_up(self) -> None:
         """Wait until the device lags behind no longer."""
         while self.lags():
-            waits_for_copy = len(self._transit) > self._ahead
-            (self._transit[0].event if waits_for_copy else self._received[0]).synchronize()
+            self._received[0].synchronize()
 
-    def lend(self) -> NDArray[np.uint8]:
+    def lend(self, *, waits: bool) -> NDArray[np.uint8] | None:
         """Lend memory for the next transfer, pinned if the device copies from it.
 
-        Raises ``LoaderError`` if memory cannot be pinned.
+        Where that has not copied what was sent before: wait for it if the caller ``waits``, else
+        return None. Raises ``LoaderError`` if memory cannot be pinned.
         """
         if self.stream is None:
             return allocate_aligned(self._nbytes)
-        return self._unused.pop() if self._unused else _allocate_pinned(self._nbytes)
+        if not self._unused:
+            self._take_back_copied()
+        if self._unused:
+            return self._unused.pop()
+        # Several feeds at once may have all memory: then there is nothing to wait for.
+        if self._pinned <= 2 * self._ahead or not self._transit:
+            memory = self.allocate(self._nbytes)
+            self._pinned += 1
+            return memory
+        if not waits:
+            return None
+        self._transit[0].event.synchronize()
+        return self.lend(waits=True)
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Allocate memory for one transfer, pinned if the device copies from it.
+
+        Raises ``LoaderError`` if memory cannot be pinned.
+        """
+        return allocate_aligned(nbytes) if self.stream is None else _allocate_pinned(nbytes)
 
     def send(self, memory: NDArray[np.uint8], nbytes: int) -> torch.Tensor:
         """Start a copy of the first bytes; the memory is not used again before the copy is done."""
         host = torch.from_numpy(memory[:nbytes])
         if self.stream is None:
             return host
-        sent = host.to(self._device, non_blocking=True)
+        sent = host.to(self.device, non_blocking=True)
         # Record the transfer before anything can raise; otherwise the memory could be used again
         # while it is still being copied.
         self._transit.append(_Transit(memory, self.record()))
         return sent
 
     def take_back(self, memory: NDArray[np.uint8]) -> None:
-        """Take memory back that was lent and not sent."""
-        if self.stream is not None:
+        """Take memory back that is needed no longer."""
+        if self.stream is not None and len(memory) == self._nbytes:
             self._unused.append(memory)
 
     def record(self) -> Any:
@@ -123,22 +147,28 @@ class Transfers(Unique):
     def receive(self, made: Any, batch: Batch) -> None:
         """Hand a batch over to the stream that is the caller's current one.
 
-        That stream waits until the batch is made; the caller does not wait. The batch's memory is
-        given to nobody else before that stream is done with it.
+        That stream waits for the event at which the slab is ``made``; the caller does not wait. The
+        memory of the slab, of which the batch's is a part, is given to nobody else before that
+        stream is done with it.
         """
         if made is None:
             return
-        stream = torch.cuda.current_stream(self._device)
+        last, last_stream = self._last
+        # `torch.cuda.current_stream` takes three times as long.
+        number = torch.accelerator.current_stream(self.device.index).stream_id
+        if made is last and number == last_stream:
+            return
+        self._last = made, number
+        stream = torch.cuda.current_stream(self.device)
         stream.wait_event(made)
         for tensor in batch:
             tensor.record_stream(stream)
-        if made is not self._last:
-            self._last = made
+        if made is not last:
             event: Any = torch.cuda.Event
             self._received.append(stream.record_event(event(blocking=True)))
 
     def grow(self, nbytes: int) -> None:
-        """Copy so much at most from now on."""
+        """Lend memory of another size from now on."""
         self.clear()
         self._nbytes = nbytes
 
@@ -148,6 +178,13 @@ class Transfers(Unique):
             self._transit[0].event.synchronize()
             self._transit.popleft()
         self._unused.clear()
+        self._pinned = 0
+        self._last = (None, 0)
+
+    def _take_back_copied(self) -> None:
+        with _ignoring_captures():
+            while self._transit and self._transit[0].event.query():
+                self.take_back(self._transit.popleft().memory)
 
 
 @cache

@@ -20,7 +20,12 @@ from benchmarks.gpu.images import make_noise
 from cinicpack import Augment, CutMix, Loader, MixUp
 from cinicpack.cinic10 import CLASSES
 from cinicpack.load.draws import COUNT
-from cinicpack.load.on_torch import augment_with_torch, choose_augment, place_constants
+from cinicpack.load.on_torch import (
+    augment_with_torch,
+    choose_augment,
+    choose_draw,
+    place_constants,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 
@@ -112,6 +117,19 @@ def test_triton_gives_the_bytes_of_its_twin(pack):
                 pixels.to(device), positions_there, drawn.to(device), constants.to(device), *rest
             )
             assert torch.equal(found.cpu(), twin)
+
+
+def test_triton_draws_as_the_host(pack):
+    samples: Any = Loader(pack, augment=Augment(flip="alternating", cutout=3), seed=2**63)._samples
+    plan = samples.transform.draws
+    for count, epoch in product((1, 5000), (0, 1, 7)):
+        rows, occurrences = np.arange(count) * 7, np.arange(count) % 2**16
+        expected = np.empty((count, COUNT), np.int32)
+        samples.draw(rows, epoch, expected, occurrences)
+        numbers = np.array([2**63, epoch], np.uint64).view(np.int64)
+        there = [torch.from_numpy(one).cuda() for one in (rows, occurrences, numbers, plan)]
+        draw: Any = choose_draw(torch.device("cuda", 0))
+        assert np.array_equal(draw(*there, 0).cpu().numpy(), expected)
 
 
 def read_late(loader, epochs):

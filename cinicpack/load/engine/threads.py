@@ -84,9 +84,10 @@ def _get_engine() -> _Engine:
     if _engine is None:
         with _lock:
             if _engine is None:
+                # This loads what ends queues and engines. Either may be called first while the
+                # interpreter exits, when it is too late to load or compile anything.
+                _Engine().stop()
                 _engine = _Engine()
-                # This loads what `close` calls. It may be called first while the interpreter
-                # exits, when nothing can be loaded any more.
                 Queue(0, [0], 0).close()
     return _engine
 
