@@ -198,9 +198,10 @@ class DeviceFeed(Unique):
 
     def _cut(self, columns: Sequence[torch.Tensor], count: int, number: int) -> list[Batch]:
         """Cut ``count`` samples into batches, of which the first one is that ``number``."""
-        size, batches = self._slabs.batch_size, []
-        for place in range(min(self._slabs.batches, self._work.batches - number)):
-            start = min(place * size, count)
-            length = min(size, count - start)
-            batches.append(tuple(column.narrow(0, start, length) for column in columns))
-        return batches
+        size = self._slabs.batch_size
+        places = range(min(self._slabs.batches, self._work.batches - number))
+        sizes = [min(size, max(0, count - place * size)) for place in places]
+        # Not "safe": autograd would take all batches for one tensor, and what is written into the
+        # next batch for a change of this one.
+        parts = [torch.unsafe_split_with_sizes(column, sizes) for column in columns]
+        return list(zip(*parts, strict=True))

@@ -43,7 +43,7 @@ class Loader(Attributes):
     third loader with the same options that is to repeat epoch 0.
 
     Threads that all loaders of the process share make batches ahead: 2 MiB for each thread, or for
-    a device 3 slabs of 32 MiB (64 MiB where that augments). A thread that iterates helps them while
+    a device 3 slabs of 32 MiB (96 MiB where that augments). A thread that iterates helps them while
     its batch is not ready. The memory of a batch is used again when nothing refers to its images
     any longer. On a device the batches of a slab share a storage, and labels that of their epoch:
     ``clone()`` a batch to save it alone.

@@ -34,7 +34,7 @@ _UPLOAD_IMAGES = 8192
 # Size of the batches of a slab: Python spends 0.2 ms on each slab.
 _SLAB_BYTES = 32 << 20
 # The same where the device augments, to which a fourth of that or nothing is sent.
-_LAUNCH_BYTES = 64 << 20
+_LAUNCH_BYTES = 96 << 20
 
 
 class Slab(NamedTuple):

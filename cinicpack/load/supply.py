@@ -2,6 +2,7 @@
 
 import logging
 import mmap
+import time
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,8 @@ __all__ = ["Supply", "fit", "sort_windows"]
 _SMALL: Final = 64 << 20
 # How much of the memory that is left images may take: the rest is for batches and for others.
 _PART: Final = 0.9
+# For how long what memory is left is taken to be the same: to ask takes 0.5 ms.
+_SECONDS: Final = 1.0
 # How many images that lie apart, and bytes of their pages, are read at once. That is more than a
 # disk takes at a time, so that it has enough to do while a thread waits for one of them.
 _IMAGES: Final = 1024
@@ -48,6 +51,9 @@ class Supply(Unique):
         self._nbytes = samples.image_bytes * len(samples)
         self._mappings = samples.find_mappings() if self._nbytes >= _SMALL else []
         self._is_told = False
+        # What memory was left, and when that was asked.
+        self._left: int | None = None
+        self._asked = -_SECONDS
 
     def begin(self, work: Work, share: Share, consumed: int) -> tuple[Work, Reading | None]:
         """Begin to read what an epoch needs.
@@ -59,7 +65,7 @@ class Supply(Unique):
 
         Returns the work, with its demand where there is one, and what reads all images ahead.
         """
-        left = find_available() if self._mappings else None
+        left = self._find_left() if self._mappings else None
         fits = fit(self._nbytes, left)
         for mapping in self._mappings:
             mapping.advise(scattered=not fits and self._window is not None)
@@ -76,6 +82,13 @@ class Supply(Unique):
             demand.begin()
             work = work._replace(demand=demand)
         return work, None
+
+    def _find_left(self) -> int | None:
+        """Find out what memory is left, unless that was done a moment ago."""
+        now = time.monotonic()
+        if now - self._asked >= _SECONDS:
+            self._left, self._asked = find_available(), now
+        return self._left
 
     def _plan(self, positions: NDArray[np.int64], left: int, share: Share, consumed: int) -> Demand:
         addresses, size, window = self._samples.addresses, self._samples.image_bytes, self._window

@@ -252,6 +252,21 @@ def test_a_default_device_changes_nothing(pack, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
+def test_autograd_takes_each_batch_for_itself(pack, path):
+    """Though batches lie in one storage: what is saved of one outlasts a change of the next."""
+    batches = iter(Loader(pack, batch_size=10, **path))
+    (images, _), (others, _) = next(batches), next(batches)
+    weight, patch = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
+    loss = (images * weight).sum()
+    others[:, :, :8, :8] = patch
+    (loss + others.sum()).backward()
+    assert weight.grad is not None
+    assert patch.grad is not None
+    assert torch.allclose(weight.grad, images.sum())
+    assert patch.grad == 10 * 3 * 8 * 8
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_labels_and_index_keep_no_images(pack, path):
     loader = Loader(pack, batch_size=10, return_index=True, **path)
     images, *rest = next(iter(loader))

@@ -29,6 +29,7 @@ def scarce(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Let no images fit; returns a function that says how much memory is left."""
     left = [1000]
     monkeypatch.setattr("cinicpack.load.supply._SMALL", 0)
+    monkeypatch.setattr("cinicpack.load.supply._SECONDS", 0)
     monkeypatch.setattr("cinicpack.load.supply.find_available", lambda: left[0])
     monkeypatch.setattr(Blocks, "block", 4)
     monkeypatch.setattr(Blocks, "window", 16)
