@@ -290,23 +290,39 @@ def measure_next(pack: str, threads: str) -> dict[str, Any]:
 
 
 def measure_slow_consumer(pack: str, threads: str) -> dict[str, Any]:
-    """Let the consumer sleep 10 ms a batch: what the threads take beside what batches take."""
-    loader = cinicpack.Loader(
-        pack, batch_size=128, augment=cinicpack.Augment(), num_workers=int(threads)
-    )
-    _count(loader)
-    start = time.process_time()
-    an_image = (time.process_time() - start) / _count(loader)
-    iterator, batches = iter(loader), 200
-    next(iterator)
-    switches, start, used = _read_switches(), time.perf_counter(), time.process_time()
-    for _ in range(batches):
-        time.sleep(0.01)
-        next(iterator)
-    seconds = time.perf_counter() - start
-    used = time.process_time() - used - 128 * batches * an_image
-    switches = _read_switches() - switches
-    return {"core_beside_batches": used / seconds, "switches_a_batch": switches / batches}
+    """Let a consumer sleep 10 ms a batch: what the threads take beside what batches take.
+
+    That is what it takes more than one that sleeps as long, and makes its batches itself. Then let
+    it sleep for a second, and see who is awake meanwhile.
+    """
+    shares: dict[int, list[float]] = {0: [], int(threads): []}
+    options: Any = {"batch_size": 128, "augment": cinicpack.Augment()}
+    loaders = {
+        workers: cinicpack.Loader(pack, num_workers=workers, **options) for workers in shares
+    }
+    for loader in loaders.values():
+        _count(loader)
+    for _ in range(5):
+        for workers, loader in loaders.items():
+            iterator = iter(loader)
+            next(iterator)
+            switches, start, used = _read_switches(), time.perf_counter(), time.process_time()
+            for _ in range(100):
+                time.sleep(0.01)
+                next(iterator)
+            used = time.process_time() - used
+            shares[workers].append(used / (time.perf_counter() - start))
+            switches = _read_switches() - switches
+    idle, used = _read_switches(), time.process_time()
+    time.sleep(1)
+    used = time.process_time() - used
+    alone, shared = map(statistics.median, shares.values())
+    return {
+        "core_beside_batches": shared - alone,
+        "switches_a_batch": switches / 100,
+        "core_while_it_sleeps": used,
+        "switches_while_it_sleeps": _read_switches() - idle,
+    }
 
 
 def measure_thousand(pack: str, threads: str) -> dict[str, Any]:

@@ -96,6 +96,8 @@ class Shuffled:
         """Say what has to be done for the order of an epoch."""
         tasks, [order] = _plan_shuffles(seed, epoch, {ORDER: self._samples})
         times, number = self._times, self._number
+        if times == 1:
+            return Plan(shuffle, tasks, lambda: order[:number])
         return Plan(shuffle, tasks, lambda: np.repeat(order, times)[:number])
 
 
