@@ -62,8 +62,9 @@ class _Engine(Unique):
             return
         with self._lock:
             while len(self._threads) < count:
+                number = len(self._threads) + 1
                 thread = threading.Thread(
-                    target=monitor.work, args=(self.address,), name="cinicpack", daemon=True
+                    target=monitor.work, args=(self.address, number), name="cinicpack", daemon=True
                 )
                 thread.start()
                 self._threads.append(thread)
@@ -142,6 +143,7 @@ class Queue(Unique):
         queue = self._memory[: monitor.QUEUE.itemsize].view(monitor.QUEUE)
         jobs = self._memory[_QUEUE_BYTES:].view(monitor.JOB)
         queue["limit"], queue["patience"] = max(1, num_workers), patience
+        queue["parts"] = min(monitor.PARTS, max(1, num_workers))
         start = queue.ctypes.data
         init_condition(start + _CHANGED)
         first, size = jobs.ctypes.data, monitor.JOB.itemsize
