@@ -88,6 +88,28 @@ def test_without_workers_the_one_who_waits_works_alone(four_threads):
     assert who == [threading.get_ident()] * 20
 
 
+def test_a_thread_begins_with_its_own_part_and_helps_others_from_the_end(one_thread):
+    """So it mostly writes where it wrote before, when the memory of a batch is used again."""
+    taken: dict[bool, list[int]] = {True: [], False: []}
+    begun, all_others = threading.Event(), threading.Event()
+
+    def piece(_, number):
+        is_mine = threading.current_thread() is threading.main_thread()
+        taken[is_mine].append(number)
+        if is_mine:
+            if number == 5:
+                all_others.set()
+            return True
+        begun.set()
+        return all_others.wait(LONG)
+
+    queue = make_queue(piece, num_workers=2)
+    queue.post(0, 8)
+    assert begun.wait(LONG)
+    queue.wait(0)
+    assert taken == {True: [0, 1, 2, 3, 7, 6, 5], False: [4]}
+
+
 def test_the_engine_works_while_nobody_waits(one_thread):
     """And is woken for every job, however often it went to sleep before."""
     queue = make_queue(lambda *_: 1, 2)
