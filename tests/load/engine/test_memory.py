@@ -3,11 +3,13 @@ import pickle
 import sys
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import cinicpack
 from cinicpack.load.engine.memory import Shelf, Slot, allocate_aligned
 
 
@@ -97,8 +99,8 @@ def test_what_autograd_has_saved_is_not_used_again(shelf):
     assert torch.equal(weight.grad, torch.arange(224.0))
 
 
-@pytest.mark.parametrize(("nbytes", "most"), [(1000, 16), (4 << 20, 12), (40 << 20, 3)])
-def test_no_more_is_looked_after_than_16_slots_or_48_mib(nbytes, most):
+@pytest.mark.parametrize(("nbytes", "most"), [(1000, 16), (4 << 20, 12), (40 << 20, 5)])
+def test_no_more_is_looked_after_than_16_slots_in_48_mib_or_5(nbytes, most):
     shelf = Shelf(nbytes, describe(nbytes))
     slots = [shelf.lend() for _ in range(most + 4)]
     last = [slot.address for slot in slots[-most:]]
@@ -185,3 +187,23 @@ def test_a_slot_of_any_kind():
     assert not slot.is_unused()
     del view
     assert slot.is_unused()
+
+
+@pytest.mark.parametrize("batch_size", [10, 2000])
+def test_epochs_use_the_memory_of_those_before(tmp_path, monkeypatch, batch_size):
+    """Batches of 25 MB as well, while the loop holds one as loops do."""
+    images, path = np.zeros((4 * batch_size, 3, 32, 32), np.uint8), tmp_path / "zeros.pack"
+    cinicpack.pack_arrays({"train": (images, [0] * len(images))}, path, classes=["zero"])
+    loader = cinicpack.Loader(path, batch_size=batch_size, num_workers=2, normalize=False)
+    made, init = [0], Slot.__init__
+
+    def count(*arguments: Any) -> None:
+        made[0] += 1
+        init(*arguments)
+
+    monkeypatch.setattr(Slot, "__init__", count)
+    for _ in range(10):
+        for batch, _ in loader:
+            assert len(batch) == batch_size
+    # As many as there may be at once, however fast the threads were.
+    assert 0 < made[0] < 12
