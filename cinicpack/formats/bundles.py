@@ -19,6 +19,7 @@ from cinicpack.formats import tar
 from cinicpack.formats.compression import Decompress, find_decompression
 from cinicpack.formats.zips import LOCAL, check_places, check_readable
 from cinicpack.shortage import is_shortage
+from cinicpack.text import one_line
 
 __all__ = [
     "NPZ",
@@ -155,7 +156,7 @@ def reporting_damage(where: object) -> Iterator[None]:
             raise
         raise SourceError(
             f"{where}: expected a whole archive, found it damaged or cut off "
-            f"({str(error) or type(error).__name__}); fetch or make it again"
+            f"({one_line(error)}); fetch or make it again"
         ) from error
 
 

@@ -225,7 +225,10 @@ def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
                         archive.addfile(member, io.BytesIO(content))
 
             yield add
-        build(open_source(path), new, container, Wanted(progress=progress))
+        source = open_source(path)
+        # Messages name the pack, since nobody knows the archive, which is gone at the end.
+        source.path = destination
+        build(source, new, container, Wanted(progress=progress))
 
 
 def _draw(

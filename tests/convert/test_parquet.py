@@ -1,3 +1,4 @@
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -132,6 +133,14 @@ def test_repositories_as_hubs_have_them(tmp_path, names):
     source = open_source(tmp_path)
     found = [path.split("/")[0] for path in source.paths()]
     assert sorted(found) == ["test", "test", "train", "train", "valid", "valid"]
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
+    write_split(tmp_path / "test.parquet", [0, 1])
+    os.mkfifo(tmp_path / "train.parquet")
+    with pytest.raises(SourceError, match=r"train\.parquet: expected a parquet file, found a fold"):
+        pack(tmp_path, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 def test_one_file_and_several(tmp_path):
