@@ -79,8 +79,11 @@ def _verify_flips(pack: Path, file: Path, places: list[int]) -> int:
 def _cut(root: Path, name: str, short: bool) -> Row:
     """Cut each file off, and extend it."""
     row = Row("packs", name, "a file cut off or extended")
-    for file in [file for file in list_files(_prepare(root, name)) if file.is_file()]:
-        for size in list_cuts(file.stat().st_size, 0 if short else _CUTS)[:: 3 if short else 1]:
+    sizes = {
+        file: file.stat().st_size for file in list_files(_prepare(root, name)) if file.is_file()
+    }
+    for file, whole in sizes.items():
+        for size in list_cuts(whole, 0 if short else _CUTS)[:: 3 if short else 1]:
             pack = _prepare(root, name)
             with open(file, "r+b") as stream:
                 stream.truncate(size)
