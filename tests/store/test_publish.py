@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_lock_is_named(tmp_path, monkeypatch):
     for _ in range(3):
         with (
             pytest.raises(
-                DestinationError, match=r"cannot lock .*/cinicpack\.lock: Function not impl"
+                DestinationError, match=rf"cannot lock a file in {tmp_path}: Function not"
             ),
             publishing(tmp_path / "x", overwrite=True),
         ):

@@ -12,7 +12,7 @@ from cinicpack.errors import PackError
 from cinicpack.store.verify import verify_pack
 from tools.faults.campaign import Campaign
 from tools.faults.commands import call, run_line
-from tools.faults.damage import REPLACEMENTS, flip, list_cuts, list_files, pick_places
+from tools.faults.damage import NOWHERE, REPLACEMENTS, flip, list_cuts, list_files, pick_places
 from tools.faults.matrix import Row
 from tools.faults.trial import run_apart, take_snapshot
 
@@ -139,7 +139,8 @@ def _look(row: Row, root: Path, pack: Path, what: str) -> None:
             problems.append(f"{what}: --overwrite: {problem}")
         if after != before:
             problems.append(f"{what}: a refused --overwrite changed it")
-    if others := {name.split("/")[0] for name in after} - {pack.name}:
+    # Of a link that leads nowhere, the pack is made there.
+    if others := {name.split("/")[0] for name in after} - {pack.name, NOWHERE}:
         problems.append(f"{what}: --overwrite leaves {others}")
     row.add(outcome, problems)
 
