@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.fetch.server import CONTENT
 from tools.faults.calls import compile_library, find_compiler
 from tools.faults.matrix import PARTS, fill_page
 from tools.faults.trial import take_snapshot
@@ -122,6 +123,12 @@ def test_what_breaks_a_promise_is_found(tmp_path):
         "hide_errors: this call fails (EIO): status 0, and it is as before",
     ):
         assert text in done.stdout, f"{text}\n{done.stdout}"
+
+
+def test_all_processes_have_the_same_archive():
+    """Otherwise none could download what the server of another has."""
+    time_of_gzip = CONTENT[4:8]
+    assert time_of_gzip == bytes(4)
 
 
 def test_holes_are_not_read_into_memory(tmp_path):
