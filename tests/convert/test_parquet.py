@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cinicpack.cli import main
+from cinicpack.convert.files import Content
 from cinicpack.convert.packer import Pace
 from cinicpack.convert.parquet import Parquet
 from cinicpack.convert.source import open_source
@@ -93,6 +94,26 @@ def test_rows_that_change_between_listing_and_reading_are_an_error(tmp_path):
     source = Changing(tmp_path, [tmp_path / "train.parquet"])
     with pytest.raises(SourceError, match=r"expected the images that it listed, found others"):
         pack_slowly(source, tmp_path / "a.pack")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interrupt_at_the_end_of_a_stream_is_not_lost(tmp_path, number):
+    class Interrupted(Parquet):
+        streams = 0
+
+        def stream(self) -> Iterator[tuple[str, Content]]:
+            self.streams += 1
+            try:
+                yield from super().stream()
+            finally:
+                if self.streams == number:
+                    raise KeyboardInterrupt
+
+    write_rows(tmp_path, range(40))
+    source = Interrupted(tmp_path, [tmp_path / "train.parquet"])
+    with pytest.raises(KeyboardInterrupt):
+        pack_slowly(source, tmp_path / "a.pack")
+    assert source.streams == number
 
 
 @pytest.mark.parametrize("hub", HUBS, ids=HUB_IDS)

@@ -144,7 +144,9 @@ def serving() -> Iterator[Server]:
         behaviour.url = f"http://127.0.0.1:{httpd.server_port}/CINIC-10.tar.gz"
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
-        yield behaviour
-        behaviour.released.set()
-        httpd.shutdown()
-        thread.join()
+        try:
+            yield behaviour
+        finally:
+            behaviour.released.set()
+            httpd.shutdown()
+            thread.join()

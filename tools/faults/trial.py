@@ -1,5 +1,6 @@
 """A trial: a command is run in a forked process, with a fault or without, and its end is judged."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,7 +17,8 @@ from tools.faults.commands import Command
 
 __all__ = ["Ending", "Place", "run_apart"]
 
-#: The paths below a folder, each with its kind and its content or where it leads.
+#: The paths below a folder, each with its kind and a digest of its content, or where it leads.
+#: Contents themselves would fill the memory of this process, and so make each fork take longer.
 Snapshot = dict[str, tuple[int, bytes]]
 
 _PATIENCE_SECONDS: Final = 60
@@ -102,6 +104,7 @@ def take_snapshot(folder: Path) -> Snapshot:
             # A hole of a terabyte has no room in memory.
             huge = status.st_size > _READ_BYTES
             content = b"%d bytes" % status.st_size if huge else path.read_bytes()
+            content = hashlib.blake2b(content, digest_size=16).digest()
         found[path.relative_to(folder).as_posix()] = stat.S_IFMT(status.st_mode), content
     return found
 
