@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow.parquet import ParquetFile, write_table
 
 from cinicpack.cli import main
 from cinicpack.convert.files import Content
@@ -94,6 +95,15 @@ def test_rows_that_change_between_listing_and_reading_are_an_error(tmp_path):
     source = Changing(tmp_path, [tmp_path / "train.parquet"])
     with pytest.raises(SourceError, match=r"expected the images that it listed, found others"):
         pack_slowly(source, tmp_path / "a.pack")
+
+
+def test_a_split_without_rows_is_refused_or_accepted(tmp_path):
+    write_split(tmp_path / "train.parquet", [0, 1])
+    schema = ParquetFile(tmp_path / "train.parquet").schema_arrow
+    write_table(schema.empty_table(), tmp_path / "test.parquet")
+    with pytest.raises(SourceError, match="found no images in the splits 'test'"):
+        pack(tmp_path, tmp_path / "a")
+    assert pack(tmp_path, tmp_path / "b", allow_missing=True).splits == ("train",)
 
 
 @pytest.mark.parametrize("number", [1, 2])
