@@ -1,9 +1,11 @@
-"""Paths that lead nowhere: why that may be."""
+"""Paths that lead nowhere, why that may be, and paths of files that cannot be read."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["why_missing"]
+__all__ = ["naming_file", "why_missing"]
 
 
 def why_missing(path: str | os.PathLike[str]) -> str:
@@ -21,3 +23,20 @@ def why_missing(path: str | os.PathLike[str]) -> str:
             "does"
         )
     return ""
+
+
+@contextmanager
+def naming_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name a file in errors of reading it, which name none: the calls are given a descriptor.
+
+    >>> with naming_file("list.txt"):
+    ...     raise OSError(5, "Input/output error")
+    Traceback (most recent call last):
+    OSError: [Errno 5] Input/output error: 'list.txt'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error

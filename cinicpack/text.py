@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Collection, Sequence
 
-__all__ = ["counted", "some", "table"]
+__all__ = ["counted", "one_line", "some", "table"]
 
 
 def counted(number: int, one: str, several: str | None = None) -> str:
@@ -13,6 +13,15 @@ def counted(number: int, one: str, several: str | None = None) -> str:
     ('1 image', '1,200 images', '2 images are')
     """
     return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def one_line(error: BaseException) -> str:
+    r"""Write what a library says of an error in one line, or its type where it says nothing.
+
+    >>> one_line(OSError("Invalid data\nDeserializing page header failed.\n")), one_line(EOFError())
+    ('Invalid data Deserializing page header failed.', 'EOFError')
+    """
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def some(items: Sequence[object], shown: int = 5, *, quoted: bool = False) -> str:

@@ -6,8 +6,11 @@ import pytest
 import cinicpack
 from cinicpack.cli import main
 from cinicpack.errors import ArgumentError, DestinationError, SourceError
+from cinicpack.formats.cifar10 import read_batches
 from cinicpack.paths import why_missing
+from cinicpack.study.contributors import read_contributors
 from cinicpack.study.jpegs import find_jpegs
+from cinicpack.study.synsets import read_synsets
 
 LINK = "a is a symbolic link to 'nowhere', where nothing is"
 HOME = "'~' does not stand for the home folder here: write that out"
@@ -64,3 +67,24 @@ def test_a_jpeg_that_is_a_link_to_nothing_is_named():
     os.symlink("nowhere", "n00000001/n00000001_1.JPEG")
     with pytest.raises(SourceError, match=r"could not be read \(n0.* link to 'nowhere', where"):
         find_jpegs(".", [1])
+
+
+# A file that can be opened, and reading it fails: nothing is mapped at address 0.
+UNREADABLE = "/proc/self/mem"
+
+
+@pytest.mark.skipif(not os.path.exists(UNREADABLE), reason="needs Linux")
+def test_a_file_that_cannot_be_read_is_named(npy_pack, capsys):
+    train = cinicpack.open_pack(npy_pack)["train"]
+    for read in (
+        read_synsets,
+        read_contributors,
+        read_batches,
+        lambda path: train.select(exclude=path),
+        lambda path: cinicpack.read_partition(path, train),
+    ):
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            read(UNREADABLE)
+        assert UNREADABLE in str(caught.value)
+    assert main(["shift", str(npy_pack), UNREADABLE]) == 1
+    assert UNREADABLE in capsys.readouterr().err

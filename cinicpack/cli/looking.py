@@ -16,6 +16,7 @@ from cinicpack.cli.options import (
     whole_number,
 )
 from cinicpack.errors import ArgumentError, SelectionError
+from cinicpack.paths import naming_file
 from cinicpack.terminal import show, show_json, tell
 from cinicpack.text import counted
 
@@ -315,7 +316,8 @@ def shift(parser: argparse.ArgumentParser) -> Run:
 
         split = open_pack(arguments.pack)[arguments.split].select(source=arguments.source)
         try:
-            predictions = np.load(arguments.predictions, allow_pickle=False)
+            with naming_file(arguments.predictions):
+                predictions = np.load(arguments.predictions, allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise ArgumentError(
                 f"{arguments.predictions}: expected an npy file ({error})"

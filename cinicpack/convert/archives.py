@@ -26,6 +26,7 @@ from cinicpack.formats.compression import Decompress, Readable, find_decompressi
 from cinicpack.formats.zips import STARTS
 from cinicpack.shortage import is_shortage
 from cinicpack.store.format import NAME_BYTES
+from cinicpack.text import one_line
 
 __all__ = ["Archive", "recognise"]
 
@@ -64,7 +65,7 @@ class Archive:
     member that is too large has an ``OSError`` as its content.
 
     Args:
-        path: the archive.
+        path: the archive; the attribute may become what messages are to name instead.
         read_members: gives the members of its file, of those above a limit without their data.
         limit: that many bytes.
     """
@@ -76,7 +77,7 @@ class Archive:
     def __init__(
         self, path: Path, read_members: Callable[[io.FileIO, int], _Members], limit: int
     ) -> None:
-        self.path = path
+        self.path = self._archive = path
         self._read_members = read_members
         self._limit = limit
         self._size = max(1, path.stat().st_size)
@@ -111,7 +112,7 @@ class Archive:
         """Give every image with the bytes of its file, in the archive's order."""
         self._forget()
         last = ""
-        with io.FileIO(self.path) as self._file:
+        with io.FileIO(self._archive) as self._file:
             try:
                 for name, size, data in self._read_members(self._file, self._limit):
                     last = name
@@ -131,7 +132,7 @@ class Archive:
                         raise explain_unreadable(f"{self.path}{where}", cause) from error
                 raise SourceError(
                     f"{self.path}: expected a whole archive, found it damaged or cut off{where} "
-                    f"({error}); fetch or make it again"
+                    f"({one_line(error)}); fetch or make it again"
                 ) from error
 
     def _pass_over(self, name: str) -> None:

@@ -90,12 +90,12 @@ class Batches:
 
     keeps_order = True
     read: Read | None = None
-    remarks = Remarks()
 
     def __init__(self, path: Path, find: Find) -> None:
         self.path = path
         self._find = find
         self.fraction = 0.0
+        self.remarks = Remarks()
 
     @cached_property
     def classes(self) -> tuple[str, ...] | None:
@@ -129,6 +129,7 @@ class Batches:
                     yield f"{part.split}/{found.classes[label]}/{name}", pixels
                 rows[part.split] += batch.size
                 read += part.nbytes
+            self.remarks = Remarks(folders=frozenset(rows))
 
     def _list(self, bundle: Bundle) -> DataSet:
         found = self._find(bundle)

@@ -68,7 +68,7 @@ def arrange(
         classes: the declared ones, in the order of their labels, of which a split may lack some;
             then all paths are SPLIT/CLASS/NAME. None: the folders are the classes, sorted.
         keeps_order: rows are in the order of ``paths``, if classes are declared.
-        folders: of the source; at least those without images.
+        folders: of the source, at least those without images; with declared classes, the splits.
         allow_missing: take what is there, though images are left out, or some class has none: it
             keeps its label, which is that of ``ImageFolder(SPLIT, allow_empty=True)``. Where all
             files are named as in CINIC-10, and all classes are its, they are all ten. A split
@@ -98,6 +98,9 @@ def arrange(
             raise
     else:
         found = _sort_folders(filled, [SPLITS[0]])
+        empty = sorted({*folders} - found.keys())
+        if empty and splits is None and not allow_missing:
+            _refuse_missing([], empty, [])
         layout = _number_rows(paths, found, _choose(found, splits), classes, keeps_order)
     _check_names(layout)
     return layout

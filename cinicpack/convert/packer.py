@@ -244,18 +244,22 @@ def fill_tasks(tasks: Iterable[Task], source: Source, pace: Pace) -> Iterator[Ta
     Where these are too large for one task, they come in several, whose planes are copied later.
     """
     stream = source.stream()
+    others = SourceError(
+        f"{source.path}: expected the images that it listed, found others; it was written to "
+        "meanwhile, so run again"
+    )
     for task in tasks:
         count = len(task.paths)
         whole = pace._replace(task_images=count, task_bytes=_WHOLE_TASKS * pace.task_bytes)
         given = 0
         for part in group_stream(islice(stream, count), whole, task.resize):
             if part.paths != task.paths[given : given + len(part.paths)]:
-                raise SourceError(
-                    f"{source.path}: expected the images that it listed, found others; it was "
-                    "written to meanwhile, so run again"
-                )
+                raise others
             given += len(part.paths)
             yield part._replace(target=task.target if len(part.paths) == count else None)
+    # The stream ends here and not when it is dropped, where Python ignores an interrupt.
+    if next(stream, None) is not None:
+        raise others
 
 
 def _note_paths(tasks: Iterable[Task], paths: Paths) -> Iterator[Task]:

@@ -89,7 +89,6 @@ class Parquet:
 
     keeps_order = False
     read: Read | None = None
-    remarks = Remarks()
 
     def __init__(
         self, path: Path, files: Sequence[Path], columns: Sequence[str] | None = None
@@ -105,6 +104,11 @@ class Parquet:
         if len(names) != 2:
             raise ArgumentError(f"expected two columns, of images and of labels, found {names}")
         return Parquet(self.path, self.files, names)
+
+    @property
+    def remarks(self) -> Remarks:
+        """The splits, of which one may have no rows."""
+        return Remarks(folders=frozenset(self._splits))
 
     @cached_property
     def classes(self) -> tuple[str, ...] | None:

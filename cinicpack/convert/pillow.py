@@ -15,6 +15,7 @@ from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from cinicpack.convert.decoded import GREY
 from cinicpack.formats.png import MAX_PIXELS, BadImageError
 from cinicpack.shortage import is_shortage
+from cinicpack.text import one_line
 
 __all__ = ["Picture", "check_size", "decode_with_pillow", "measure_with_pillow", "strict_pillow"]
 
@@ -88,9 +89,7 @@ def _refusing() -> Iterator[None]:
         if is_shortage(error):
             raise
         # Any exception is caught, since Pillow lets through whatever a broken file makes it raise.
-        raise BadImageError(
-            f"Pillow cannot decode it: {str(error) or type(error).__name__}"
-        ) from None
+        raise BadImageError(f"Pillow cannot decode it: {one_line(error)}") from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ they belong; else what they wrote is copied.
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -77,7 +77,11 @@ def sample(source: Source, plan: Plan) -> Iterator[Content]:
     if source.read is not None:
         yield from source.read(plan.paths[:: -(-len(plan.paths) // _SAMPLES)])
     else:
-        yield from (content for _, content in islice(source.stream(), 1))
+        stream = source.stream()
+        yield from (content for _, content in islice(stream, 1))
+        # Python ignores an interrupt while it closes a generator that was only dropped.
+        if isinstance(stream, Generator):
+            stream.close()
 
 
 def reserve(

@@ -19,6 +19,7 @@ from cinicpack.formats import tar
 from cinicpack.formats.compression import Decompress, find_decompression
 from cinicpack.formats.zips import LOCAL, check_places, check_readable
 from cinicpack.shortage import is_shortage
+from cinicpack.text import one_line
 
 __all__ = [
     "NPZ",
@@ -105,7 +106,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Iterator[Bundle]:
     folder for such files, since the files in it may be asked for in any order. Nothing else is
     extracted.
 
-    Raises `SourceError` for an archive that is damaged, or has two files of one name.
+    Raises `SourceError` for an archive that is damaged, or has two files of one name, and for what
+    is neither a folder nor a regular file.
 
     >>> with open_bundle("CINIC-10/test/cat") as bundle:
     ...     len(bundle)
@@ -119,6 +121,11 @@ def open_bundle(path: str | os.PathLike[str]) -> Iterator[Bundle]:
                 bundle.add(file.name, _entry_of(file))
         yield bundle
         return
+    if path.exists() and not path.is_file():
+        # To open a pipe would wait for ever.
+        raise SourceError(
+            f"{path}: expected a folder or a regular file, found a pipe, a socket or a device"
+        )
     with io.FileIO(path) as archive:
         start = archive.read(_BLOCK)
         archive.seek(0)
@@ -155,7 +162,7 @@ def reporting_damage(where: object) -> Iterator[None]:
             raise
         raise SourceError(
             f"{where}: expected a whole archive, found it damaged or cut off "
-            f"({str(error) or type(error).__name__}); fetch or make it again"
+            f"({one_line(error)}); fetch or make it again"
         ) from error
 
 

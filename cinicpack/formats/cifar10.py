@@ -20,6 +20,7 @@ from cinicpack.errors import ArgumentError, SourceError
 from cinicpack.formats.batches import Batch, Labels, read_pickle, read_records
 from cinicpack.formats.bundles import Entry, open_bundle, reporting_damage
 from cinicpack.formats.pickles import Value, dump_pickle
+from cinicpack.paths import naming_file
 
 __all__ = [
     "ARCHIVE_MD5S",
@@ -176,7 +177,7 @@ def read_batches(path: str | os.PathLike[str]) -> Cifar10:
     (7, 3073)
     """
     path = Path(path)
-    with reporting_damage(path), open_bundle(_find_folder(path)) as bundle:
+    with naming_file(path), reporting_damage(path), open_bundle(_find_folder(path)) as bundle:
         for ending, read in _READERS.items():
             names = [name + ending for name in _BATCHES]
             if bundle.keys() >= {*names}:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from cinicpack.errors import CinicPackError, SourceError
 from cinicpack.interrupts import holding_interrupts
 from cinicpack.shortage import is_shortage
-from cinicpack.text import some
+from cinicpack.text import one_line, some
 
 __all__ = ["MAGIC", "Row", "Table", "find_columns", "read_rows"]
 
@@ -141,9 +141,15 @@ def _opening(path: Path) -> Iterator[Any]:
             from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise CinicPackError(
-            f"{path}: expected pyarrow, which reads parquet, found {error}; install it with "
-            "pip install 'cinicpack[parquet]'"
+            f"{path}: expected pyarrow, which reads parquet, found {one_line(error)}; install it "
+            "with pip install 'cinicpack[parquet]'"
         ) from None
+    if path.exists() and not path.is_file():
+        # To open a pipe would wait for ever.
+        raise SourceError(
+            f"{path}: expected a parquet file, found a folder, a pipe, a socket or a device; "
+            "remove it"
+        )
     try:
         with ParquetFile(
             path, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
@@ -155,8 +161,8 @@ def _opening(path: Path) -> Iterator[Any]:
         if is_shortage(error):
             raise
         raise SourceError(
-            f"{path}: expected a whole parquet file, found it damaged or cut off ({error}); fetch "
-            "or make it again"
+            f"{path}: expected a whole parquet file, found it damaged or cut off "
+            f"({one_line(error)}); fetch or make it again"
         ) from error
 
 

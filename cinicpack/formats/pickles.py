@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cinicpack.errors import SourceError
 from cinicpack.shortage import is_shortage
+from cinicpack.text import one_line
 
 __all__ = ["Value", "dump_pickle", "load_pickle"]
 
@@ -120,7 +121,7 @@ def load_pickle(source: bytes | IO[bytes], where: str) -> dict[str, Any]:
         # MemoryError where nine bytes announce more than any machine could hold.
         if isinstance(error, OSError) and is_shortage(error):
             raise
-        found = str(error) or repr(error)
+        found = one_line(error)
         if isinstance(error, MemoryError):
             found = "one that needs more memory than there is, or is damaged"
         raise SourceError(

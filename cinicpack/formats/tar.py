@@ -24,6 +24,9 @@ _ZEROS: Final = bytes(BLOCK)
 # How much is read at a time: little enough to stay in the second-level cache from being unzipped to
 # being used. CINIC-10's tar.gz takes 1.2 times what gunzip alone takes, and 1.3 times with 1 MiB.
 _CHUNK: Final = 256 << 10
+# More than tar programs fill records up to. A file that was given its size before it was fetched
+# ends with more zeros, and a hole of a terabyte would take an hour to read.
+_PADDING: Final = 64 << 20
 
 # The fields of a header: name, size, checksum, type, magic, prefix. Only where the magic is that of
 # ustar does the prefix belong before the name.
@@ -71,7 +74,7 @@ def read_members(file: _Readable, limit: int) -> Iterator[_Member]:
     Raises:
         EOFError: the stream ends before the archive does.
         ValueError: a header is damaged, a member is no file or directory, or something other than
-            zeros comes after the archive's end.
+            zeros comes after the archive's end, or more than 64 MiB of zeros.
     """
     reader = _Reader(file, limit)
     while True:
@@ -164,7 +167,14 @@ class _Reader:
                 f"expected a member for the extended header {_after(self.name)}, found none"
             )
         rest: bytes | None = self._chunk[self._at :]
+        nbytes = 0
         while rest:
+            nbytes += len(rest)
+            if nbytes > _PADDING:
+                raise ValueError(
+                    f"expected at most {_PADDING:,} bytes of zeros after the archive's end, found "
+                    "more; was it fetched whole?"
+                )
             if rest.count(0) < len(rest):
                 raise ValueError(
                     "expected nothing after the archive's end, found more; was it joined?"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cinicpack.cells import unshield
 from cinicpack.errors import ArgumentError, SelectionError
-from cinicpack.paths import why_missing
+from cinicpack.paths import naming_file, why_missing
 from cinicpack.text import some
 
 __all__ = ["find_excluded"]
@@ -95,7 +95,8 @@ def _read_names(path: Path) -> list[str]:
             f"{path}: expected exclude to be a CSV file, as `cinicpack audit -o` writes it, found "
             f"{why_missing(path) or 'none'}; give names of images as a list"
         )
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+    opened = open(path, encoding="utf-8", errors="surrogateescape", newline="")
+    with naming_file(path), opened as stream:
         rows = csv.DictReader(stream, strict=True)
         names = []
         try:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from cinicpack.errors import ArgumentError, SelectionError
+from cinicpack.paths import naming_file
 from cinicpack.store.split import Split
 
 __all__ = ["read_partition"]
@@ -43,7 +44,8 @@ def read_partition(file: str | os.PathLike[str], split: Split) -> list[Split]:
     """
     if not isinstance(split, Split):
         raise ArgumentError(f"expected split to be a Split, as pack['train'] is, found {split!r}")
-    text = Path(file).read_text("utf-8", "replace").strip()
+    with naming_file(file):
+        text = Path(file).read_text("utf-8", "replace").strip()
     body = text.removeprefix("{").removesuffix("}")
     rows_of: dict[int, list[int]] = {}
     end = 0

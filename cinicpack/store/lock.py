@@ -71,12 +71,15 @@ def _try_to_lock(work: Path, held: list[io.FileIO], *, wait: bool) -> bool:
             _close(held)
             return False
         except OSError as error:
-            what, advice = "write", "remove what is there"
+            text = f"cannot write in {work.parent}: {error.strerror}"
             if held:
-                what, advice = "lock", "choose a folder on a file system that can"
-            raise DestinationError(
-                error.errno, f"cannot {what} {lock}: {error.strerror}; {advice}"
-            ) from None
+                text = (
+                    f"cannot lock a file in {work.parent}: {error.strerror}; choose a folder on a "
+                )
+                text += "file system that can"
+            elif os.path.lexists(lock):
+                text = f"cannot write {lock}: {error.strerror}; remove what is there"
+            raise DestinationError(error.errno, text) from None
         if _is_mine(held[0], lock):
             return True
         _close(held)

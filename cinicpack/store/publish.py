@@ -133,10 +133,13 @@ def _sync_renaming(destination: Path) -> None:
 
 @contextlib.contextmanager
 def _naming(destination: Path) -> Iterator[None]:
-    """Name the destination in errors of the system that say too little."""
+    """Name the destination in errors that name no file, or one in the folder of its writer."""
+    work = work_of(destination)
     try:
         yield
-    except DestinationError:
+    except DestinationError as error:
+        if error.strerror and str(work / "new") in error.strerror:
+            error.strerror = error.strerror.replace(str(work / "new"), str(destination))
         raise
     except OSError as error:
         if error.errno in _FULL:
@@ -145,9 +148,10 @@ def _naming(destination: Path) -> Iterator[None]:
                 f"{destination}: no more can be written in its folder "
                 f"({os.strerror(error.errno)}); make room for twice the size of the pack",
             ) from error
-        if error.errno is None or error.filename is not None:
-            raise
         # A call that was given a descriptor does not know the name of the file.
+        names = [Path(name) for name in (error.filename, error.filename2) if name is not None]
+        if error.errno is None or (names and not any(work in name.parents for name in names)):
+            raise
         raise DestinationError(
             error.errno, f"{destination}: it could not be made: {error.strerror}"
         ) from error

@@ -225,7 +225,9 @@ def _writing(destination: Path, progress: bool) -> Iterator[_Sink]:
                         archive.addfile(member, io.BytesIO(content))
 
             yield add
-        build(open_source(path), new, container, Wanted(progress=progress))
+        source = open_source(path)
+        source.path = destination  # which messages name, since nobody knows of the archive
+        build(source, new, container, Wanted(progress=progress))
 
 
 def _draw(
@@ -261,15 +263,13 @@ def _look_up(
     """Find the images that a list of contributors at a path names; there is no reserve."""
     found = find_jpegs(imagenet, {synset for keys in listed.values() for synset, _ in keys})
     there = {(jpeg.synset, jpeg.number): jpeg for jpegs in found.jpegs.values() for jpeg in jpegs}
-    missing = sorted(set().union(*listed.values()) - there.keys())
-    if missing:
+    if missing := sorted(set().union(*listed.values()) - there.keys()):
         names = [f"{format_synset(synset)}_{number}" for synset, number in missing]
         raise SourceError(
             f"{imagenet}: expected all images of {where}, found no "
             f"{some(names, _SHOWN)}{found.explain_lack()}"
         )
-    plan = {folder: [there[key] for key in keys] for folder, keys in listed.items()}
-    return found, plan, {}
+    return found, {folder: [there[key] for key in keys] for folder, keys in listed.items()}, {}
 
 
 def _deal(original: Cifar10, seed: int) -> Iterator[tuple[_Folder, Origin, list[int]]]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cinicpack.cells import format_cell
 from cinicpack.cinic10 import CLASSES, SPLITS
 from cinicpack.errors import SourceError
+from cinicpack.paths import naming_file
 from cinicpack.store.pack import Pack
 from cinicpack.study.synsets import Synset, format_synset
 from cinicpack.text import counted
@@ -132,7 +133,7 @@ def read_contributors(path: str | os.PathLike[str]) -> dict[tuple[str, str], lis
 
 def _read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """Read the rows of a CSV file that are not empty, each with the number of its line."""
-    with open(path, encoding="utf-8", errors="replace", newline="") as file:
+    with naming_file(path), open(path, encoding="utf-8", errors="replace", newline="") as file:
         rows = csv.reader(file, skipinitialspace=True)
         try:
             for row in filter(None, rows):

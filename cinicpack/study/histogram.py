@@ -15,6 +15,7 @@ from cinicpack.store.pack import Pack
 from cinicpack.study.output import require_suffix, write_file
 from cinicpack.study.planes import map_planes
 from cinicpack.study.statistics import SOURCE_OF_ORIGIN
+from cinicpack.text import one_line
 
 __all__ = ["Histograms", "count_intensities", "draw_histograms", "import_matplotlib"]
 
@@ -77,7 +78,7 @@ def import_matplotlib() -> Any:
         import matplotlib.lines
     except ImportError as error:
         raise CinicPackError(
-            f"expected matplotlib, which draws histograms, found {error}; "
+            f"expected matplotlib, which draws histograms, found {one_line(error)}; "
             "install it with pip install matplotlib"
         ) from None
     return matplotlib

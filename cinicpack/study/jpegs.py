@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import tarfile
 from collections.abc import Iterable
 from io import BytesIO
@@ -17,7 +18,7 @@ from cinicpack.errors import SourceError
 from cinicpack.paths import why_missing
 from cinicpack.shortage import is_shortage
 from cinicpack.study.synsets import format_synset
-from cinicpack.text import counted, some
+from cinicpack.text import counted, one_line, some
 
 __all__ = ["Found", "Jpeg", "check_folder", "find_jpegs", "reduce_jpeg"]
 
@@ -86,13 +87,16 @@ def find_jpegs(folder: str | os.PathLike[str], synsets: Iterable[int]) -> Found:
             except (tarfile.TarError, OSError, MemoryError) as error:
                 if is_shortage(error):
                     raise _unreadable(str(tar), error) from error
-                found.left_out.append((str(tar), f"expected a whole tar, found {error}"))
+                found.left_out.append((str(tar), f"expected a whole tar, found {one_line(error)}"))
                 continue
         else:
             found.absent.append(synset)
             continue
         jpegs = {}
         for file, name, offset, nbytes in entries:
+            if nbytes is None:
+                found.left_out.append((str(file), "expected a regular file"))
+                continue
             match = _NAME.fullmatch(name)
             if match is None or int(match[1]) != synset:
                 where = str(file) if file.is_relative_to(inner) else f"{file}:{name}"
@@ -132,7 +136,7 @@ def reduce_jpeg(jpeg: Jpeg) -> NDArray[np.uint8] | str:
         if is_shortage(error):
             raise _unreadable(str(jpeg), error) from error
         # Every kind of exception: Pillow's parsers raise many kinds for broken files.
-        return f"Pillow cannot decode it: {str(error) or type(error).__name__}"
+        return f"Pillow cannot decode it: {one_line(error)}"
 
 
 def _unreadable(where: str, error: Exception) -> SourceError:
@@ -142,14 +146,16 @@ def _unreadable(where: str, error: Exception) -> SourceError:
     )
 
 
-def _size_of(path: Path) -> int:
+def _size_of(path: Path) -> int | None:
+    """Return the size of a file, or None of what is none: to open a pipe would wait for ever."""
     try:
-        return path.stat().st_size
+        status = path.stat()
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
     except OSError as error:
         raise _unreadable(str(path), error) from error
 
 
-def _list_tar(path: Path) -> list[tuple[Path, str, int, int]]:
+def _list_tar(path: Path) -> list[tuple[Path, str, int, int | None]]:
     """List the files in a tar: where, name, offset and size."""
     with tarfile.open(path, "r:") as archive:
         members = [member for member in archive if member.isfile()]

@@ -23,6 +23,7 @@ from cinicpack.formats.cifar10 import (
     split_batches,
     write_batches,
 )
+from cinicpack.paths import naming_file
 from cinicpack.store.pack import Pack, open_pack
 from cinicpack.store.publish import publishing
 from cinicpack.text import counted
@@ -318,6 +319,6 @@ def compare_cifar10(
 def _identify(path: Path, official: Mapping[str, str]) -> str | None:
     if path.is_dir():
         return None
-    with open(path, "rb") as file:
+    with naming_file(path), open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
     return official.get(digest.hexdigest())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cinicpack.errors import SourceError
+from cinicpack.paths import naming_file
 
 __all__ = ["Synset", "format_synset", "read_synsets"]
 
@@ -47,7 +48,8 @@ def read_synsets(path: str | os.PathLike[str]) -> dict[str, list[Synset]]:
     above: list[tuple[int, int]] = []
     synsets: list[Synset] | None = None
     try:
-        lines = Path(path).read_text("utf-8").splitlines()
+        with naming_file(path):
+            lines = Path(path).read_text("utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise SourceError(f"{path}: expected a list of synsets as text, found {error}") from None
     for row, line in enumerate(map(str.rstrip, lines), 1):

@@ -10,6 +10,7 @@ from cinicpack.cores import usable_cores
 from cinicpack.errors import ArgumentError, DestinationError
 from cinicpack.store.region import write_all
 from cinicpack.terminal import progress_bar
+from cinicpack.text import counted
 
 __all__ = ["run_jobs", "write_files"]
 
@@ -55,5 +56,5 @@ def write_files(folder: Path, names: Sequence[str], contents: Sequence[bytes]) -
             os.close(directory)
     except OSError as error:
         raise DestinationError(
-            error.errno, f"cannot write {len(names)} files in {folder}: {error.strerror}"
+            error.errno, f"cannot write {counted(len(names), 'file')} in {folder}: {error.strerror}"
         ) from error

@@ -1,5 +1,6 @@
 import gzip
 import os
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -144,6 +145,20 @@ def test_what_cannot_be_read_is_not_called_damaged(folder, tmp_path, monkeypatch
     monkeypatch.setattr("cinicpack.convert.batches.open_bundle", Mock(side_effect=error))
     with pytest.raises(SourceError, match=r"-bin: could not be read \(a reason\)"):
         pack(folder / "bin", tmp_path / "a")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_without_images_is_refused_or_accepted(folder, tmp_path, split):
+    """Its files may have been cut off before their first image."""
+    source = shutil.copytree(folder / "bin" / FOLDERS["bin"], tmp_path / "source")
+    for file in source.glob("test_batch.bin" if split == "test" else "data_batch_*.bin"):
+        file.write_bytes(b"")
+    with pytest.raises(SourceError, match=rf"found no images in the splits '{split}'"):
+        pack(source, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    assert split not in pack(source, tmp_path / "b", allow_missing=True)
+    other = "train" if split == "test" else "test"
+    assert pack(source, tmp_path / "c", splits=other).splits == (other,)
 
 
 @pytest.mark.parametrize("make", [*MAKERS.values(), lambda files: gzip.compress(b"cifar")])

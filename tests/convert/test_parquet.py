@@ -1,10 +1,13 @@
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pyarrow.parquet import ParquetFile, write_table
 
 from cinicpack.cli import main
+from cinicpack.convert.files import Content
 from cinicpack.convert.packer import Pace
 from cinicpack.convert.parquet import Parquet
 from cinicpack.convert.source import open_source
@@ -94,6 +97,35 @@ def test_rows_that_change_between_listing_and_reading_are_an_error(tmp_path):
         pack_slowly(source, tmp_path / "a.pack")
 
 
+def test_a_split_without_rows_is_refused_or_accepted(tmp_path):
+    write_split(tmp_path / "train.parquet", [0, 1])
+    schema = ParquetFile(tmp_path / "train.parquet").schema_arrow
+    write_table(schema.empty_table(), tmp_path / "test.parquet")
+    with pytest.raises(SourceError, match="found no images in the splits 'test'"):
+        pack(tmp_path, tmp_path / "a")
+    assert pack(tmp_path, tmp_path / "b", allow_missing=True).splits == ("train",)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interrupt_at_the_end_of_a_stream_is_not_lost(tmp_path, number):
+    class Interrupted(Parquet):
+        streams = 0
+
+        def stream(self) -> Iterator[tuple[str, Content]]:
+            self.streams += 1
+            try:
+                yield from super().stream()
+            finally:
+                if self.streams == number:
+                    raise KeyboardInterrupt
+
+    write_rows(tmp_path, range(40))
+    source = Interrupted(tmp_path, [tmp_path / "train.parquet"])
+    with pytest.raises(KeyboardInterrupt):
+        pack_slowly(source, tmp_path / "a.pack")
+    assert source.streams == number
+
+
 @pytest.mark.parametrize("hub", HUBS, ids=HUB_IDS)
 def test_images_without_a_path_are_numbered(hub, tmp_path):
     one = pack(hub / "numbered", tmp_path / "pack")
@@ -132,6 +164,14 @@ def test_repositories_as_hubs_have_them(tmp_path, names):
     source = open_source(tmp_path)
     found = [path.split("/")[0] for path in source.paths()]
     assert sorted(found) == ["test", "test", "train", "train", "valid", "valid"]
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
+    write_split(tmp_path / "test.parquet", [0, 1])
+    os.mkfifo(tmp_path / "train.parquet")
+    with pytest.raises(SourceError, match=r"train\.parquet: expected a parquet file, found a fold"):
+        pack(tmp_path, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 def test_one_file_and_several(tmp_path):

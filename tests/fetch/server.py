@@ -1,5 +1,6 @@
 """A web server that has one file, and behaves as it is told to."""
 
+import gzip
 import io
 import tarfile
 import threading
@@ -25,15 +26,15 @@ HURRY = Patience(pauses=(0, 0), timeout=0.2)
 
 
 def _make_archive() -> bytes:
-    """Make a tar.gz of 120 images of noise, 310 kB."""
+    """Make a tar.gz of 120 images of noise, 310 kB: the same in all processes, at all times."""
     out = io.BytesIO()
     images = np.random.default_rng(0).integers(0, 256, (120, 28, 28, 3), np.uint8)
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+    with tarfile.open(fileobj=out, mode="w") as archive:
         for number, content in enumerate(encode_pngs(images)):
             member = tarfile.TarInfo(f"CINIC-10/train/cat/{number:08d}.png")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return out.getvalue()
+    return gzip.compress(out.getvalue(), mtime=0)
 
 
 CONTENT = _make_archive()
@@ -143,7 +144,9 @@ def serving() -> Iterator[Server]:
         behaviour.url = f"http://127.0.0.1:{httpd.server_port}/CINIC-10.tar.gz"
         thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
         thread.start()
-        yield behaviour
-        behaviour.released.set()
-        httpd.shutdown()
-        thread.join()
+        try:
+            yield behaviour
+        finally:
+            behaviour.released.set()
+            httpd.shutdown()
+            thread.join()

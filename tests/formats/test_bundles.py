@@ -1,4 +1,5 @@
 import io
+import os
 import random
 import sys
 import tarfile
@@ -162,6 +163,15 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
     with pytest.raises(SourceError, match=r"bundle: expected room .*, found No space left"):
         read_all(tmp_path / "bundle")
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(SourceError, match="pipe: expected a folder or a regular file, found a pipe"),
+        open_bundle(tmp_path / "pipe"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["tar.gz", "tar.bz2", "tar.xz", "tar.zst"])

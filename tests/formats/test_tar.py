@@ -257,6 +257,22 @@ def test_only_zeros_may_follow_the_end():
             read(content + more)
 
 
+class Zeros:
+    """A hole without an end, of which no more is read than there has to be."""
+
+    nbytes = 0
+
+    def read(self, size: int, /) -> bytes:
+        self.nbytes += size
+        assert self.nbytes < 128 << 20
+        return bytes(size)
+
+
+def test_zeros_after_the_end_are_read_so_far_only():
+    with pytest.raises(ValueError, match="at most 67,108,864 bytes of zeros after the archive's e"):
+        list(read_members(Zeros(), LIMIT))
+
+
 def test_an_extended_header_needs_its_member():
     content = make({"n" * 200: b"1"})
     with pytest.raises(ValueError, match="expected a member for the extended header at the start"):

@@ -26,6 +26,7 @@ from cinicpack.store import publish as publish_module
 from cinicpack.store import replacing as replacing_module
 from cinicpack.store.lock import locked
 from cinicpack.store.publish import publishing, recover, tidy
+from cinicpack.study.tree import write_files
 from tests.png_images import png
 
 
@@ -144,6 +145,42 @@ def test_an_error_of_a_descriptor_says_where(tmp_path, monkeypatch):
     assert names(tmp_path) == []
 
 
+def test_an_error_of_a_file_of_ours_names_the_destination(tmp_path):
+    """Nobody knows the folder of a writer, which is gone when the error is read."""
+
+    def link(new):
+        new.symlink_to("nowhere")
+        new.symlink_to("elsewhere")
+
+    def write(new):
+        put(new, "new")
+        write_files(new, ["text"], [b"new"])
+
+    for fail, expected in (
+        (lambda new: (new / "a" / "b").write_text("new"), "No such file or directory"),
+        (lambda new: (new.parent / "scratch").rmdir(), "No such file or directory"),
+        (link, "File exists"),
+        (write, "cannot write 1 file in .*"),
+    ):
+        with (
+            pytest.raises(DestinationError, match=rf"{expected}") as caught,
+            publishing(tmp_path / "x", overwrite=False) as new,
+        ):
+            fail(new)
+        assert str(tmp_path / "x") in str(caught.value)
+        assert ".tmp" not in str(caught.value)
+        assert names(tmp_path) == []
+
+
+def test_an_error_of_another_file_is_left_as_it_is(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError) as caught,
+        publishing(tmp_path / "x", overwrite=False),
+    ):
+        (tmp_path / "source").read_bytes()
+    assert caught.value.filename == str(tmp_path / "source")
+
+
 def test_a_folder_that_cannot_lock_is_named(tmp_path, monkeypatch):
     def fail(descriptor, operation):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -153,7 +190,7 @@ def test_a_folder_that_cannot_lock_is_named(tmp_path, monkeypatch):
     for _ in range(3):
         with (
             pytest.raises(
-                DestinationError, match=r"cannot lock .*/cinicpack\.lock: Function not impl"
+                DestinationError, match=rf"cannot lock a file in {tmp_path}: Function not"
             ),
             publishing(tmp_path / "x", overwrite=True),
         ):

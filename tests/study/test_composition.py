@@ -287,6 +287,24 @@ def test_files_with_other_names_are_left_out(inputs, tmp_path):
     ]
 
 
+def test_what_is_no_file_is_left_out(inputs, tmp_path):
+    """To open a pipe would wait for ever."""
+    folder = inputs.imagenet / "n00010000"
+    os.mkfifo(folder / "n00010000_9.JPEG")
+    (folder / "n00010000_8.JPEG").mkdir()
+    made = compose_dataset(
+        inputs.cifar10,
+        inputs.imagenet,
+        tmp_path / "made",
+        synsets=inputs.synsets,
+        per_class=9,
+        progress=False,
+    )
+    assert made.left_out == [
+        (f"{folder}/n00010000_{number}.JPEG", "expected a regular file") for number in (8, 9)
+    ]
+
+
 def test_too_few_images_say_how_many(inputs, tmp_path):
     with pytest.raises(
         SourceError,
@@ -389,6 +407,14 @@ def test_warnings_that_are_errors_leave_no_image_out(inputs, tmp_path, monkeypat
     monkeypatch.setattr(Image.Image, "convert", warn)
     images = compiled(inputs, tmp_path / "made")
     assert len(images) == 60 + 9 * len(CLASSES)
+
+
+def test_warnings_name_the_pack_and_not_the_archive_on_the_way(inputs, tmp_path):
+    pack = tmp_path / "a.pack"
+    options = {"synsets": inputs.synsets, "per_class": 3, "progress": False}
+    with pytest.warns(UserWarning, match=rf"^{pack}: like CINIC-10, but with") as caught:
+        compose_dataset(inputs.cifar10, inputs.imagenet, pack, **options)
+    assert not any(".tmp" in str(warning.message) for warning in caught)
 
 
 def test_many_synsets_that_are_not_there_are_counted(inputs, tmp_path, capsys):

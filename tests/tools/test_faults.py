@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.fetch.server import CONTENT
 from tools.faults.calls import compile_library, find_compiler
 from tools.faults.matrix import PARTS, fill_page
+from tools.faults.trial import take_snapshot
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,9 +83,19 @@ def name_nothing():
         return 1
     return 0
 
+def name_scratch():
+    try:
+        Path("made/a").mkdir()
+    except OSError:
+        print("cinicpack: error: made/.a.tmp/scratch: it cannot be made", file=sys.stderr)
+        return 1
+    return 0
+
 root = Path(sys.argv[1])
 calls = Calls(root / "calls", Path(sys.argv[2]))
-for run in (write_in_place, leave_litter, write_to_source, hide_errors, name_nothing):
+for run in (
+    write_in_place, leave_litter, write_to_source, hide_errors, name_nothing, name_scratch
+):
     here = root / run.__name__
     (here / "given").mkdir(parents=True)
     place = Place(here, Command(run.__name__, run))
@@ -105,11 +117,27 @@ def test_what_breaks_a_promise_is_found(tmp_path):
         "write_in_place: killed (SIGKILL), amid a write: neither as before nor whole",
         "write_in_place: interrupted (Ctrl-C): said Traceback",
         "name_nothing: disk full (ENOSPC) from there on: names no path",
+        "name_scratch: this call fails (EIO): named /.a.tmp/scratch:, which is no file",
         "leave_litter: this call fails (EIO): .a is left there",
         "write_to_source: killed (SIGKILL), amid a write: what was given is changed",
         "hide_errors: this call fails (EIO): status 0, and it is as before",
     ):
         assert text in done.stdout, f"{text}\n{done.stdout}"
+
+
+def test_all_processes_have_the_same_archive():
+    """Otherwise none could download what the server of another has."""
+    time_of_gzip = CONTENT[4:8]
+    assert time_of_gzip == bytes(4)
+
+
+def test_holes_are_not_read_into_memory(tmp_path):
+    (tmp_path / "hole").touch()
+    os.truncate(tmp_path / "hole", 1 << 40)
+    before = take_snapshot(tmp_path)
+    assert take_snapshot(tmp_path) == before
+    os.truncate(tmp_path / "hole", 2 << 40)
+    assert take_snapshot(tmp_path) != before
 
 
 def test_the_page_of_faults_says_what_the_committed_results_say():

@@ -1,6 +1,6 @@
 """Repeat the fault campaign: break everything that can break, and check what was promised.
 
-    python -m tools.faults --json benchmarks/results/faults.json    # all of it: over seven minutes
+    python -m tools.faults --json benchmarks/results/faults.json    # all of it: under ten minutes
     python -m tools.faults --short                                  # some of it: under 40 s
     python -m tools.faults --only unpack                            # what has this in its name
 

@@ -46,11 +46,6 @@ class Fault(NamedTuple):
     lasting: int = _ONCE
 
     @property
-    def reads(self) -> bool:
-        """Whether it happens where files are read."""
-        return self.sides == _READS
-
-    @property
     def kills(self) -> bool:
         """Whether the process has no chance to clear up."""
         return self.action == _KILL

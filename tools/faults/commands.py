@@ -36,7 +36,7 @@ class Command:
         fill: puts into ``made`` (second argument) what is there before, from ``given``.
         kept: names that may be left there, for a later run to go on from.
         short: whether the short campaign has it.
-        slow: whether it starts processes, or does the same for many files.
+        slow: whether it starts processes.
     """
 
     text: str
@@ -145,12 +145,8 @@ def list_commands(server: Server) -> tuple[Command, ...]:
             "cifar10 (npy)",
             run_line("cifar10 given/ten.pack made/cifar --allow-missing --layout npy"),
         ),
-        Command(
-            "compile a tree", run_line(f"compile {compose} --per-class 3 made/tree"), slow=True
-        ),
-        Command(
-            "compile a pack", run_line(f"compile {compose} --per-class 3 made/a.pack"), slow=True
-        ),
+        Command("compile a tree", run_line(f"compile {compose} --per-class 3 made/tree")),
+        Command("compile a pack", run_line(f"compile {compose} --per-class 3 made/a.pack")),
         Command(
             "audit", run_line("audit given/ten.pack -o made/found.csv --sheet made/copies.png")
         ),

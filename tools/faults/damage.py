@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-__all__ = ["REPLACEMENTS", "flip", "list_cuts", "list_files", "pick_places"]
+__all__ = ["NOWHERE", "REPLACEMENTS", "flip", "list_cuts", "list_files", "pick_places"]
 
+#: Where a link leads that leads to nothing.
+NOWHERE: Final = "nowhere"
 #: More than any file of a pack has, and no disk gives it room.
 _HUGE: Final = 1 << 40
 
@@ -72,7 +74,7 @@ REPLACEMENTS: Final[dict[str, _Change]] = {
     "a pipe": partial(_replace, make=os.mkfifo),
     "a socket": partial(_replace, make=_make_socket),
     "a link to itself": partial(_replace, make=lambda file: file.symlink_to(file.name)),
-    "a link to nothing": partial(_replace, make=lambda file: file.symlink_to("nowhere")),
+    "a link to nothing": partial(_replace, make=lambda file: file.symlink_to(NOWHERE)),
     "a link to /dev/zero": partial(_replace, make=lambda file: file.symlink_to("/dev/zero")),
     "a link to /dev/null": partial(_replace, make=lambda file: file.symlink_to("/dev/null")),
     "a hole of a terabyte": partial(_replace, make=_make_hole),

@@ -12,7 +12,7 @@ from cinicpack.errors import PackError
 from cinicpack.store.verify import verify_pack
 from tools.faults.campaign import Campaign
 from tools.faults.commands import call, run_line
-from tools.faults.damage import REPLACEMENTS, flip, list_cuts, list_files, pick_places
+from tools.faults.damage import NOWHERE, REPLACEMENTS, flip, list_cuts, list_files, pick_places
 from tools.faults.matrix import Row
 from tools.faults.trial import run_apart, take_snapshot
 
@@ -79,8 +79,11 @@ def _verify_flips(pack: Path, file: Path, places: list[int]) -> int:
 def _cut(root: Path, name: str, short: bool) -> Row:
     """Cut each file off, and extend it."""
     row = Row("packs", name, "a file cut off or extended")
-    for file in [file for file in list_files(_prepare(root, name)) if file.is_file()]:
-        for size in list_cuts(file.stat().st_size, 0 if short else _CUTS)[:: 3 if short else 1]:
+    sizes = {
+        file: file.stat().st_size for file in list_files(_prepare(root, name)) if file.is_file()
+    }
+    for file, whole in sizes.items():
+        for size in list_cuts(whole, 0 if short else _CUTS)[:: 3 if short else 1]:
             pack = _prepare(root, name)
             with open(file, "r+b") as stream:
                 stream.truncate(size)
@@ -136,7 +139,8 @@ def _look(row: Row, root: Path, pack: Path, what: str) -> None:
             problems.append(f"{what}: --overwrite: {problem}")
         if after != before:
             problems.append(f"{what}: a refused --overwrite changed it")
-    if others := {name.split("/")[0] for name in after} - {pack.name}:
+    # Of a link that leads nowhere, the pack is made there.
+    if others := {name.split("/")[0] for name in after} - {pack.name, NOWHERE}:
         problems.append(f"{what}: --overwrite leaves {others}")
     row.add(outcome, problems)
 

@@ -1,5 +1,6 @@
 """A trial: a command is run in a forked process, with a fault or without, and its end is judged."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -16,10 +17,13 @@ from tools.faults.commands import Command
 
 __all__ = ["Ending", "Place", "run_apart"]
 
-#: The paths below a folder, each with its kind and its content or where it leads.
+#: The paths below a folder, each with its kind and a digest of its content, or where it leads.
+#: Contents themselves would fill the memory of this process, and so make each fork take longer.
 Snapshot = dict[str, tuple[int, bytes]]
 
 _PATIENCE_SECONDS: Final = 60
+#: What is larger is a hole, and compared by its size.
+_READ_BYTES: Final = 1 << 30
 # Lines that add to an error: a bad image, what was made nevertheless, what could not be removed,
 # and the one warning of a CINIC-10 that is small.
 _NOTE: Final = re.compile(
@@ -47,6 +51,8 @@ class Ending(NamedTuple):
             r"Traceback|Exception ignored|^\S*(Error|Warning):", self.errors, re.M
         ):
             return f"said {found[0]}: {self.errors[-300:]}"
+        if found := re.search(r"/\.[^/\s]+\.tmp/\S+", "\n".join(self.lines)):
+            return f"named {found[0]}, which is no file of the user's: {self.errors[-300:]}"
         return None
 
     def find_problem_of_error(self) -> str | None:
@@ -95,7 +101,10 @@ def take_snapshot(folder: Path) -> Snapshot:
         if stat.S_ISLNK(status.st_mode):
             content = os.fsencode(os.readlink(path))
         elif stat.S_ISREG(status.st_mode):
-            content = path.read_bytes()
+            # A hole of a terabyte has no room in memory.
+            huge = status.st_size > _READ_BYTES
+            content = b"%d bytes" % status.st_size if huge else path.read_bytes()
+            content = hashlib.blake2b(content, digest_size=16).digest()
         found[path.relative_to(folder).as_posix()] = stat.S_IFMT(status.st_mode), content
     return found
 
