@@ -146,7 +146,7 @@ def make_noise_pack(path: Path, count: int) -> None:
 
 def list_cases(packs: dict[str, Path], split: Split, threads: int) -> list[Case]:
     """List what is measured, first each type and size of batch beside the limit of its kernel."""
-    turn = 2 * len(split)
+    turn = 4 * len(split)
 
     def make(form: str = "npy", split: str = "train", **options: Any) -> cinicpack.Loader:
         options = {"batch_size": 512, "num_workers": threads, **options}
@@ -196,7 +196,7 @@ def list_choices(split: Split, threads: int) -> list[Case]:
 
     def load(augment: cinicpack.Augment | None = augment, **options: Any) -> Callable[[], int]:
         options |= {"augment": augment, "batch_size": 512, "num_workers": threads}
-        return partial(_load, cinicpack.Loader(split.pack, split, **options), 2 * len(split))
+        return partial(_load, cinicpack.Loader(split.pack, split, **options), 4 * len(split))
 
     plain = "one view, labels of the pack, shuffled"
     return [

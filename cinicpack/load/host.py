@@ -191,7 +191,7 @@ def _make_batches(
             count = min(size, total - start)
             is_done = begin(
                 engine, jobs[posted % depth], first + 8 * start, count, slot.address, shared,
-                jobs[place],
+                posted + 1 == batches, jobs[place],
             )  # fmt: skip
             posted += 1
         if number < 0:

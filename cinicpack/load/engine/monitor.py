@@ -111,7 +111,7 @@ def work(address: int, number: int) -> None:
 @jit(nogil=False, inlines=(posix,))
 def post(engine: int, job: int, pieces: int, shared: bool) -> None:
     """Post a job that is not under way, cut into pieces; one that is not shared is for `wait`."""
-    exchange(_u64(engine), _u64(job), _u64(pieces), shared, _u64(job))
+    exchange(_u64(engine), _u64(job), _u64(pieces), shared, False, _u64(job))
 
 
 @jit(nogil=False, inlines=(posix,))
@@ -124,8 +124,8 @@ def is_done(engine: int, job: int) -> bool:
 
 
 @register_jitable
-def exchange(engine: Any, job: Any, pieces: Any, shared: Any, awaited: Any) -> Any:
-    """Post a job, as `post` does, and say whether another job of the queue is done."""
+def exchange(engine: Any, job: Any, pieces: Any, shared: Any, is_last: Any, awaited: Any) -> Any:
+    """Post a job, for which none is awaited if it is the last; say whether another one is done."""
     e, j = record_at(engine, ENGINE), record_at(job, JOB)
     q = record_at(j.queue, QUEUE)
     posix.lock(engine + _MUTEX)
@@ -137,7 +137,7 @@ def exchange(engine: Any, job: Any, pieces: Any, shared: Any, awaited: Any) -> A
     if shared and pieces and not q.cancelled:
         _append(engine, job)
         q.untouched += 1
-        wakes = q.untouched >= q.patience and _is_short(e)
+        wakes = (is_last or q.untouched >= q.patience) and _is_short(e)
     done = _is_done(awaited)
     _unlock(engine, wakes)
     return done

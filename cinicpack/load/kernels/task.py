@@ -82,7 +82,14 @@ def run_views(address: Any, piece: Any) -> int:
 
 @jit(nogil=False, inlines=(monitor, posix))
 def begin(
-    engine: int, job: int, samples: int, count: int, out: int, shared: bool, awaited: int
+    engine: int,
+    job: int,
+    samples: int,
+    count: int,
+    out: int,
+    shared: bool,
+    is_last: bool,
+    awaited: int,
 ) -> bool:
     """Post the job of a task for ``count`` samples, and say whether another job is done.
 
@@ -93,6 +100,7 @@ def begin(
         count: how many there are.
         out: address of the memory for pixels, of the first view if there are several.
         shared: whether the engine's threads work on it.
+        is_last: whether none will follow it soon.
         awaited: address of a job of the same queue.
     """
     first = record_at(_u64(job), monitor.JOB).argument
@@ -102,7 +110,7 @@ def begin(
         each = record_at(first + _u64(view) * _SIZE, TASK)
         each.samples, each.count = _u64(samples), _u64(count)
     pieces = (_u64(count) + task.piece - _u64(1)) // task.piece
-    done: bool = monitor.exchange(_u64(engine), _u64(job), pieces, shared, _u64(awaited))
+    done: bool = monitor.exchange(_u64(engine), _u64(job), pieces, shared, is_last, _u64(awaited))
     return done
 
 
@@ -112,7 +120,7 @@ def begin_at(
     """Post the task at a place of a queue, for samples at ``positions`` and pixels into ``out``."""
     begin(
         queue.engine, queue.jobs[place], positions.ctypes.data, len(positions), out.ctypes.data,
-        queue.is_shared, queue.jobs[place],
+        queue.is_shared, True, queue.jobs[place],
     )  # fmt: skip
 
 

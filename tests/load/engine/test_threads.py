@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import cinicpack
 from cinicpack.errors import LoaderError
 from cinicpack.jit import jit
 from cinicpack.load.engine import monitor
@@ -19,7 +21,13 @@ from cinicpack.load.engine.threads import ClosedQueueError, Queue
 from cinicpack.load.kernels.task import address_of
 from tests.load.counting import Counting
 from tests.load.forks import held_mutex, run_in_fork
-from tests.load.pieces import address_of_python, engine_for, make_queue, run_at_once
+from tests.load.pieces import (
+    address_of_python,
+    count_pieces,
+    engine_for,
+    make_queue,
+    run_at_once,
+)
 from tests.load.threads import count_switches, threads, time_on_cores, wait_until
 
 LONG = 30
@@ -128,6 +136,24 @@ def test_a_patient_queue_wakes_nobody_before_some_jobs_wait(one_thread):
         assert count_switches() == switches
         counting.post(2, 2)
         wait_until(lambda: all(counting.queue.is_done(place) for place in range(3)))
+
+
+@pytest.mark.parametrize("batches", [3, 4, 5, 6])
+def test_the_last_batch_of_an_epoch_does_not_wait_for_another(one_thread, tmp_path, batches):
+    """A slow loop finds it made, though threads are woken for two batches at once."""
+    images, path = np.zeros((200 * batches, 3, 32, 32), np.uint8), tmp_path / "zeros.pack"
+    cinicpack.pack_arrays({"train": (images, [0] * len(images))}, path, classes=["zero"])
+    with pytest.MonkeyPatch.context() as patched:
+        begun = count_pieces(patched)
+        loader = cinicpack.Loader(path, batch_size=200, normalize=False, num_workers=1)
+        iterator = iter(loader)
+        for _ in range(batches - 1):
+            wait_until(lambda: count_sleeping() == 1)
+            next(iterator)
+        wait_until(lambda: count_sleeping() == 1)
+        made = len(begun)
+        next(iterator)
+        assert len(begun) == made
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 4])

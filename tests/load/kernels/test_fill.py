@@ -72,7 +72,7 @@ def fill(
     tasks.aim(0, labels, indices)
     queue = Queue(tasks.function, tasks.addresses, 0)
     [job] = queue.jobs
-    begin(queue.engine, job, order.ctypes.data, count, out.ctypes.data, queue.is_shared, job)
+    begin(queue.engine, job, order.ctypes.data, count, out.ctypes.data, queue.is_shared, True, job)
     queue.wait(0)
     np.testing.assert_array_equal(labels, index % 10)
     np.testing.assert_array_equal(indices, index)
