@@ -85,18 +85,15 @@ class Shelf(Unique):
 
     def lend(self) -> Slot:
         """Lend a slot, its contents arbitrary."""
-        slots = self._slots
+        slots, in_use = self._slots, []
         try:
-            for _ in range(len(slots)):
-                # The one that came back last is the likeliest to be in the processor's cache.
-                slot = slots.pop()
-                if slot.is_unused():
-                    return slot
-                slots.appendleft(slot)
+            # The one that came back last is the likeliest to be in the processor's cache.
+            while not (slot := slots.pop()).is_unused():
+                in_use.append(slot)
         except IndexError:
-            # Another thread has taken the last one.
-            pass
-        return Slot(self.nbytes, self._interface)
+            slot = Slot(self.nbytes, self._interface)
+        slots.extend(in_use[::-1])
+        return slot
 
     def put(self, slot: Slot) -> None:
         """Look after a slot from now on, which is needed no longer."""

@@ -207,3 +207,16 @@ def test_epochs_use_the_memory_of_those_before(tmp_path, monkeypatch, batch_size
             assert len(batch) == batch_size
     # As many as there may be at once, however fast the threads were.
     assert 0 < made[0] < 12
+
+
+def test_what_was_given_back_last_is_lent_first(shelf):
+    """Whatever is still in use, and however often somebody looked."""
+    oldest, older, old, newest = (shelf.lend() for _ in range(4))
+    for slot in (oldest, older, old, newest):
+        shelf.put(slot)
+    held = newest.array[:5]
+    assert shelf.lend() is old
+    shelf.put(old)
+    assert shelf.lend() is old
+    del held
+    assert [shelf.lend() for _ in range(3)] == [newest, older, oldest]
