@@ -168,7 +168,7 @@ def list_cases(packs: dict[str, Path], split: Split, threads: int) -> list[Case]
             cases.append(Case(f"{dtype}, batch {size}", partial(_load, loader, turn), name, wanted))
     # What bounds float32 most is the memory that batches live in: the same kernel, round as many
     # whole batches as there are at once, the user's among them.
-    for size, alive in ((64, 8), (128, 5), (512, 4)):
+    for size, alive in ((64, 7), (128, 4), (512, 3)):
         limit = Limit(make(batch_size=size), threads, -(-size // threads), alive)
         name = f"float32, kernel alone round {alive} batches of {size}"
         cases.append(Case(name, limit.run, "limit: float32"))
