@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cinicpack.load.batches import Batch, BatchFormat, Builder, Wrapper
 from cinicpack.load.engine.memory import Shelf, Slot
+from cinicpack.load.engine.monitor import DONE, wait
 from cinicpack.load.engine.threads import ClosedQueueError
 from cinicpack.load.equipment import Equipment, Kind, find_equipment
 from cinicpack.load.kernels.task import begin
@@ -179,7 +180,12 @@ def _make_batches(
         # A fork may have come while the engine's mutex was held, which nobody frees here then.
         queue.check_open()
         place = number % depth
-        stop = min(max(number + 1, number + depth - (not is_done)), batches)
+        # Not by min() and max(): calling them takes as long as all of these lines.
+        stop = number + depth - (not is_done)
+        if stop == number:
+            stop += 1
+        if stop > batches:
+            stop = batches
         if posted >= stop:
             is_done = queue.is_done(place)
         while posted < stop:
@@ -187,8 +193,11 @@ def _make_batches(
             slots.append(slot)
             if views:
                 views.lend(posted % depth)
-            start = min(posted * size, total)
-            count = min(size, total - start)
+            start = posted * size
+            count = size
+            if posted >= full:
+                start = min(start, total)
+                count = total - start
             is_done = begin(
                 engine, jobs[posted % depth], first + 8 * start, count, slot.address, shared,
                 posted + 1 == batches, jobs[place],
@@ -198,7 +207,7 @@ def _make_batches(
             # Threads begin with an epoch before its first batch is asked for.
             yield ()
             continue
-        if not is_done:
+        if not is_done and wait(engine, jobs[place]) != DONE:
             queue.wait(place)
         try:
             slot = slots.popleft()

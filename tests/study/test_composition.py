@@ -84,9 +84,13 @@ def inputs(tmp_path: Path) -> Inputs:
 
 def compiled(inputs: Inputs, destination: Path, **options: object) -> dict[str, bytes]:
     """Compile a tree, and read the pixels of all its files."""
-    options = {"per_class": 9, "synsets": inputs.synsets, "progress": False} | options
-    compose_dataset(inputs.cifar10, inputs.imagenet, destination, **options)  # type: ignore[arg-type]
+    compose(inputs, destination, **options)
     return read(destination)
+
+
+def compose(inputs: Inputs, destination: Path, **options: Any) -> Any:
+    given: dict[str, Any] = {"per_class": 9, "synsets": inputs.synsets, "progress": False}
+    return compose_dataset(inputs.cifar10, inputs.imagenet, destination, **given | options)
 
 
 def read(tree: Path) -> dict[str, bytes]:
@@ -185,14 +189,7 @@ def broken_tars(content: bytes) -> dict[str, bytes]:
 def test_broken_tars_are_left_out(inputs, tmp_path, kind):
     path = inputs.imagenet / "n00000103.tar"
     path.write_bytes(broken_tars(path.read_bytes())[kind])
-    made = compose_dataset(
-        inputs.cifar10,
-        inputs.imagenet,
-        tmp_path / "made",
-        synsets=inputs.synsets,
-        per_class=3,
-        progress=False,
-    )
+    made = compose(inputs, tmp_path / "made", per_class=3)
     [(where, reason)] = made.left_out
     assert where == str(path)
     assert "expected a whole tar, found" in reason
@@ -223,14 +220,7 @@ def test_unreadable_jpegs_are_replaced_and_the_others_stay(inputs, tmp_path):
                 (inputs.imagenet / f"n{synset:08d}" / name).write_bytes(content)
         else:
             (inputs.imagenet / f"n{synset:08d}.tar").write_bytes(tar_of(files))
-    made = compose_dataset(
-        inputs.cifar10,
-        inputs.imagenet,
-        tmp_path / "after",
-        synsets=inputs.synsets,
-        per_class=6,
-        progress=False,
-    )
+    made = compose(inputs, tmp_path / "after", per_class=6)
     assert len(made.left_out) == 3
     for (where, reason), name in zip(made.left_out, sorted(spoiled), strict=True):
         assert name in where
@@ -272,14 +262,7 @@ def test_files_with_other_names_are_left_out(inputs, tmp_path):
     tar.write_bytes(tar_of(files))
     folder = inputs.imagenet / "n00010000"
     (folder / "readme").touch()
-    made = compose_dataset(
-        inputs.cifar10,
-        inputs.imagenet,
-        tmp_path / "made",
-        synsets=inputs.synsets,
-        per_class=9,
-        progress=False,
-    )
+    made = compose(inputs, tmp_path / "made")
     assert made.left_out == [
         (f"{tar}:n00000101_1.JPEG", "expected a name like n00000100_1.JPEG"),
         (f"{tar}:thumbs.db", "expected a name like n00000100_1.JPEG"),
@@ -292,14 +275,7 @@ def test_what_is_no_file_is_left_out(inputs, tmp_path):
     folder = inputs.imagenet / "n00010000"
     os.mkfifo(folder / "n00010000_9.JPEG")
     (folder / "n00010000_8.JPEG").mkdir()
-    made = compose_dataset(
-        inputs.cifar10,
-        inputs.imagenet,
-        tmp_path / "made",
-        synsets=inputs.synsets,
-        per_class=9,
-        progress=False,
-    )
+    made = compose(inputs, tmp_path / "made")
     assert made.left_out == [
         (f"{folder}/n00010000_{number}.JPEG", "expected a regular file") for number in (8, 9)
     ]
