@@ -201,7 +201,7 @@ class DeviceFeed(Unique):
         size = self._slabs.batch_size
         places = range(min(self._slabs.batches, self._work.batches - number))
         sizes = [min(size, max(0, count - place * size)) for place in places]
-        # Not "safe": autograd would take all batches for one tensor, and what is written into the
-        # next batch for a change of this one.
+        # Views by `split` would share a version counter: autograd would take what is written into
+        # the next batch for a change of this one.
         parts = [torch.unsafe_split_with_sizes(column, sizes) for column in columns]
         return list(zip(*parts, strict=True))

@@ -180,7 +180,7 @@ def _make_batches(
         # A fork may have come while the engine's mutex was held, which nobody frees here then.
         queue.check_open()
         place = number % depth
-        # Not by min() and max(): calling them takes as long as all of these lines.
+        # A call of min() or max() would take as long as all of these lines.
         stop = number + depth - (not is_done)
         if stop == number:
             stop += 1

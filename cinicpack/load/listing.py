@@ -16,7 +16,7 @@ __all__ = ["Listing", "Listings"]
 
 
 class Listing(NamedTuple):
-    """What a device knows of n samples.
+    """Labels, rows and draws of n samples, on a device.
 
     Attributes:
         positions: (n,) int64, which of the loader's samples they are.
@@ -61,17 +61,16 @@ class Listings(Unique):
         # In front of the samples is what they are drawn from; an even number keeps the occurrences
         # at a multiple of 16 bytes.
         places = count + count % 2
-        lines = 1 if work.occurrences is None else 2
-        memory = self._transfers.allocate(8 * (2 + lines * places))
+        columns = [work.positions, *([] if work.occurrences is None else [work.occurrences])]
+        memory = self._transfers.allocate(8 * (2 + len(columns) * places))
         numbers = memory.view(np.int64)
         numbers[:2] = np.array([self._samples.seed, work.epoch], np.uint64).view(np.int64)
-        numbers[2 : 2 + count] = work.positions
-        if work.occurrences is not None:
-            numbers[2 + places : 2 + places + count] = work.occurrences
+        lines = numbers[2:].reshape(len(columns), places)
+        for line, column in zip(lines, columns, strict=True):
+            line[:count] = column
         sent = self._transfers.send(memory, memory.nbytes).view(torch.int64)
-        positions, occurrences = sent[2 : 2 + count], None
-        if work.occurrences is not None:
-            occurrences = sent[2 + places : 2 + places + count]
+        positions, *others = sent[2:].view(len(columns), places)[:, :count]
+        occurrences = others[0] if others else None
         rows = self._rows.index_select(0, positions)
         draws = [
             self._draw(rows, occurrences, sent, plan, view)

@@ -106,7 +106,7 @@ class Samples(Unique):
 
     @property
     def tables(self) -> Tables:
-        """What the kernels read of all samples."""
+        """The tables of all samples, which kernels read."""
         return self._tables
 
     @property

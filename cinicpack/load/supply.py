@@ -51,7 +51,7 @@ class Supply(Unique):
         self._nbytes = samples.image_bytes * len(samples)
         self._mappings = samples.find_mappings() if self._nbytes >= _SMALL else []
         self._is_told = False
-        # What memory was left, and when that was asked.
+        # The memory that was left, and when the system was asked.
         self._left: int | None = None
         self._asked = -_SECONDS
 

@@ -57,7 +57,7 @@ class Transfers(Unique):
         # How much memory there is of what is lent, and what of it nobody uses.
         self._pinned = 0
         self._unused: list[NDArray[np.uint8]] = []
-        # What was allocated for another transfer: to pin memory anew for each epoch takes 0.5 ms.
+        # Memory of another size, kept for the next epoch: to pin it anew would take 0.5 ms.
         self._spare: NDArray[np.uint8] | None = None
         self._transit: deque[_Transit] = deque()
         # For each slab that was received, an event on the stream of its consumer, oldest first.

@@ -71,14 +71,13 @@ def _try_to_lock(work: Path, held: list[io.FileIO], *, wait: bool) -> bool:
             _close(held)
             return False
         except OSError as error:
-            text = f"cannot write in {work.parent}: {error.strerror}"
+            what, advice = f"write in {work.parent}", ""
             if held:
-                text = (
-                    f"cannot lock a file in {work.parent}: {error.strerror}; choose a folder on a "
-                )
-                text += "file system that can"
+                what = f"lock a file in {work.parent}"
+                advice = "; choose a folder on a file system that can"
             elif os.path.lexists(lock):
-                text = f"cannot write {lock}: {error.strerror}; remove what is there"
+                what, advice = f"write {lock}", "; remove what is there"
+            text = f"cannot {what}: {error.strerror}{advice}"
             raise DestinationError(error.errno, text) from None
         if _is_mine(held[0], lock):
             return True

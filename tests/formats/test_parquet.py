@@ -145,7 +145,7 @@ def test_damage_is_an_error_or_changes_nothing_but_the_rows(tmp_path):
         except (SourceError, MemoryError) as error:
             said.append(str(error))
     assert len(said) > len(whole) // 20
-    # What pyarrow says may have several lines.
+    # A message of pyarrow's may have several lines.
     assert not any("\n" in text for text in said)
 
 

@@ -179,7 +179,7 @@ def send_late(loader: Loader, engine: LateCopies, monkeypatch: pytest.MonkeyPatc
     describe = maker._slabs.describe
 
     def describe_now(work: Any) -> Any:
-        """What the device reads of the copy is read here, by torch, which does not wait for it."""
+        """Copy a listing at once: torch, which looks up by it, does not wait for late copies."""
         transfers.stream = None
         listing = describe(work)
         transfers.stream = engine

@@ -75,21 +75,19 @@ def hide_errors():
         pass
     return 0
 
-def name_nothing():
+def make_or_say(text):
     try:
         Path("made/a").mkdir()
     except OSError:
-        print("cinicpack: error: it cannot be done", file=sys.stderr)
+        print(f"cinicpack: error: {text}", file=sys.stderr)
         return 1
     return 0
 
+def name_nothing():
+    return make_or_say("it cannot be done")
+
 def name_scratch():
-    try:
-        Path("made/a").mkdir()
-    except OSError:
-        print("cinicpack: error: made/.a.tmp/scratch: it cannot be made", file=sys.stderr)
-        return 1
-    return 0
+    return make_or_say("made/.a.tmp/scratch: it cannot be made")
 
 root = Path(sys.argv[1])
 calls = Calls(root / "calls", Path(sys.argv[2]))

@@ -40,7 +40,7 @@ class Ending(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """What it said on standard error, but for notes."""
+        """The lines of its standard error, but for notes."""
         return [line for line in self.errors.splitlines() if not _NOTE.search(line)]
 
     def find_problem(self) -> str | None:

@@ -25,8 +25,8 @@ from cinicpack.load.engine import posix
 from cinicpack.load.engine.posix import CONDITION, MUTEX, TIME, record_at
 
 __all__ = [
-    "CANCELLED", "DONE", "ENGINE", "FAILED", "JOB", "LATE", "QUEUE", "cancel", "exchange",
-    "is_done", "post", "stop", "wait", "work",
+    "CANCELLED", "DONE", "ENGINE", "FAILED", "JOB", "LATE", "PARTS", "QUEUE", "cancel",
+    "exchange", "is_done", "post", "stop", "wait", "work",
 ]  # fmt: skip
 
 _u64 = np.uint64
@@ -125,7 +125,7 @@ def is_done(engine: int, job: int) -> bool:
 
 @register_jitable
 def exchange(engine: Any, job: Any, pieces: Any, shared: Any, is_last: Any, awaited: Any) -> Any:
-    """Post a job, for which none is awaited if it is the last; say whether another one is done."""
+    """Post a job, the last one without patience, and say whether another of its queue is done."""
     e, j = record_at(engine, ENGINE), record_at(job, JOB)
     q = record_at(j.queue, QUEUE)
     posix.lock(engine + _MUTEX)

@@ -85,8 +85,8 @@ def _get_engine() -> _Engine:
     if _engine is None:
         with _lock:
             if _engine is None:
-                # This loads what ends queues and engines. Either may be called first while the
-                # interpreter exits, when it is too late to load or compile anything.
+                # The kernels that end queues and engines are loaded here: their first call may
+                # come while the interpreter exits, when it is too late to load or compile them.
                 _Engine().stop()
                 _engine = _Engine()
                 Queue(0, [0], 0).close()
