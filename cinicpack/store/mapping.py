@@ -59,6 +59,10 @@ class Mapping:
         self.is_scattered = False
         self._address, self._nbytes, self._library = address, nbytes, library
         self._owner = owner
+        if stamp is not None:
+            # Not in `__del__`: a thread could get the mapping out of `_MAPPINGS` meanwhile, since
+            # weak references end after that. At exit others may still read the memory.
+            weakref.finalize(self, library.munmap, address, nbytes).atexit = False
         self.__array_interface__ = {
             "version": 3,
             "data": (address, True),
@@ -70,10 +74,6 @@ class Mapping:
     def is_copy(self) -> bool:
         """Whether the memory is the process's own, and no pages of the file."""
         return self.stamp is None
-
-    def __del__(self) -> None:
-        if not self.is_copy:
-            self._library.munmap(self._address, self._nbytes)
 
     def __len__(self) -> int:
         return self._nbytes

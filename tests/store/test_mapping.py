@@ -3,6 +3,7 @@ import errno
 import mmap
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 import cinicpack
 from cinicpack.errors import PackError
 from cinicpack.store.format import ArraySpec
-from cinicpack.store.mapping import map_files, view_arrays
+from cinicpack.store.mapping import map_file, map_files, view_arrays
 from cinicpack.store.region import Region
 from tests.packs import copy_pack
 
@@ -72,6 +73,28 @@ def test_no_descriptor_is_kept_and_a_file_is_mapped_once(any_pack, tmp_path):
     assert Path("/proc/self/maps").read_text().count(str(images_file(path))) == 1
     del first, second
     assert str(images_file(path)) not in Path("/proc/self/maps").read_text()
+
+
+def test_a_mapping_that_is_being_removed_is_given_to_nobody(tmp_path, monkeypatch):
+    # Another thread may ask for the file while the system removes the mapping.
+    file, found = tmp_path / "data", []
+    file.write_bytes(b"7")
+    library: Any = ctypes.CDLL(None, use_errno=True)
+    munmap: Callable[[int, int], int] = library.munmap
+
+    def look_and_unmap(address: int, nbytes: int) -> int:
+        found.append(map_file(file))
+        return munmap(address, nbytes)
+
+    functions = {"mmap": library.mmap, "madvise": library.madvise, "munmap": look_and_unmap}
+    with monkeypatch.context() as patch:
+        patch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(**functions))
+        mapping = map_file(file)
+    number = id(mapping)
+    del mapping
+    (other,) = found
+    assert id(other) != number
+    assert bytes(np.asarray(other)) == b"7"
 
 
 def test_more_packs_than_a_process_may_open_files(sharded_pack):
