@@ -26,6 +26,8 @@ __all__ = ["Samples"]
 _READ_BYTES: Final = 1 << 20
 # Bytes of the images of a piece: 32 images, which take a thread about 10 µs.
 _PIECE_BYTES: Final = 96 << 10
+# Images of more than that are not found in a cache again an epoch later; at 30 MB some still are.
+_CACHED_BYTES: Final = 64 << 20
 
 
 class Samples(Unique):
@@ -68,12 +70,13 @@ class Samples(Unique):
         self._tables = Tables(split.addresses(rows), rows.copy(), written)
         self.transforms = (transform, *more)
         dtype, channels_last = batch_format.dtype, batch_format.channels_last
-        self._fill = _Prepared(transform, seed, dtype, channels_last)
+        self._image_bytes = 3 * transform.height * transform.width
+        self._streamed = not more and self._image_bytes * len(rows) > _CACHED_BYTES
+        self._fill = _Prepared(transform, seed, dtype, channels_last, self._streamed)
         self._parameters = [
             self._fill.parameters, *(to_parameters(each, seed, dtype) for each in more),
         ]  # fmt: skip
         self._format = batch_format
-        self._image_bytes = 3 * transform.height * transform.width
         self._piece = max(1, _PIECE_BYTES // self._image_bytes)
 
     def __len__(self) -> int:
@@ -83,7 +86,7 @@ class Samples(Unique):
     def _copy(self) -> "_Prepared":
         shape = self.transform.height, self.transform.width, 3
         plain = make_transform(None, shape, (0,) * 3, (1,) * 3, normalized=False, dtype="uint8")
-        return _Prepared(plain, 0, "uint8", False)
+        return _Prepared(plain, 0, "uint8", False, self._streamed)
 
     def check_unchanged(self) -> None:
         """Raise ``PackError`` if a file of the pack was written to since it was opened."""
@@ -248,9 +251,11 @@ class Reading(Unique):
 class _Prepared:
     """A kernel, and what it is always called with: to work both out takes longer than a call."""
 
-    def __init__(self, transform: Transform, seed: int, dtype: str, channels_last: bool) -> None:
+    def __init__(
+        self, transform: Transform, seed: int, dtype: str, channels_last: bool, streamed: bool
+    ) -> None:
         height, width, scale, shift = (
             transform.height, transform.width, transform.scale, transform.shift,
         )  # fmt: skip
-        self.kernel: Any = fill_kernel(dtype, channels_last, height, width, scale, shift)
+        self.kernel: Any = fill_kernel(dtype, channels_last, height, width, scale, shift, streamed)
         self.parameters = to_parameters(transform, seed, dtype)

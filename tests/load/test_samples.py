@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -43,3 +45,16 @@ def test_the_first_epoch_is_read_ahead_and_no_other(pack, monkeypatch):
     for _ in cinicpack.Loader(pack, "train", batch_size=4, num_workers=0):
         pass
     assert len(started) == 1
+
+
+def test_images_read_past_the_caches_give_the_same_batches(pack, monkeypatch):
+    augment = cinicpack.Augment(cutout=4)
+    options: Any = {"batch_size": 7, "shuffle": True, "augment": augment, "output": "numpy"}
+    small = cinicpack.Loader(pack, "train", **options)
+    expected = list(small)
+    monkeypatch.setattr("cinicpack.load.samples._CACHED_BYTES", 0)
+    loader = cinicpack.Loader(pack, "train", **options)
+    assert loader._samples.kernel is not small._samples.kernel
+    for found, batch in zip(loader, expected, strict=True):
+        for array, other in zip(found, batch, strict=True):
+            np.testing.assert_array_equal(array, other)

@@ -53,22 +53,25 @@ def literal(function: Function) -> Function:
 # ---- memory --------------------------------------------------------------------------------------
 
 
-def _type_prefetch(_typing: Any, _address: Any, write: int) -> Any:
+def _type_prefetch(_typing: Any, _address: Any, streamed: Any = None) -> Any:
+    # 0: into the nearest cache alone, out of which it is dropped; 3: into all of them.
+    write, locality = int(streamed is None), 0 if streamed and streamed.literal_value else 3
+
     def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         pointer = builder.inttoptr(args[0], _BYTE.as_pointer())
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
         insert: Any = cgutils.get_or_insert_function
         function = insert(builder.module, kind, "llvm.prefetch.p0")
-        # 3: as near to the core as possible; 1: data rather than code.
-        builder.call(function, [pointer, _INT(write), _INT(3), _INT(1)])
+        # 1: data rather than code.
+        builder.call(function, [pointer, _INT(write), _INT(locality), _INT(1)])
         return context.get_dummy_value()
 
-    return _types.void(_ADDRESS), generate
+    return _types.void(_ADDRESS) if write else _types.void(_ADDRESS, streamed), generate
 
 
-# Prefetches of the cache line at an address, which need not be mapped: to read it, or to write it.
-prefetch: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address, 0))
-prefetch_out: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address, 1))
+# Prefetches of the cache line at an address, mapped or not: to read it, once if a constant is True.
+prefetch: Any = intrinsic(prefer_literal=True)(_type_prefetch)
+prefetch_out: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address))
 
 
 def _type_count_up(_typing: Any, _address: Any) -> Any:

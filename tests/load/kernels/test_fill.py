@@ -48,6 +48,7 @@ def fill(
     filler=(0, 0, 0),
     addresses=None,
     piece=3,
+    streamed=False,
 ):
     """Make a batch of images (n, 3, H, W), with shuffled tables, and check what lies around."""
     count, _, height, width = images.shape
@@ -67,7 +68,7 @@ def fill(
     )  # fmt: skip
     parameters = to_parameters(transform, seed, dtype)
     parameters["filler"] = filler
-    kernel = fill_kernel(dtype, channels_last, height, width, scale, shift)
+    kernel = fill_kernel(dtype, channels_last, height, width, scale, shift, streamed)
     tasks = Tasks(kernel, [parameters], Tables(*tables), epoch, 0, piece, 1)
     tasks.aim(0, labels, indices)
     queue = Queue(tasks.function, tasks.addresses, 0)
@@ -256,12 +257,13 @@ DIGESTS = {
 }
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("dtype", "channels_last"), DIGESTS)
-def test_batches_never_change(dtype, channels_last):
+def test_batches_never_change(dtype, channels_last, streamed):
     images = (np.arange(8 * 3 * 32 * 32) * 7 % 251).astype(np.uint8).reshape(8, 3, 32, 32)
     batch = fill(
         images, dtype, channels_last, seed=2018, epoch=10, augment=Augment(cutout=8),
-        filler=(1, 2, 3), index=np.arange(8) * 1000,
+        filler=(1, 2, 3), index=np.arange(8) * 1000, streamed=streamed,
     )  # fmt: skip
     digest = hashlib.sha256(batch.astype(batch.dtype.newbyteorder("<")).tobytes()).hexdigest()
     assert digest[:32] == DIGESTS[dtype, channels_last]
@@ -269,4 +271,4 @@ def test_batches_never_change(dtype, channels_last):
 
 def test_unknown_types_have_no_kernel():
     with pytest.raises(KeyError):
-        fill_kernel("float64", False, 32, 32, SCALE, SHIFT)
+        fill_kernel("float64", False, 32, 32, SCALE, SHIFT, False)
