@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cinicpack.load.batches import BatchFormat
 from cinicpack.load.engine.memory import Shelf, Slot
 from cinicpack.load.engine.threads import Queue
+from cinicpack.load.kernels.task import BATCHES
 from cinicpack.load.mixing import Mixes, Mixing
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
@@ -62,6 +63,7 @@ class Equipment(Unique):
         rows: of the batch at each place: int64 (size,).
         tasks: of the batches.
         queue: where the engine gets them from.
+        batches: address of the epoch's `BATCHES`.
     """
 
     def __init__(self, kind: Kind, samples: Samples, mixing: Mixing | None, work: Work) -> None:
@@ -89,11 +91,22 @@ class Equipment(Unique):
         self._is_for_one = _is_for_one(mixing, work)
         patience = (places - 1) // 2 + 1
         self.queue = Queue(self.tasks.function, self.tasks.addresses, kind.num_workers, patience)
+        self._batches = np.zeros(BATCHES.itemsize // 8, np.uint64)
+        self.batches = self._batches.ctypes.data
+        self._plan(work)
 
     def renew(self, samples: Samples, work: Work) -> None:
         """Make the batches of an epoch of these samples from now on."""
         self.samples = samples
         samples.renew_tasks(self.tasks, work.epoch, work.offset)
+        self._plan(work)
+
+    def _plan(self, work: Work) -> None:
+        queue, positions = self.queue, work.positions
+        self._batches[:] = (
+            queue.engine, queue.jobs[0], len(queue.jobs), queue.is_shared,
+            positions.ctypes.data, len(positions), self.kind.size, work.batches, 0,
+        )  # fmt: skip
 
     def rest(self) -> None:
         """Wait for another epoch, of whichever loader."""

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from cinicpack.load.batches import Batch, BatchFormat, Builder, Wrapper
 from cinicpack.load.engine.memory import Shelf, Slot
-from cinicpack.load.engine.monitor import DONE, wait
+from cinicpack.load.engine.monitor import DONE, is_done, wait
 from cinicpack.load.engine.threads import ClosedQueueError
 from cinicpack.load.equipment import Equipment, Kind, find_equipment
-from cinicpack.load.kernels.task import begin
+from cinicpack.load.kernels.task import begin_next
 from cinicpack.load.mixing import Mixing
 from cinicpack.load.order import Work
 from cinicpack.load.samples import Samples
@@ -171,43 +171,34 @@ def _make_batches(
 ) -> Iterator[Batch]:
     """Post batches, wait for them and give them, one at a time and with little Python for each."""
     queue, shelf, slots = equipment.queue, equipment.shelf, equipment.slots
-    engine, jobs, shared = queue.engine, queue.jobs, queue.is_shared
+    planned, engine, jobs = equipment.batches, queue.engine, queue.jobs
     depth, total, batches = len(jobs), len(work.positions), work.batches
     size, labels, rows = equipment.kind.size, equipment.labels, equipment.rows
-    first, full = work.positions.ctypes.data, total // size
-    posted, is_done = 0, False
+    full, begun, done = total // size, 0, False
     for number in range(-1, batches):
         # A fork may have come while the engine's mutex was held, which nobody frees here then.
         queue.check_open()
         place = number % depth
         # A call of min() or max() would take as long as all of these lines.
-        stop = number + depth - (not is_done)
+        stop = number + depth - (not done)
         if stop == number:
             stop += 1
         if stop > batches:
             stop = batches
-        if posted >= stop:
-            is_done = queue.is_done(place)
-        while posted < stop:
+        if begun >= stop:
+            done = is_done(engine, jobs[place])
+        while begun < stop:
             slot = shelf.lend()
             slots.append(slot)
             if views:
-                views.lend(posted % depth)
-            start = posted * size
-            count = size
-            if posted >= full:
-                start = min(start, total)
-                count = total - start
-            is_done = begin(
-                engine, jobs[posted % depth], first + 8 * start, count, slot.address, shared,
-                posted + 1 == batches, jobs[place],
-            )  # fmt: skip
-            posted += 1
+                views.lend(begun % depth)
+            done = begin_next(planned, slot.address, number)
+            begun += 1
         if number < 0:
             # Threads begin with an epoch before its first batch is asked for.
             yield ()
             continue
-        if not is_done and wait(engine, jobs[place]) != DONE:
+        if not done and wait(engine, jobs[place]) != DONE:
             queue.wait(place)
         try:
             slot = slots.popleft()

@@ -193,8 +193,8 @@ class Loader(Attributes):
     def __iter__(self) -> Epoch:
         """Start the next epoch, or go on from where a loaded state is.
 
-        A running iterator of this loader is closed. Raises `PackError` if the pack's files were
-        written to since it was opened.
+        A running iterator of this loader is closed. Raises `PackError` if a file with images of the
+        split was written to since the pack was opened.
         """
         iterator = self._stream.start(self._share(), self._repeat)
         if iterator.number:

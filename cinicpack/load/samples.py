@@ -12,7 +12,7 @@ from cinicpack.load.engine.threads import Queue
 from cinicpack.load.kernels.demand import Demand
 from cinicpack.load.kernels.fill import fill_kernel
 from cinicpack.load.kernels.random import draw
-from cinicpack.load.kernels.task import Tables, Tasks, address_of, begin_at
+from cinicpack.load.kernels.task import Inputs, Tables, Tasks, address_of, begin_at
 from cinicpack.load.kernels.vectors import TOUCH, touch
 from cinicpack.load.labels import Labels, tabulate
 from cinicpack.load.transform import Transform, make_transform, to_parameters
@@ -83,14 +83,18 @@ class Samples(Unique):
         return len(self._tables.rows)
 
     @cached_property
+    def _inputs(self) -> Inputs:
+        return Inputs(self._parameters, self._tables)
+
+    @cached_property
     def _copy(self) -> "_Prepared":
         shape = self.transform.height, self.transform.width, 3
         plain = make_transform(None, shape, (0,) * 3, (1,) * 3, normalized=False, dtype="uint8")
         return _Prepared(plain, 0, "uint8", False, self._streamed)
 
     def check_unchanged(self) -> None:
-        """Raise ``PackError`` if a file of the pack was written to since it was opened."""
-        self._split.pack.check_unchanged()
+        """Raise ``PackError`` if a file with images was written to since the pack was opened."""
+        self._split.pack.check_unchanged(self._split.name)
 
     @property
     def transform(self) -> Transform:
@@ -157,10 +161,9 @@ class Samples(Unique):
             kernel: what makes them, with the same parameters; None: the one for this transform.
             demand: what is read from the disk meanwhile, see `Work.demand`.
         """
-        fill = self._fill
         return Tasks(
-            kernel or fill.kernel, self._parameters, self._tables, epoch, offset,
-            piece or self._piece, places, demand,
+            kernel or self.kernel, self._inputs, epoch, offset, piece or self._piece, places,
+            demand,
         )  # fmt: skip
 
     def renew_tasks(self, tasks: Tasks, epoch: int, offset: int) -> None:
@@ -168,14 +171,13 @@ class Samples(Unique):
 
         ``offset``: see `Work.offset`.
         """
-        tasks.renew(self._parameters, self._tables, epoch, offset)
+        tasks.renew(self._inputs, epoch, offset)
 
     def make_copies(self, places: int, demand: Demand | None = None) -> Tasks:
         """Make tasks that copy the planes of samples as they are, uint8."""
         copy = self._copy
-        return Tasks(
-            copy.kernel, [copy.parameters], self._tables, 0, 0, self._piece, places, demand
-        )
+        inputs = Inputs([copy.parameters], self._tables)
+        return Tasks(copy.kernel, inputs, 0, 0, self._piece, places, demand)
 
     def batch_bytes(self, count: int) -> int:
         """Size of the pixels of a batch."""

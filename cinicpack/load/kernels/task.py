@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import numba
 import numpy as np
+from numba.extending import register_jitable
 from numpy.typing import NDArray
 
 from cinicpack.jit import jit
@@ -20,7 +21,10 @@ from cinicpack.load.kernels import demand
 from cinicpack.load.kernels.demand import Demand, ask_for_piece
 from cinicpack.load.unique import Unique
 
-__all__ = ["TASK", "Tables", "Tasks", "address_of", "begin", "begin_at", "run_views"]
+__all__ = [
+    "BATCHES", "TASK", "Inputs", "Tables", "Tasks", "address_of", "begin", "begin_at", "begin_next",
+    "run_views",
+]  # fmt: skip
 
 _u64 = np.uint64
 
@@ -58,7 +62,28 @@ TASK: Final = np.dtype(
     ]
 )  # fmt: skip
 
+#: The batches of an epoch, each a task at the next place of a queue.
+#:
+#:     engine
+#:     jobs         of JOB (places,)  the queue's, one behind the other
+#:     places
+#:     is_shared                      whether the engine's threads work on them
+#:     samples      of int64 (n,)     positions of all batches, in order
+#:     count                          n
+#:     size                           samples in a batch; the last ones may have fewer, or none
+#:     batches                        how many there are
+#:     begun                          how many of them were posted
+BATCHES: Final = np.dtype(
+    [
+        (name, "u8")
+        for name in (
+            "engine", "jobs", "places", "is_shared", "samples", "count", "size", "batches", "begun",
+        )
+    ]
+)  # fmt: skip
+
 _SIZE: Final = _u64(TASK.itemsize)
+_JOB_SIZE: Final = _u64(monitor.JOB.itemsize)
 
 
 @jit(inlines=(posix, demand))
@@ -81,17 +106,8 @@ def run_views(address: Any, piece: Any) -> int:
 
 
 @jit(nogil=False, inlines=(monitor, posix))
-def begin(
-    engine: int,
-    job: int,
-    samples: int,
-    count: int,
-    out: int,
-    shared: bool,
-    is_last: bool,
-    awaited: int,
-) -> bool:
-    """Post the job of a task for ``count`` samples, and say whether another job is done.
+def begin(engine: int, job: int, samples: int, count: int, out: int, shared: bool) -> None:
+    """Post the job of a task for ``count`` samples.
 
     Args:
         engine: address of the engine.
@@ -100,18 +116,41 @@ def begin(
         count: how many there are.
         out: address of the memory for pixels, of the first view if there are several.
         shared: whether the engine's threads work on it.
-        is_last: whether none will follow it soon.
-        awaited: address of a job of the same queue.
     """
-    first = record_at(_u64(job), monitor.JOB).argument
+    pieces = _aim(_u64(job), _u64(samples), _u64(count), _u64(out))
+    monitor.exchange(_u64(engine), _u64(job), pieces, shared, True, _u64(job))
+
+
+@jit(nogil=False, inlines=(monitor, posix))
+def begin_next(address: int, out: int, number: int) -> bool:
+    """Post the next batch of `BATCHES`, and say whether another is done, which is posted already.
+
+    Args:
+        address: of the batches.
+        out: address of the memory for pixels, as for `begin`.
+        number: of the other batch; -1 is as good as any that is none.
+    """
+    b = record_at(_u64(address), BATCHES)
+    start = min(b.begun * b.size, b.count)
+    job = b.jobs + b.begun % b.places * _JOB_SIZE
+    awaited = b.jobs + (_u64(number) + b.places) % b.places * _JOB_SIZE
+    pieces = _aim(job, b.samples + _u64(8) * start, min(b.size, b.count - start), _u64(out))
+    b.begun += _u64(1)
+    is_last = b.begun == b.batches
+    done: bool = monitor.exchange(b.engine, job, pieces, b.is_shared != 0, is_last, awaited)
+    return done
+
+
+@register_jitable
+def _aim(job: Any, samples: Any, count: Any, out: Any) -> Any:
+    """Give a task its samples and its memory, and return how many pieces it is."""
+    first = record_at(job, monitor.JOB).argument
     task = record_at(first, TASK)
-    task.out = _u64(out)
+    task.out = out
     for view in range(task.views):
         each = record_at(first + _u64(view) * _SIZE, TASK)
-        each.samples, each.count = _u64(samples), _u64(count)
-    pieces = (_u64(count) + task.piece - _u64(1)) // task.piece
-    done: bool = monitor.exchange(_u64(engine), _u64(job), pieces, shared, is_last, _u64(awaited))
-    return done
+        each.samples, each.count = samples, count
+    return (count + task.piece - _u64(1)) // task.piece
 
 
 def begin_at(
@@ -120,7 +159,7 @@ def begin_at(
     """Post the task at a place of a queue, for samples at ``positions`` and pixels into ``out``."""
     begin(
         queue.engine, queue.jobs[place], positions.ctypes.data, len(positions), out.ctypes.data,
-        queue.is_shared, True, queue.jobs[place],
+        queue.is_shared,
     )  # fmt: skip
 
 
@@ -138,13 +177,30 @@ class Tables(NamedTuple):
     labels: NDArray[np.int64]
 
 
+class Inputs(Unique):
+    """What a kernel reads, in whichever epoch.
+
+    Args:
+        parameters: of the kernel, for every view of the samples.
+        tables: of all samples.
+
+    Attributes:
+        fields: the first fields of a `TASK`, for every view. To find the addresses out takes 1 µs
+            each, a twentieth of the start of a short epoch in all.
+    """
+
+    def __init__(self, parameters: Sequence[NDArray[np.void]], tables: Tables) -> None:
+        self._read = (parameters, tables)
+        known = (len(tables.rows), *(table.ctypes.data for table in tables))
+        self.fields = [(*known, each.ctypes.data) for each in parameters]
+
+
 class Tasks(Unique):
     """Tasks for the places of a queue, and what their kernel reads.
 
     Args:
         kernel: what makes the batches.
-        parameters: of the kernel, for every view of the samples.
-        tables: of all samples.
+        inputs: what it reads.
         epoch: that the batches are of.
         occurrences: how far behind positions it is said how often each came before; 0: nowhere.
         piece: how many samples are made at a time.
@@ -159,15 +215,14 @@ class Tasks(Unique):
     def __init__(
         self,
         kernel: Any,
-        parameters: Sequence[NDArray[np.void]],
-        tables: Tables,
+        inputs: Inputs,
         epoch: int,
         occurrences: int,
         piece: int,
         places: int,
         demand: Demand | None = None,
     ) -> None:
-        self._run, views = address_of(kernel), len(parameters)
+        self._run, views = address_of(kernel), len(inputs.fields)
         self._piece, self._demand = piece, demand
         is_plain = views == 1 and demand is None
         self.function = self._run if is_plain else address_of(run_views)
@@ -176,29 +231,22 @@ class Tasks(Unique):
         self._records = self._fields.view(TASK)[:, :, 0]
         first, step = self._fields.ctypes.data, views * TASK.itemsize
         self.addresses = [first + step * place for place in range(places)]
-        self.renew(parameters, tables, epoch, occurrences)
+        self.renew(inputs, epoch, occurrences)
 
-    def renew(
-        self,
-        parameters: Sequence[NDArray[np.void]],
-        tables: Tables,
-        epoch: int,
-        occurrences: int,
-    ) -> None:
+    def renew(self, inputs: Inputs, epoch: int, occurrences: int) -> None:
         """Make batches of these samples, in as many views as ever, as in an epoch from now on."""
-        self._read = (parameters, tables)
-        addresses = [table.ctypes.data for table in tables]
+        self._inputs = inputs
         demand = 0 if self._demand is None else self._demand.address
-        for view, own in enumerate(parameters):
+        for view, fields in enumerate(inputs.fields):
             known = (
-                len(tables.rows), *addresses, own.ctypes.data, epoch, len(parameters), view,
-                self._run, demand, occurrences % 2**64, self._piece,
+                *fields, epoch, len(inputs.fields), view, self._run, demand,
+                occurrences % 2**64, self._piece,
             )  # fmt: skip
             self._fields[:, view, : len(known)] = known
 
     def forget(self) -> None:
         """Keep nothing that the kernel reads; no job may be under way, nor come before `renew`."""
-        del self._read
+        del self._inputs
 
     def mix(self, kernel: Any, records: NDArray[np.void]) -> None:
         """Call a kernel that also mixes the batch of each place, as the place's record says."""

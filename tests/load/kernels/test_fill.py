@@ -16,7 +16,7 @@ from cinicpack.load.augment import Augment
 from cinicpack.load.draws import COLUMNS, plan_draws
 from cinicpack.load.engine.threads import Queue
 from cinicpack.load.kernels.fill import fill_kernel
-from cinicpack.load.kernels.task import Tables, Tasks, begin
+from cinicpack.load.kernels.task import Inputs, Tables, Tasks, begin
 from cinicpack.load.transform import Transform, to_parameters
 from tests.load import twins
 from tests.torchvision_here import import_torchvision
@@ -69,11 +69,11 @@ def fill(
     parameters = to_parameters(transform, seed, dtype)
     parameters["filler"] = filler
     kernel = fill_kernel(dtype, channels_last, height, width, scale, shift, streamed)
-    tasks = Tasks(kernel, [parameters], Tables(*tables), epoch, 0, piece, 1)
+    tasks = Tasks(kernel, Inputs([parameters], Tables(*tables)), epoch, 0, piece, 1)
     tasks.aim(0, labels, indices)
     queue = Queue(tasks.function, tasks.addresses, 0)
     [job] = queue.jobs
-    begin(queue.engine, job, order.ctypes.data, count, out.ctypes.data, queue.is_shared, True, job)
+    begin(queue.engine, job, order.ctypes.data, count, out.ctypes.data, queue.is_shared)
     queue.wait(0)
     np.testing.assert_array_equal(labels, index % 10)
     np.testing.assert_array_equal(indices, index)
