@@ -125,7 +125,7 @@ class Stream(Locked):
             share: what this rank takes of the epoch.
             repeat: the hash by which `repeats` counts the loader; None: the loader is not counted.
 
-        Raises ``LoaderError`` after `close`, and ``PackError`` if files with images were written to.
+        Raises ``LoaderError`` after `close`, and ``PackError`` where images were written to.
         """
         self._check_open()
         self._samples.check_unchanged()
