@@ -27,8 +27,7 @@ from cinicpack.store.split import Split
 __all__ = ["Loader"]
 
 # Arguments that a copy gets as they were opened and read: a path may lead elsewhere tomorrow, and
-# an iterator is used up. A copy gets all other arguments as they were given, so that the number of
-# threads, for example, is decided where the copy is made.
+# an iterator is used up. All others it gets as given: how many threads, say, is decided anew.
 _OPENED: Final = ("pack", "split", "classes", "labels", "order", "views", "mix", "normalize")
 
 
@@ -341,9 +340,10 @@ class Loader(Attributes):
         return self._identity | {name: getattr(self._share(), name) for name in mixed}
 
     def _vary(self) -> None:
-        """Note that loaders with these options give other epochs than 0, or are meant not to."""
+        """Note, once, that loaders with these options give other epochs than 0, or need not."""
         if self._repeat is not None:
             repeats.excuse(self._repeat)
+            self._repeat = None
 
 
 # What `__init__` makes anew in a copy.

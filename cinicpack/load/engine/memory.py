@@ -30,24 +30,18 @@ class Slot(Unique):
 
     Attributes:
         address: where it starts.
-        array: the array of a full batch, which whoever has the batch refers to.
+        array: the array of a full batch. All that shares its memory refers to it: views, tensors,
+            NumPy arrays of tensors, DLPack capsules, what autograd has saved.
+        references: how many references to the array there are where nobody has the batch.
     """
 
-    __slots__ = ("_unused", "address", "array")
+    __slots__ = ("address", "array", "references")
 
     def __init__(self, nbytes: int, interface: Interface) -> None:
         memory = allocate_aligned(nbytes)
         self.address = memory.ctypes.data
         self.array = np.asarray(_Described(interface | {"data": (self.address, False)}, memory))
-        self._unused = getrefcount(self.array)
-
-    def is_unused(self) -> bool:
-        """Say whether nothing but the slot refers to its array.
-
-        All that shares the array's memory refers to it: views, tensors, NumPy arrays of tensors,
-        DLPack capsules, what autograd has saved.
-        """
-        return getrefcount(self.array) == self._unused
+        self.references = getrefcount(self.array)
 
 
 class _Described:
@@ -85,14 +79,16 @@ class Shelf(Unique):
 
     def lend(self) -> Slot:
         """Lend a slot, its contents arbitrary."""
-        slots, in_use = self._slots, []
+        slots = self._slots
+        in_use: list[Slot] = []
         try:
             # The one that came back last is the likeliest to be in the processor's cache.
-            while not (slot := slots.pop()).is_unused():
+            while getrefcount((slot := slots.pop()).array) != slot.references:
                 in_use.append(slot)
         except IndexError:
             slot = Slot(self.nbytes, self._interface)
-        slots.extend(in_use[::-1])
+        if in_use:
+            slots.extend(in_use[::-1])
         return slot
 
     def put(self, slot: Slot) -> None:
