@@ -28,7 +28,6 @@ loader that was made anew, and leaves out every key that this state does not hav
 Version 1 held every option, and classes of up to 200 characters of JSON.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -60,6 +59,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "views": None,
     "mix": None,
 }
+_AUGMENT: Final = vars(Augment())
 # Those that version 1 had.
 _FIRST: Final = ("shuffle", "drop_last", "source", "classes", "augment")
 _ALWAYS: Final = {"version", "epoch", "samples", "fingerprint", "split", "seed", "options"}
@@ -187,7 +187,7 @@ def _seal(identity: Mapping[str, Any]) -> dict[str, Any]:
 def _describe(value: Any) -> Any:
     """Write the value of an option as JSON can hold it."""
     if isinstance(value, Augment):
-        return _leave_out_defaults(dataclasses.asdict(value))
+        return _leave_out_defaults(vars(value))
     if isinstance(value, Mix):
         return {type(value).__name__: value.alpha}
     if isinstance(value, Weighted | Repeated):
@@ -200,8 +200,7 @@ def _describe(value: Any) -> Any:
 
 
 def _leave_out_defaults(augment: Mapping[str, Any]) -> dict[str, Any]:
-    defaults = dataclasses.asdict(Augment())
-    return {name: value for name, value in augment.items() if value != defaults.get(name)}
+    return {name: value for name, value in augment.items() if value != _AUGMENT.get(name)}
 
 
 def _describe_split(split: Split) -> str:

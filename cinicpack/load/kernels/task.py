@@ -136,7 +136,7 @@ def begin_next(address: int, out: int, number: int) -> bool:
     awaited = b.jobs + (_u64(number) + b.places) % b.places * _JOB_SIZE
     pieces = _aim(job, b.samples + _u64(8) * start, min(b.size, b.count - start), _u64(out))
     b.begun += _u64(1)
-    is_last = b.begun == b.batches
+    is_last = b.begun == _u64(1) or b.begun == b.batches
     done: bool = monitor.exchange(b.engine, job, pieces, b.is_shared != 0, is_last, awaited)
     return done
 
