@@ -5,7 +5,7 @@
 # kind = "limit"
 #
 # [[tool.benchmark.rows]]
-# name = "limit: cinicpack's kernel alone"
+# name = "limit: cinicpack's kernel alone, float32"
 # batch_size = 512
 #
 # [[tool.benchmark.rows]]
@@ -14,7 +14,7 @@
 # dtype = "uint8"
 #
 # [[tool.benchmark.rows]]
-# name = "limit: gather, multiply and add alone"
+# name = "plain loop: gather, multiply and add"
 # batch_size = 512
 # plain = true
 # ///
