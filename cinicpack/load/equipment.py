@@ -101,19 +101,19 @@ class Equipment(Unique):
         samples.renew_tasks(self.tasks, work.epoch, work.offset)
         self._plan(work)
 
-    def _plan(self, work: Work) -> None:
-        queue, positions = self.queue, work.positions
-        self._batches[:] = (
-            queue.engine, queue.jobs[0], len(queue.jobs), queue.is_shared,
-            positions.ctypes.data, len(positions), self.kind.size, work.batches, 0,
-        )  # fmt: skip
-
     def rest(self) -> None:
         """Wait for another epoch, of whichever loader."""
         if not self._is_for_one:
             self.samples = None
             self.tasks.forget()
             _find_idle(self.kind).append(self)
+
+    def _plan(self, work: Work) -> None:
+        queue, positions = self.queue, work.positions
+        self._batches[:] = (
+            queue.engine, queue.jobs[0], len(queue.jobs), queue.is_shared,
+            positions.ctypes.data, len(positions), self.kind.size, work.batches, 0,
+        )  # fmt: skip
 
 
 def _plan_piece(images: int, num_workers: int) -> int:

@@ -130,15 +130,7 @@ class Pack:
 
     def __getitem__(self, split: str) -> Split:
         """Return one split, or several joined by ``+``, one after the other in that order."""
-        names = split.split("+") if isinstance(split, str) else [split]
-        for name in names:
-            if not isinstance(name, str) or name not in self.manifest.splits:
-                raise SelectionError(
-                    f"{self.path}: expected a split out of {', '.join(self.splits)} "
-                    f"(or several joined by '+'), found {name!r}"
-                )
-        if len(set(names)) < len(names):
-            raise SelectionError(f"{self.path}: expected every split once, found {split!r}")
+        names = self._check_names(split)
         fields = {
             field: _concatenate([self._arrays[f"{name}/{field}"] for name in names])
             for field in ("labels", "sources", "names")
@@ -173,7 +165,7 @@ class Pack:
 
         Args:
             split: look only at the files that have images of this split, or of several joined by
-                ``+``; None: at all.
+                ``+``; None: at all. Raises `SelectionError` for another.
 
         >>> import cinicpack
         >>> cinicpack.open_pack("cinic10.pack").check_unchanged()
@@ -184,9 +176,22 @@ class Pack:
         """Find the files of the pack that lie at any of these addresses of memory."""
         return [mapping for mapping in self._files.values() if mapping.holds(addresses)]
 
+    def _check_names(self, split: str) -> list[str]:
+        """Name the splits of a union; raises `SelectionError`."""
+        names = split.split("+") if isinstance(split, str) else [split]
+        for name in names:
+            if not isinstance(name, str) or name not in self.manifest.splits:
+                raise SelectionError(
+                    f"{self.path}: expected a split out of {', '.join(self.splits)} "
+                    f"(or several joined by '+'), found {name!r}"
+                )
+        if len(set(names)) < len(names):
+            raise SelectionError(f"{self.path}: expected every split once, found {split!r}")
+        return names
+
     def _find_watched(self, split: str) -> list[tuple[Path, str, Stamp]]:
         if split not in self._watched_of:
-            shards = self._find_shards(split.split("+"))
+            shards = self._find_shards(self._check_names(split))
             found = self.find_mappings(np.array([address_of(shard) for shard in shards]))
             self._watched_of[split] = [
                 each for each in self._watched if self._files[each[0]] in found

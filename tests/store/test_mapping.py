@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 import cinicpack
-from cinicpack.errors import PackError
+from cinicpack.errors import PackError, SelectionError
 from cinicpack.store.format import ArraySpec
 from cinicpack.store.mapping import map_file, map_files, view_arrays
 from cinicpack.store.region import Region
@@ -172,6 +172,8 @@ def test_changes_of_the_images_of_a_split(npy_pack, tmp_path):
     pack.check_unchanged("train")
     with pytest.raises(PackError, match=r"valid/images-00000.npy: expected"):
         pack.check_unchanged("train+valid")
+    with pytest.raises(SelectionError, match=r"expected a split out of train, .* found 'all'"):
+        pack.check_unchanged("all")
 
 
 def test_a_pack_that_is_deleted_or_replaced_is_not_changed(any_pack, tmp_path):
