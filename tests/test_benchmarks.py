@@ -164,7 +164,7 @@ def test_committed_throughput_is_complete_and_drawn():
     assert wanted == found | {
         row["name"] for rival in RIVALS for row in rival.rows if rival.name in missing
     }
-    # What is called a limit has nothing above it that makes the same.
+    # No loader is faster than the limit of its type.
     for limit in (row for row in report["rows"] if row["name"].startswith("limit: ")):
         same = [row["median"] for row in report["rows"] if row["dtype"] == limit["dtype"]]
         assert limit["median"] == max(same)

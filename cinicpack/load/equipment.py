@@ -109,6 +109,7 @@ class Equipment(Unique):
             _find_idle(self.kind).append(self)
 
     def _plan(self, work: Work) -> None:
+        """Write the `BATCHES` of an epoch."""
         queue, positions = self.queue, work.positions
         self._batches[:] = (
             queue.engine, queue.jobs[0], len(queue.jobs), queue.is_shared,

@@ -27,7 +27,7 @@ from cinicpack.store.split import Split
 __all__ = ["Loader"]
 
 # Arguments that a copy gets as they were opened and read: a path may lead elsewhere tomorrow, and
-# an iterator is used up. All others it gets as given: how many threads, say, is decided anew.
+# an iterator is used up. Others are as they were given: the number of threads is decided anew.
 _OPENED: Final = ("pack", "split", "classes", "labels", "order", "views", "mix", "normalize")
 
 
@@ -340,7 +340,7 @@ class Loader(Attributes):
         return self._identity | {name: getattr(self._share(), name) for name in mixed}
 
     def _vary(self) -> None:
-        """Note, once, that loaders with these options give other epochs than 0, or need not."""
+        """Note, once, that these options give other epochs than 0, or are not meant to."""
         if self._repeat is not None:
             repeats.excuse(self._repeat)
             self._repeat = None

@@ -59,7 +59,7 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "views": None,
     "mix": None,
 }
-_AUGMENT: Final = vars(Augment())
+_DEFAULT_AUGMENT: Final = vars(Augment())
 # Those that version 1 had.
 _FIRST: Final = ("shuffle", "drop_last", "source", "classes", "augment")
 _ALWAYS: Final = {"version", "epoch", "samples", "fingerprint", "split", "seed", "options"}
@@ -200,7 +200,7 @@ def _describe(value: Any) -> Any:
 
 
 def _leave_out_defaults(augment: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in augment.items() if value != _AUGMENT.get(name)}
+    return {name: value for name, value in augment.items() if value != _DEFAULT_AUGMENT.get(name)}
 
 
 def _describe_split(split: Split) -> str:

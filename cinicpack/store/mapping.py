@@ -60,8 +60,9 @@ class Mapping:
         self._address, self._nbytes, self._library = address, nbytes, library
         self._owner = owner
         if stamp is not None:
-            # Not in `__del__`: a thread could get the mapping out of `_MAPPINGS` meanwhile, since
-            # weak references end after that. At exit others may still read the memory.
+            # A finalizer, since weak references end before it runs. While a `__del__` ran, another
+            # thread could still get the mapping from `_MAPPINGS`. None runs at exit, when threads
+            # may still read the memory.
             weakref.finalize(self, library.munmap, address, nbytes).atexit = False
         self.__array_interface__ = {
             "version": 3,

@@ -121,7 +121,7 @@ class Pack:
             for file, mapping in files.items()
             if mapping.stamp is not None
         ]
-        # The same for the files that images of a split are in.
+        # Those of the files above that have images of a split, by its name, once they are found.
         self._watched_of: dict[str, list[tuple[Path, str, Stamp]]] = {}
         self._in_memory = not self._watched
         # A pickle names the pack by an absolute path, since the working directory may have changed
@@ -192,9 +192,9 @@ class Pack:
     def _find_watched(self, split: str) -> list[tuple[Path, str, Stamp]]:
         if split not in self._watched_of:
             shards = self._find_shards(self._check_names(split))
-            found = self.find_mappings(np.array([address_of(shard) for shard in shards]))
+            starts = np.array([address_of(shard) for shard in shards])
             self._watched_of[split] = [
-                each for each in self._watched if self._files[each[0]] in found
+                each for each in self._watched if self._files[each[0]].holds(starts)
             ]
         return self._watched_of[split]
 

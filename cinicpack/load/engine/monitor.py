@@ -124,8 +124,8 @@ def is_done(engine: int, job: int) -> bool:
 
 
 @register_jitable
-def exchange(engine: Any, job: Any, pieces: Any, shared: Any, is_last: Any, awaited: Any) -> Any:
-    """Post a job, the last one without patience, and say whether another of its queue is done."""
+def exchange(engine: Any, job: Any, pieces: Any, shared: Any, urgent: Any, awaited: Any) -> Any:
+    """Post a job, an urgent one without patience, and say whether another of its queue is done."""
     e, j = record_at(engine, ENGINE), record_at(job, JOB)
     q = record_at(j.queue, QUEUE)
     posix.lock(engine + _MUTEX)
@@ -137,7 +137,7 @@ def exchange(engine: Any, job: Any, pieces: Any, shared: Any, is_last: Any, awai
     if shared and pieces and not q.cancelled:
         _append(engine, job)
         q.untouched += 1
-        wakes = (is_last or q.untouched >= q.patience) and _is_short(e)
+        wakes = (urgent or q.untouched >= q.patience) and _is_short(e)
     done = _is_done(awaited)
     _unlock(engine, wakes)
     return done

@@ -128,7 +128,8 @@ def begin_next(address: int, out: int, number: int) -> bool:
     Args:
         address: of the batches.
         out: address of the memory for pixels, as for `begin`.
-        number: of the other batch; -1 is as good as any that is none.
+        number: of the other batch; -1, before the first one is asked for: the job at the last
+            place.
     """
     b = record_at(_u64(address), BATCHES)
     start = min(b.begun * b.size, b.count)
@@ -136,8 +137,9 @@ def begin_next(address: int, out: int, number: int) -> bool:
     awaited = b.jobs + (_u64(number) + b.places) % b.places * _JOB_SIZE
     pieces = _aim(job, b.samples + _u64(8) * start, min(b.size, b.count - start), _u64(out))
     b.begun += _u64(1)
-    is_last = b.begun == _u64(1) or b.begun == b.batches
-    done: bool = monitor.exchange(b.engine, job, pieces, b.is_shared != 0, is_last, awaited)
+    # Threads sleep before the first batch, and none that could wake one follows the last.
+    urgent = b.begun == _u64(1) or b.begun == b.batches
+    done: bool = monitor.exchange(b.engine, job, pieces, b.is_shared != 0, urgent, awaited)
     return done
 
 
@@ -178,7 +180,7 @@ class Tables(NamedTuple):
 
 
 class Inputs(Unique):
-    """What a kernel reads, in whichever epoch.
+    """Tables and parameters that a kernel reads: the same in every epoch of a loader.
 
     Args:
         parameters: of the kernel, for every view of the samples.

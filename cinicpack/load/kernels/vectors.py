@@ -69,7 +69,7 @@ def _type_prefetch(_typing: Any, _address: Any, streamed: Any = None) -> Any:
     return _types.void(_ADDRESS) if write else _types.void(_ADDRESS, streamed), generate
 
 
-# Prefetches of the cache line at an address, mapped or not: to read it, once if a constant is True.
+# Prefetches of a cache line, mapped or not: to read it (a constant says whether once), to write it.
 prefetch: Any = intrinsic(prefer_literal=True)(_type_prefetch)
 prefetch_out: Any = intrinsic(lambda _typing, _address: _type_prefetch(_typing, _address))
 
